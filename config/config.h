@@ -1,0 +1,205 @@
+/*
+ * config: what the programs are told, typed. Read from YAML by field tables (schema.h), strict.
+ *
+ * A loaded config never changes. Whoever keeps a pointer into one holds a reference.
+ * Thread: loading is for one thread; references may be taken and dropped by any.
+ */
+#ifndef CONFIG_CONFIG_H
+#define CONFIG_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "config/address.h"
+
+#define CONFIG_FILE_MAX (1024 * 1024) /* bytes of a config file */
+#define CONFIG_LIST_MAX 65536	      /* entries of one list */
+#define TOKEN_HASH_SIZE 32	      /* SHA-256 */
+
+/* All durations are milliseconds, all sizes bytes. */
+
+struct strings {
+	char **at;
+	size_t n;
+};
+
+struct addresses {
+	struct address *at;
+	size_t n;
+};
+
+/* The same for all programs. Values are those of relay/log.h (config/ may not include it). */
+enum config_log_level { CONFIG_LOG_ERROR, CONFIG_LOG_WARNING, CONFIG_LOG_INFO, CONFIG_LOG_DEBUG };
+enum config_log_format { CONFIG_LOG_TEXT, CONFIG_LOG_JSON };
+enum config_log_target { CONFIG_LOG_AUTO, CONFIG_LOG_STDERR, CONFIG_LOG_JOURNAL };
+
+struct log_config {
+	int level;  /* info */
+	int format; /* text */
+	int target; /* auto */
+};
+
+struct timeouts_config {
+	uint64_t handshake;   /* 10s: until a client has said what it wants, TLS included */
+	uint64_t pickup;      /* 10s: parked, waiting for a tunnel */
+	uint64_t dial;	      /* 5s: one target, all its addresses */
+	uint64_t idle;	      /* 10min: no byte either way */
+	uint64_t half_closed; /* 60s: one direction ended, the other silent */
+	uint64_t ping;	      /* 5s: between pings in a tunnel */
+	uint64_t dead;	      /* 10s: a tunnel with nothing received for so long is dead */
+	uint64_t drain;	      /* 60s: shutting down, for streams to finish */
+};
+
+/* ---- attest-relay ---- */
+
+enum door {
+	DOOR_TUNNEL = 1 << 0,
+	DOOR_SNI = 1 << 1,
+	DOOR_CONNECT = 1 << 2,
+	DOOR_STATIC = 1 << 3, /* implied by service:, never named in doors: */
+};
+
+struct listener_config {
+	char *name;
+	struct address address; /* tcp, unix, vsock, fd */
+	unsigned doors;		/* of enum door */
+	char *service;		/* DOOR_STATIC: the service, else NULL */
+	int line;		/* where it stands in the file */
+};
+
+struct token_hash {
+	uint8_t bytes[TOKEN_HASH_SIZE];
+};
+
+struct token_hashes {
+	struct token_hash *at;
+	size_t n;
+};
+
+struct owner_config {
+	char *name; /* one label */
+	struct token_hashes tokens; /* at least one */
+	struct strings services;    /* labels it may offer; n == 0: any */
+	int line;
+};
+
+struct service_config {
+	char *name; /* SERVICE.OWNER; the owner exists, or all its targets are addresses */
+	struct strings hostnames;  /* for SNI, besides NAME.<domain>; unique over all services */
+	struct addresses targets;  /* tunnel, tcp, unix, vsock, hybrid; default: [tunnel] */
+	uint64_t idle;		   /* 0: timeouts.idle */
+	int line;
+};
+
+struct relay_limits {
+	uint64_t connections;	    /* 16384: clients and tunnels together */
+	uint64_t parked;	    /* 1024: streams waiting for a tunnel */
+	uint64_t tunnels;	    /* 1024 */
+	uint64_t tunnels_per_owner; /* 16 */
+	uint64_t streams_per_tunnel; /* 4096 at a time */
+	uint64_t streams_per_session; /* 2^29, then a fresh session takes over; at most 2^30 - 1 */
+	uint64_t stream_window;	    /* 256KiB: unread bytes of one stream */
+	uint64_t session_window;    /* 32MiB: unread bytes of all streams of a tunnel */
+};
+
+struct relay_config {
+	unsigned workers; /* 0: auto, one per core */
+	char *domain;	  /* or NULL: then no SERVICE.OWNER.<domain> */
+	struct {
+		char *certificate; /* PEM chain, or NULL */
+		char *key;
+	} tls;
+	struct address metrics; /* tcp or unix; NONE: none */
+	struct log_config log;
+	struct listener_config *listeners;
+	size_t n_listeners;
+	struct owner_config *owners;
+	size_t n_owners;
+	struct service_config *services;
+	size_t n_services;
+	struct timeouts_config timeouts;
+	struct relay_limits limits;
+};
+
+/* ---- attest-tunnel ---- */
+
+enum dial_mode {
+	DIAL_LAZY, /* first-byte: the target is dialled when the client's first byte is there */
+	DIAL_EAGER, /* for protocols in which the server speaks first */
+};
+
+enum transport { TRANSPORT_AUTO, TRANSPORT_DIRECT, TRANSPORT_WEBSOCKET };
+
+struct offer_config {
+	char *name; /* one label; the owner is the credential's */
+	struct address target; /* tcp, unix, vsock, hybrid */
+	int dial;	       /* enum dial_mode; first-byte */
+	uint64_t idle;	       /* 0: timeouts.idle */
+	int line;
+};
+
+struct tunnel_config {
+	struct addresses relays; /* tcp or unix; at least one */
+	char *server_name;	 /* for SNI and verification; NULL: the host of the relay's address */
+	char *token_file;	 /* required */
+	char *ca_file;		 /* NULL: the system's CAs */
+	int transport;		 /* enum transport; auto */
+	char *instance;		 /* stable name of this agent; NULL: made from machine-id and offers */
+	struct log_config log;
+	struct offer_config *services;
+	size_t n_services;
+	struct timeouts_config timeouts; /* dial, idle, half_closed, ping, dead, drain, handshake */
+	struct {
+		uint64_t streams;	 /* 4096 at a time */
+		uint64_t stream_window;	 /* 256KiB */
+		uint64_t session_window; /* 32MiB */
+	} limits;
+};
+
+/* ---- loading ---- */
+
+/* What is wrong, all of it: each entry one line "file:line:column: what; what was expected". */
+#define CONFIG_ERRORS_MAX 64 /* further ones are counted, not kept */
+struct config_errors {
+	char **at;
+	size_t n;
+	size_t more;
+};
+void config_errors_add(struct config_errors *e, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
+void config_errors_print(const struct config_errors *e, FILE *to);
+void config_errors_deinit(struct config_errors *e);
+
+/* Reference count 1. NULL: e has at least one entry. */
+struct relay_config *relay_config_load(const char *path, struct config_errors *e);
+/* The same from memory; name stands for the file in errors. For tests and fuzzers. */
+struct relay_config *relay_config_parse(const char *name, const char *text, size_t len,
+					struct config_errors *e);
+struct relay_config *relay_config_ref(struct relay_config *c);
+struct relay_config *relay_config_unref(struct relay_config *c); /* NULL is fine */
+/* Effective values as YAML that loads again to the same. Token hashes are shown; they are hashes. */
+void relay_config_dump(const struct relay_config *c, FILE *to);
+
+/*
+ * attest-tunnel's flags fill the same struct as its file does: start from tunnel_config_new
+ * (defaults), or from a file; change it; then tunnel_config_check.
+ */
+struct tunnel_config *tunnel_config_new(void);
+struct tunnel_config *tunnel_config_load(const char *path, struct config_errors *e);
+struct tunnel_config *tunnel_config_parse(const char *name, const char *text, size_t len,
+					  struct config_errors *e);
+/* What a file may leave out but a run may not (relays, services, token_file). 0 or -EINVAL. */
+int tunnel_config_check(const struct tunnel_config *c, const char *name, struct config_errors *e);
+/* "kbs=tcp:127.0.0.1:8080" or "kbs=tcp:127.0.0.1:8080,dial=eager". 0 or -EINVAL and *why. */
+int tunnel_config_add_service(struct tunnel_config *c, const char *text, char **why);
+struct tunnel_config *tunnel_config_free(struct tunnel_config *c); /* NULL is fine */
+void tunnel_config_dump(const struct tunnel_config *c, FILE *to);
+
+/* Looked up without case; NULL: none. */
+const struct service_config *relay_config_service(const struct relay_config *c, const char *name);
+const struct service_config *relay_config_hostname(const struct relay_config *c, const char *host);
+const struct owner_config *relay_config_owner(const struct relay_config *c, const char *name);
+
+#endif

@@ -1,0 +1,71 @@
+/*
+ * splice: two conduits joined; two halves, one per direction, each with its own EOF.
+ *
+ * The half-close contract: EOF on one side becomes EOF on the other and the other direction lives
+ * on; an abort becomes an abort, never EOF. It ends when both EOFs have been passed on, when a
+ * side dies, or when a time-out says so: one way out, splice_end, with one reason.
+ */
+#ifndef RELAY_SPLICE_H
+#define RELAY_SPLICE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "relay/conduit.h"
+#include "relay/timer.h"
+#include "relay/worker.h"
+
+enum { INI, TGT, SIDES }; /* who opened the stream, whom it was opened to */
+
+#define SPLICE_TURN ((size_t)256 * 1024) /* bytes per half and wake-up, then others have a turn */
+
+struct splice_half {		  /* half[i]: side[i] -> side[!i] */
+	uint64_t bytes;		  /* taken by the far side */
+	uint8_t *buffer;	  /* what it did not take yet: a worker's buffer, or NULL */
+	struct worker_pipe *pipe; /* the same inside the kernel, or NULL */
+	uint32_t start, end;	  /* valid part of buffer; end: bytes in pipe */
+	uint8_t eof_seen : 1, eof_sent : 1;
+	uint8_t source_ready : 1; /* the sink pulls: it knows there is something to fetch */
+	uint8_t big_reads : 2;	  /* full reads in a row: go over to splice(2) */
+};
+
+struct splice;
+
+struct splice_spec {
+	uint64_t idle_ms;	 /* no byte either way */
+	uint64_t half_closed_ms; /* no byte, and one direction has ended */
+	/*
+	 * Called once when it ends, before the conduits are closed (so a door may still say its
+	 * refusal to side[INI] when nothing was sent there yet). Must not call splice_end.
+	 */
+	void (*end)(struct splice *s, enum reason why);
+	void *user;
+};
+
+struct splice {
+	struct conduit *side[SIDES]; /* owned */
+	struct splice_half half[SIDES];
+	struct worker *worker;
+	const struct splice_spec *spec; /* must outlive the splice; shared by many */
+	void *user;			/* the owner's */
+	uint64_t active;		/* worker_now of the last byte */
+	struct timer timer;
+	struct reapable reapable;
+	bool ended;
+};
+
+/*
+ * Joins two conduits and starts to move bytes (from the loop, not inside the call). Both are
+ * consumed in every case. NULL: out of memory, both were aborted.
+ */
+struct splice *splice_new(struct worker *w, struct conduit *ini, struct conduit *tgt,
+			  const struct splice_spec *spec, void *user);
+
+/* Which events a side has to report, from the state alone. */
+unsigned splice_want(const struct splice *s, unsigned side);
+
+/* The one way out. Safe at any time, more than once; memory goes at the end of the turn. */
+void splice_end(struct splice *s, enum reason why);
+
+#endif

@@ -1,0 +1,42 @@
+/*
+ * timer: many coarse time-outs at 40 bytes each, O(1) to set and to cancel.
+ *
+ * A hashed wheel, driven by one libevent timer of the worker. Resolution TIMER_TICK_MS: a timer
+ * never fires early, and at most one tick (plus the loop's own lateness) late.
+ * Thread: the worker's own.
+ */
+#ifndef RELAY_TIMER_H
+#define RELAY_TIMER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define TIMER_TICK_MS 20
+#define TIMER_SLOTS 1024 /* one turn of the wheel: 20 s */
+
+struct worker;
+
+struct timer {
+	struct timer *next, **prevp; /* prevp != NULL: set */
+	uint64_t at;		     /* monotonic ms */
+	void (*fire)(struct timer *t);
+};
+
+struct timer_wheel {
+	struct timer *slot[TIMER_SLOTS];
+	uint64_t tick; /* the last tick that has been looked at */
+	unsigned live;
+	void *event; /* struct event of the worker */
+	uint64_t armed; /* when it fires, 0: not armed */
+};
+
+/* Fires once, ms from now; setting a set timer moves it. The callback may set it again. */
+void timer_set(struct worker *w, struct timer *t, uint64_t ms, void (*fire)(struct timer *t));
+void timer_cancel(struct worker *w, struct timer *t); /* not set: nothing */
+
+static inline bool timer_is_set(const struct timer *t)
+{
+	return t->prevp != NULL;
+}
+
+#endif

@@ -1,0 +1,58 @@
+/*
+ * tls: TLS 1.2 and up over a plain socket, as a conduit (OpenSSL).
+ *
+ * EOF is close_notify; a FIN without one is -ECONNABORTED (an abort, never EOF). Renegotiation is
+ * off. Ciphertext not yet taken by the socket is held in one pooled buffer: its bound.
+ */
+#ifndef RELAY_TLS_H
+#define RELAY_TLS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "relay/reason.h"
+
+struct conduit;
+struct worker;
+
+/* Certificates and rules for many connections. Shared between threads, reference-counted. */
+struct tls_context;
+
+/*
+ * A server's context: PEM files of the chain and its key, and the ALPN names it answers to, best
+ * first, NULL-terminated; a client that offers ALPN but none of these goes on without one.
+ * NULL: *why is an allocated line for people (file, cause, what to do), to be freed by the caller.
+ */
+struct tls_context *tls_server_context_new(const char *certificate, const char *key,
+					   const char *const *alpn, char **why);
+/* A client's: always verifies chain and name. ca_file NULL: the system's CAs. */
+struct tls_context *tls_client_context_new(const char *ca_file, const char *const *alpn,
+					   char **why);
+struct tls_context *tls_context_ref(struct tls_context *t);
+struct tls_context *tls_context_unref(struct tls_context *t); /* NULL is fine */
+
+/* True if name is one of the exact DNS names in a server context's certificate. No wildcards. */
+int tls_context_has_name(const struct tls_context *t, const char *name);
+
+/* A handshake under way. */
+struct tls_handshake;
+
+/*
+ * done is called once, from the loop: with a conduit the callee owns from then on, or with NULL,
+ * the reason, and a line for people (valid during the call; never NULL then). fd is consumed in
+ * every case. Client: name is sent as SNI (if it is no IP address) and verified.
+ * NULL: out of memory; fd is closed and done is not called.
+ */
+typedef void tls_done(void *user, struct conduit *c, enum reason why, const char *detail);
+struct tls_handshake *tls_accept(struct worker *w, int fd, struct tls_context *t, uint64_t ms,
+				 tls_done *done, void *user);
+struct tls_handshake *tls_connect(struct worker *w, int fd, struct tls_context *t,
+				  const char *name, uint64_t ms, tls_done *done, void *user);
+void tls_handshake_cancel(struct tls_handshake *h); /* closes fd, done is not called; NULL fine */
+
+/* The ALPN name both sides agreed on, or "". Valid while the conduit lives. */
+const char *tls_conduit_alpn(const struct conduit *c);
+/* The socket under the conduit (for getpeername, TCP options); stays the conduit's. */
+int tls_conduit_socket(const struct conduit *c);
+
+#endif
