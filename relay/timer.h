@@ -34,6 +34,9 @@ struct timer_wheel {
 void timer_set(struct worker *w, struct timer *t, uint64_t ms, void (*fire)(struct timer *t));
 void timer_cancel(struct worker *w, struct timer *t); /* not set: nothing */
 
+/* For the worker: fires what is due. */
+void timer_turn(struct worker *w);
+
 static inline bool timer_is_set(const struct timer *t)
 {
 	return t->prevp != NULL;

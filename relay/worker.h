@@ -31,7 +31,7 @@ struct worker;
 /* Work to do at the end of this loop turn. Embedded in its owner; queued at most once. */
 struct deferred {
 	void (*run)(struct deferred *d);
-	struct deferred *next, **prevp; /* prevp != NULL: queued */
+	struct deferred *next, *prev; /* a ring; prev != NULL: queued */
 };
 
 /* Something to free when the turn is over. Embedded; never queued twice. */
@@ -78,7 +78,7 @@ void worker_stop(struct worker *w); /* any thread */
  */
 int worker_post(struct worker *w, void (*fn)(struct worker *w, void *arg), void *arg);
 
-/* Monotonic milliseconds as of the start of this turn. */
+/* Monotonic milliseconds, coarse (CLOCK_MONOTONIC_COARSE: some ms behind, never ahead). */
 uint64_t worker_now(const struct worker *w);
 
 void worker_defer(struct worker *w, struct deferred *d); /* already queued: nothing */

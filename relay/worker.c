@@ -1,0 +1,384 @@
+/*
+ * worker: a loop and what its conduits share.
+ *
+ * Theory of operation: worker_run turns libevent's loop one round at a time. A round runs events and
+ * timers; after it come deferred work, then the reaper. Deferred work queued while deferred work
+ * runs waits for the next round, which then does not sleep: so nothing starves the sockets.
+ *
+ * The mailbox is a list under a mutex and an eventfd; the list is taken whole, then run in order.
+ * Pools keep a bounded number of free buffers and pipes; what is above goes back to the system.
+ *
+ * Start-up allocation may fail and says so; nothing at run time here ends the process.
+ */
+#include "relay/worker.h"
+
+#include <errno.h>
+#include <event2/dns.h>
+#include <event2/event.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PIPE_SIZE (1024 * 1024) /* asked for; the kernel may give less (pipe-max-size) */
+
+struct letter {
+	void (*fn)(struct worker *w, void *arg);
+	void *arg;
+	struct letter *next;
+};
+
+struct pooled {
+	struct pooled *next;
+};
+
+struct worker_private {
+	struct event *timer_event, *mail_event;
+	int mail_fd;
+	pthread_mutex_t mail_lock;
+	struct letter *mail, **mail_end;
+	struct deferred deferred; /* the ring's head */
+	struct reapable *dead;
+	struct pooled *buffers;
+	unsigned n_buffers;
+	struct worker_pipe *pipes;
+	unsigned n_pipes;
+	struct evdns_base *dns;
+	pthread_t thread;
+	bool started;
+	atomic_bool stop;
+};
+
+uint64_t worker_now(const struct worker *w)
+{
+	struct timespec ts;
+
+	(void)w;
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+static void on_timer(evutil_socket_t fd, short what, void *arg)
+{
+	timer_turn(arg);
+}
+
+static void on_mail(evutil_socket_t fd, short what, void *arg)
+{
+	struct worker *w = arg;
+	struct worker_private *p = w->private;
+	struct letter *l, *next;
+	uint64_t n;
+
+	if (read(p->mail_fd, &n, sizeof(n)) < 0 && errno == EAGAIN)
+		return;
+	pthread_mutex_lock(&p->mail_lock);
+	l = p->mail;
+	p->mail = NULL;
+	p->mail_end = &p->mail;
+	pthread_mutex_unlock(&p->mail_lock);
+	for (; l; l = next) {
+		next = l->next;
+		l->fn(w, l->arg);
+		free(l);
+	}
+}
+
+int worker_post(struct worker *w, void (*fn)(struct worker *w, void *arg), void *arg)
+{
+	struct worker_private *p = w->private;
+	struct letter *l = malloc(sizeof(*l));
+	bool first;
+
+	if (!l)
+		return -ENOMEM;
+	*l = (struct letter){ .fn = fn, .arg = arg };
+	pthread_mutex_lock(&p->mail_lock);
+	first = !p->mail;
+	*p->mail_end = l;
+	p->mail_end = &l->next;
+	pthread_mutex_unlock(&p->mail_lock);
+	if (first) {
+		uint64_t one = 1;
+		ssize_t n = write(p->mail_fd, &one, sizeof(one));
+
+		(void)n; /* EAGAIN only when the counter is full: then it is readable anyway */
+	}
+	return 0;
+}
+
+void worker_defer(struct worker *w, struct deferred *d)
+{
+	struct deferred *head = &w->private->deferred;
+
+	if (d->prev)
+		return;
+	d->next = head;
+	d->prev = head->prev;
+	head->prev->next = d;
+	head->prev = d;
+}
+
+void worker_undefer(struct deferred *d)
+{
+	if (!d->prev)
+		return;
+	d->prev->next = d->next;
+	d->next->prev = d->prev;
+	d->next = d->prev = NULL;
+}
+
+static void run_deferred(struct worker *w)
+{
+	struct deferred *head = &w->private->deferred, now, *d;
+
+	if (head->next == head)
+		return;
+	/* take the ring over, so that what is queued meanwhile waits for the next turn */
+	now = *head;
+	now.next->prev = &now;
+	now.prev->next = &now;
+	head->next = head->prev = head;
+	while ((d = now.next) != &now) {
+		worker_undefer(d);
+		d->run(d);
+	}
+}
+
+void worker_reap(struct worker *w, struct reapable *r)
+{
+	r->next = w->private->dead;
+	w->private->dead = r;
+}
+
+static void reap(struct worker *w)
+{
+	struct reapable *r;
+
+	while ((r = w->private->dead)) {
+		w->private->dead = r->next;
+		r->free(r);
+	}
+}
+
+void *worker_buffer_get(struct worker *w)
+{
+	struct worker_private *p = w->private;
+	struct pooled *b = p->buffers;
+
+	if (!b)
+		return malloc(WORKER_BUFFER);
+	p->buffers = b->next;
+	p->n_buffers--;
+	return b;
+}
+
+void worker_buffer_put(struct worker *w, void *buf)
+{
+	struct worker_private *p = w->private;
+	struct pooled *b = buf;
+
+	if (!b)
+		return;
+	if (p->n_buffers >= WORKER_BUFFERS_KEPT) {
+		free(b);
+		return;
+	}
+	b->next = p->buffers;
+	p->buffers = b;
+	p->n_buffers++;
+}
+
+struct worker_pipe *worker_pipe_get(struct worker *w)
+{
+	struct worker_private *p = w->private;
+	struct worker_pipe *pipe = p->pipes;
+	int size;
+
+	if (pipe) {
+		p->pipes = pipe->next;
+		p->n_pipes--;
+		return pipe;
+	}
+	pipe = malloc(sizeof(*pipe));
+	if (!pipe)
+		return NULL;
+	if (pipe2(pipe->fd, O_CLOEXEC | O_NONBLOCK) < 0) {
+		free(pipe);
+		return NULL;
+	}
+	size = fcntl(pipe->fd[1], F_SETPIPE_SZ, PIPE_SIZE);
+	if (size < 0)
+		size = fcntl(pipe->fd[1], F_GETPIPE_SZ);
+	pipe->size = size > 0 ? (size_t)size : 4096;
+	return pipe;
+}
+
+static void pipe_close(struct worker_pipe *pipe)
+{
+	close(pipe->fd[0]);
+	close(pipe->fd[1]);
+	free(pipe);
+}
+
+void worker_pipe_put(struct worker *w, struct worker_pipe *pipe, bool empty)
+{
+	struct worker_private *p = w->private;
+
+	if (!empty || p->n_pipes >= WORKER_PIPES_KEPT) {
+		pipe_close(pipe);
+		return;
+	}
+	pipe->next = p->pipes;
+	p->pipes = pipe;
+	p->n_pipes++;
+}
+
+struct evdns_base *worker_dns(struct worker *w)
+{
+	struct worker_private *p = w->private;
+
+	if (!p->dns)
+		p->dns = evdns_base_new(w->base, EVDNS_BASE_INITIALIZE_NAMESERVERS |
+							 EVDNS_BASE_DISABLE_WHEN_INACTIVE);
+	return p->dns;
+}
+
+struct worker *worker_new(unsigned index)
+{
+	struct worker *w = calloc(1, sizeof(*w));
+	struct event_config *config = event_config_new();
+	struct worker_private *p;
+
+	if (!w || !config)
+		goto fail;
+	w->index = index;
+	p = w->private = calloc(1, sizeof(*p));
+	if (!p)
+		goto fail;
+	p->mail_fd = -1;
+	p->mail_end = &p->mail;
+	p->deferred.next = p->deferred.prev = &p->deferred;
+	pthread_mutex_init(&p->mail_lock, NULL);
+	/* one epoll_ctl a turn and socket at most; our conduits never dup() a watched socket */
+	event_config_set_flag(config, EVENT_BASE_FLAG_EPOLL_USE_CHANGELIST);
+	w->base = event_base_new_with_config(config);
+	p->mail_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	w->scratch = malloc(WORKER_SCRATCH);
+	w->input = malloc(WORKER_SCRATCH);
+	w->output = malloc(WORKER_SCRATCH);
+	if (!w->base || p->mail_fd < 0 || !w->scratch || !w->input || !w->output)
+		goto fail;
+	p->timer_event = event_new(w->base, -1, 0, on_timer, w);
+	p->mail_event = event_new(w->base, p->mail_fd, EV_READ | EV_PERSIST, on_mail, w);
+	if (!p->timer_event || !p->mail_event || event_add(p->mail_event, NULL) < 0)
+		goto fail;
+	w->timers.event = p->timer_event;
+	event_config_free(config);
+	return w;
+fail:
+	if (config)
+		event_config_free(config);
+	return worker_free(w);
+}
+
+static void free_private(struct worker *w)
+{
+	struct worker_private *p = w->private;
+	struct worker_pipe *pipe;
+	struct pooled *b;
+	struct letter *l;
+
+	reap(w);
+	if (p->dns)
+		evdns_base_free(p->dns, 0);
+	if (p->timer_event)
+		event_free(p->timer_event);
+	if (p->mail_event)
+		event_free(p->mail_event);
+	if (p->mail_fd >= 0)
+		close(p->mail_fd);
+	while ((l = p->mail)) {
+		p->mail = l->next;
+		free(l);
+	}
+	while ((b = p->buffers)) {
+		p->buffers = b->next;
+		free(b);
+	}
+	while ((pipe = p->pipes)) {
+		p->pipes = pipe->next;
+		pipe_close(pipe);
+	}
+	pthread_mutex_destroy(&p->mail_lock);
+	free(p);
+}
+
+struct worker *worker_free(struct worker *w)
+{
+	if (!w)
+		return NULL;
+	if (w->private)
+		free_private(w);
+	if (w->base)
+		event_base_free(w->base);
+	free(w->scratch);
+	free(w->input);
+	free(w->output);
+	free(w);
+	return NULL;
+}
+
+void worker_run(struct worker *w)
+{
+	struct worker_private *p = w->private;
+
+	while (!atomic_load_explicit(&p->stop, memory_order_acquire)) {
+		int flags = p->deferred.next == &p->deferred ? EVLOOP_ONCE : EVLOOP_NONBLOCK;
+
+		event_base_loop(w->base, flags);
+		run_deferred(w);
+		reap(w);
+	}
+}
+
+static void *thread_main(void *arg)
+{
+	worker_run(arg);
+	return NULL;
+}
+
+int worker_start(struct worker *w)
+{
+	int r = pthread_create(&w->private->thread, NULL, thread_main, w);
+
+	w->private->started = r == 0;
+	return -r;
+}
+
+void worker_join(struct worker *w)
+{
+	if (w->private->started)
+		pthread_join(w->private->thread, NULL);
+	w->private->started = false;
+}
+
+static void nothing(struct worker *w, void *arg)
+{
+}
+
+void worker_stop(struct worker *w)
+{
+	uint64_t one = 1;
+	ssize_t n;
+
+	atomic_store_explicit(&w->private->stop, true, memory_order_release);
+	if (worker_post(w, nothing, NULL) < 0) { /* no memory: the eventfd alone will do */
+		n = write(w->private->mail_fd, &one, sizeof(one));
+		(void)n;
+	}
+}
