@@ -6,8 +6,9 @@
  * event is taken away when it fires unwanted. So a request/reply exchange costs no epoll_ctl, and
  * backpressure costs one wake-up.
  *
- * Waiting for READY_ABORT alone means EV_CLOSED: the peer ended or aborted; poll(2) tells which. A
- * mere end is not an abort, so then the watch is dropped until something else is wanted.
+ * Waiting for READY_ABORT alone is edge-triggered: whatever happens on the socket wakes us once, and
+ * poll(2) tells whether it was an abort. (EV_CLOSED alone would not do: libevent reports EPOLLERR as
+ * reading and writing only, so a reset would spin unseen.)
  *
  * close with an abort reason sets SO_LINGER 0 on TCP, so that the peer sees RST and not FIN; Unix
  * and vsock sockets cannot say it. A clean close of a TCP socket in which received bytes lie unread
@@ -35,7 +36,6 @@ struct fd_conduit {
 	struct event event;
 	int fd;
 	uint8_t wanted, armed;
-	uint8_t half_closed; /* EV_CLOSED would fire for ever: the peer has ended */
 	struct reapable reapable;
 };
 
@@ -49,7 +49,7 @@ static void on_event(evutil_socket_t fd, short what, void *arg);
 static short mask_of(unsigned events)
 {
 	return (short)((events & READY_READ ? EV_READ : 0) | (events & READY_WRITE ? EV_WRITE : 0) |
-		       (events == READY_ABORT ? EV_CLOSED : 0));
+		       (events == READY_ABORT ? EV_READ | EV_CLOSED | EV_ET : 0));
 }
 
 /* Makes libevent watch for exactly what. */
@@ -75,10 +75,9 @@ static void fd_want(struct conduit *c, unsigned events)
 	events &= READY_READ | READY_WRITE | READY_ABORT;
 	if (events & (READY_READ | READY_WRITE))
 		events &= (unsigned)~READY_ABORT; /* reading or writing notices an abort anyway */
-	if (events == READY_ABORT && f->half_closed)
-		events = 0;
 	f->wanted = (uint8_t)events;
-	if (events & (unsigned)~f->armed)
+	/* an edge-triggered watch does not serve for reading, nor the other way round */
+	if (events & (unsigned)~f->armed || (f->armed == READY_ABORT && events != READY_ABORT))
 		arm(f, events);
 }
 
@@ -95,14 +94,8 @@ static void on_event(evutil_socket_t fd, short what, void *arg)
 	unsigned events = (unsigned)((what & EV_READ ? READY_READ : 0) |
 				     (what & EV_WRITE ? READY_WRITE : 0));
 
-	if (what & EV_CLOSED && f->wanted == READY_ABORT) {
-		if (aborted(f)) {
-			events = READY_ABORT;
-		} else {
-			f->half_closed = 1;
-			f->wanted = 0;
-		}
-	}
+	if (f->wanted == READY_ABORT)
+		events = aborted(f) ? READY_ABORT : 0;
 	events &= f->wanted;
 	if (f->armed & (unsigned)~f->wanted)
 		arm(f, f->wanted);

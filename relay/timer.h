@@ -9,6 +9,7 @@
 #define RELAY_TIMER_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define TIMER_TICK_MS 20
