@@ -65,6 +65,7 @@ struct conduit_ops {
 	int (*fd)(const struct conduit *c);
 	void (*detach)(struct conduit *c);
 	int (*attach)(struct conduit *c, struct worker *w);
+	enum reason (*why)(const struct conduit *c); /* optional: what killed it, if it knows */
 };
 
 struct conduit_pushback;

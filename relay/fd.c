@@ -35,6 +35,7 @@ struct fd_conduit {
 	struct conduit base; /* first: cast both ways */
 	struct event event;
 	int fd;
+	int broken; /* -errno of a failed send: from then on EOF is no orderly end any more */
 	uint8_t wanted, armed;
 	struct reapable reapable;
 };
@@ -112,9 +113,13 @@ static ssize_t fd_read(struct conduit *c, void *buf, size_t max)
 	do
 		n = recv(of(c)->fd, buf, max, 0);
 	while (n < 0 && errno == EINTR);
-	if (n < 0 && errno != EAGAIN)
+	if (n == 0 && of(c)->broken)
+		c->dead = of(c)->broken;
+	else if (n < 0 && errno != EAGAIN)
 		c->dead = -errno;
-	return n < 0 ? -errno : n;
+	else
+		return n < 0 ? -errno : n;
+	return c->dead;
 }
 
 static ssize_t fd_write(struct conduit *c, const void *buf, size_t len)
@@ -126,10 +131,11 @@ static ssize_t fd_write(struct conduit *c, const void *buf, size_t len)
 	do
 		n = send(of(c)->fd, buf, len, MSG_NOSIGNAL);
 	while (n < 0 && errno == EINTR);
-	/* EPIPE: the peer is gone for writing; what it has sent can still be read */
-	if (n < 0 && errno != EAGAIN && errno != EPIPE)
-		c->dead = -errno;
-	return n < 0 ? -errno : n;
+	if (n >= 0 || errno == EAGAIN)
+		return n < 0 ? -EAGAIN : n;
+	/* the peer is gone; what it sent before can still be read, then the error shows */
+	of(c)->broken = -errno;
+	return -errno;
 }
 
 static int fd_shutdown(struct conduit *c)

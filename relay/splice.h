@@ -24,10 +24,12 @@ struct splice_half {		  /* half[i]: side[i] -> side[!i] */
 	uint64_t bytes;		  /* taken by the far side */
 	uint8_t *buffer;	  /* what it did not take yet: a worker's buffer, or NULL */
 	struct worker_pipe *pipe; /* the same inside the kernel, or NULL */
-	uint32_t start, end;	  /* valid part of buffer; end: bytes in pipe */
+	uint32_t start, end;	  /* valid part of buffer; or bytes in the pipe: end */
 	uint8_t eof_seen : 1, eof_sent : 1;
-	uint8_t source_ready : 1; /* the sink pulls: it knows there is something to fetch */
-	uint8_t big_reads : 2;	  /* full reads in a row: go over to splice(2) */
+	uint8_t source_ready : 1; /* there is something to fetch, once the sink has room */
+	uint8_t failed : 1;	  /* the sink died: nothing more goes this way */
+	uint8_t big_reads : 2;	  /* full reads in a row: then splice(2) takes over */
+	uint8_t no_kernel : 1;	  /* splice(2) does not work on this pair */
 };
 
 struct splice;

@@ -1,0 +1,418 @@
+/*
+ * splice: moves bytes between two conduits until both directions have ended.
+ *
+ * Theory of operation: each half is pumped when its source can be read or its sink can be written, at
+ * most SPLICE_TURN bytes at a time. One pump step does the first of these that applies:
+ *
+ *   flush     write what the sink did not take before (buffer or pipe)
+ *   pass EOF  the source ended and everything was written: shut the sink down
+ *   fetch     get more, by the cheapest way the two conduits allow:
+ *               kernel   both are plain sockets and reads were full: splice(2) through a pooled pipe
+ *               peek     the source's bytes lie in memory: write them from there
+ *               pull     the sink has room of its own: read straight into it
+ *               copy     read into the worker's scratch and write at once
+ *
+ * Only what a slow sink left over is kept: in one pooled buffer, in the pipe, or unread in the source.
+ * So an idle pair holds neither. Interest follows from state alone (splice_want); nothing else calls
+ * conduit_want. A half whose sink died is "failed": the other half is drained first (a server that
+ * replies and resets is heard), then the splice ends as the abort it is.
+ *
+ * Limits: WORKER_BUFFER or one pipe per half that is blocked; both time-outs of the spec are lazy: one
+ * timer, set again when it fires early.
+ */
+#include "relay/splice.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define KERNEL_AFTER 2			       /* full reads in a row before splice(2) */
+#define KERNEL_TURN ((size_t)1024 * 1024)      /* bytes per half and wake-up inside the kernel */
+#define KERNEL_WORTH ((ssize_t)16 * 1024)      /* a smaller move: go back to copying */
+
+/* What a pump step came to. */
+enum step { STEP_MORE, STEP_WAIT, STEP_OVER };
+
+static bool pending(const struct splice_half *h)
+{
+	return h->buffer || h->pipe;
+}
+
+unsigned splice_want(const struct splice *s, unsigned side)
+{
+	const struct splice_half *out = &s->half[side], *in = &s->half[!side];
+	unsigned want = 0;
+
+	if (!out->eof_seen && !out->failed && !pending(out) && !out->source_ready)
+		want |= READY_READ;
+	if (!in->failed && (pending(in) || in->source_ready || (in->eof_seen && !in->eof_sent)))
+		want |= READY_WRITE;
+	return want ? want : READY_ABORT;
+}
+
+static void update(struct splice *s)
+{
+	if (s->ended)
+		return;
+	conduit_want(s->side[INI], splice_want(s, INI));
+	conduit_want(s->side[TGT], splice_want(s, TGT));
+}
+
+static uint64_t limit(const struct splice *s)
+{
+	return s->half[INI].eof_seen || s->half[TGT].eof_seen ? s->spec->half_closed_ms
+							       : s->spec->idle_ms;
+}
+
+static void on_timer(struct timer *t)
+{
+	struct splice *s = (struct splice *)((char *)t - offsetof(struct splice, timer));
+	uint64_t due = s->active + limit(s), now = worker_now(s->worker);
+
+	if (now < due)
+		timer_set(s->worker, t, due - now, on_timer);
+	else if (s->half[INI].eof_seen || s->half[TGT].eof_seen)
+		splice_end(s, REASON_HALF_CLOSED_IDLE);
+	else
+		splice_end(s, REASON_IDLE);
+}
+
+/* The reason for an error on one side. */
+static enum reason died(const struct splice *s, unsigned side, ssize_t error)
+{
+	const struct conduit *c = s->side[side];
+	enum reason why = c->ops->why ? c->ops->why(c) : REASON_NONE;
+
+	if (why != REASON_NONE)
+		return why;
+	if (error == -ECONNABORTED)
+		return REASON_TRUNCATED;
+	return side == INI ? REASON_RESET : REASON_TARGET_RESET;
+}
+
+static void drop_pending(struct splice *s, struct splice_half *h)
+{
+	worker_buffer_put(s->worker, h->buffer);
+	h->buffer = NULL;
+	if (h->pipe)
+		worker_pipe_put(s->worker, h->pipe, h->end == 0);
+	h->pipe = NULL;
+	h->start = h->end = 0;
+}
+
+static enum step source_died(struct splice *s, unsigned i, ssize_t error)
+{
+	splice_end(s, died(s, i, error));
+	return STEP_OVER;
+}
+
+static enum step sink_died(struct splice *s, unsigned i, ssize_t error)
+{
+	struct splice_half *h = &s->half[i];
+
+	if (s->half[!i].eof_seen || s->half[!i].failed) {
+		splice_end(s, died(s, !i, error));
+		return STEP_OVER;
+	}
+	h->failed = 1;
+	h->source_ready = 0;
+	drop_pending(s, h);
+	return STEP_WAIT;
+}
+
+static enum step moved(struct splice *s, struct splice_half *h, size_t n)
+{
+	h->bytes += n;
+	s->active = worker_now(s->worker);
+	return STEP_MORE;
+}
+
+static enum step saw_eof(struct splice *s, struct splice_half *h)
+{
+	h->eof_seen = 1;
+	h->source_ready = 0;
+	s->active = worker_now(s->worker);
+	timer_set(s->worker, &s->timer, limit(s), on_timer);
+	return STEP_MORE;
+}
+
+static enum step flush(struct splice *s, unsigned i)
+{
+	struct splice_half *h = &s->half[i];
+	ssize_t n = conduit_write(s->side[!i], h->buffer + h->start, h->end - h->start);
+
+	if (n == -EAGAIN)
+		return STEP_WAIT;
+	if (n < 0)
+		return sink_died(s, i, n);
+	h->start += (uint32_t)n;
+	if (h->start == h->end)
+		drop_pending(s, h);
+	return moved(s, h, (size_t)n);
+}
+
+static enum step pass_eof(struct splice *s, unsigned i)
+{
+	struct splice_half *h = &s->half[i];
+	int r = conduit_shutdown(s->side[!i]);
+
+	if (r == -EAGAIN)
+		return STEP_WAIT;
+	if (r < 0)
+		return sink_died(s, i, r);
+	h->eof_sent = 1;
+	if (!s->half[!i].eof_sent && !s->half[!i].failed)
+		return STEP_WAIT;
+	splice_end(s, s->half[!i].failed ? died(s, i, 0) : REASON_EOF);
+	return STEP_OVER;
+}
+
+/* Pipe to socket. */
+static enum step drain_pipe(struct splice *s, unsigned i)
+{
+	struct splice_half *h = &s->half[i];
+	ssize_t n = splice(h->pipe->fd[0], NULL, conduit_fd(s->side[!i]), NULL, h->end,
+			   SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return STEP_WAIT;
+	if (n <= 0)
+		return sink_died(s, i, n < 0 ? -errno : -EPIPE);
+	h->end -= (uint32_t)n;
+	if (h->end == 0)
+		drop_pending(s, h);
+	return moved(s, h, (size_t)n);
+}
+
+static bool kernel_can(const struct splice *s, const struct splice_half *h)
+{
+	return h->big_reads >= KERNEL_AFTER && !h->no_kernel && conduit_fd(s->side[INI]) >= 0 &&
+	       conduit_fd(s->side[TGT]) >= 0;
+}
+
+/* Socket to pipe; the next step drains it. */
+static enum step fetch_kernel(struct splice *s, unsigned i)
+{
+	struct splice_half *h = &s->half[i];
+	ssize_t n;
+
+	h->pipe = worker_pipe_get(s->worker);
+	if (!h->pipe) { /* no descriptors to spare: copy */
+		h->big_reads = 0;
+		return STEP_MORE;
+	}
+	n = splice(conduit_fd(s->side[i]), NULL, h->pipe->fd[1], NULL, h->pipe->size,
+		   SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+	if (n > 0) {
+		h->end = (uint32_t)n;
+		if (n < KERNEL_WORTH)
+			h->big_reads = 0;
+		return STEP_MORE;
+	}
+	n = n < 0 ? -errno : 0;
+	drop_pending(s, h);
+	if (n == 0)
+		return saw_eof(s, h);
+	if (n == -EAGAIN || n == -EINTR)
+		return STEP_WAIT;
+	if (n == -EINVAL) {
+		h->no_kernel = 1;
+		return STEP_MORE;
+	}
+	return source_died(s, i, n);
+}
+
+static enum step fetch_peek(struct splice *s, unsigned i)
+{
+	struct splice_half *h = &s->half[i];
+	const uint8_t *data;
+	ssize_t n = conduit_peek(s->side[i], &data);
+
+	if (n == 0)
+		return saw_eof(s, h);
+	if (n == -EAGAIN) {
+		h->source_ready = 0;
+		return STEP_WAIT;
+	}
+	if (n < 0)
+		return source_died(s, i, n);
+	n = conduit_write(s->side[!i], data, (size_t)n);
+	h->source_ready = n == -EAGAIN;
+	if (n == -EAGAIN)
+		return STEP_WAIT;
+	if (n < 0)
+		return sink_died(s, i, n);
+	conduit_consume(s->side[i], (size_t)n);
+	return moved(s, h, (size_t)n);
+}
+
+static enum step fetch_pull(struct splice *s, unsigned i)
+{
+	struct splice_half *h = &s->half[i];
+	struct conduit *sink = s->side[!i];
+	size_t len;
+	void *room = sink->ops->room(sink, &len);
+	ssize_t n;
+
+	h->source_ready = !room;
+	if (!room)
+		return STEP_WAIT;
+	n = conduit_read(s->side[i], room, len);
+	if (n == 0)
+		return saw_eof(s, h);
+	if (n == -EAGAIN)
+		return STEP_WAIT;
+	if (n < 0)
+		return source_died(s, i, n);
+	n = conduit_write(sink, room, (size_t)n);
+	if (n < 0)
+		return sink_died(s, i, n);
+	return moved(s, h, (size_t)n);
+}
+
+static enum step keep(struct splice *s, unsigned i, const uint8_t *left, size_t len)
+{
+	struct splice_half *h = &s->half[i];
+
+	h->buffer = worker_buffer_get(s->worker);
+	if (!h->buffer) {
+		splice_end(s, REASON_NO_MEMORY);
+		return STEP_OVER;
+	}
+	memcpy(h->buffer, left, len);
+	h->start = 0;
+	h->end = (uint32_t)len;
+	return STEP_WAIT;
+}
+
+static enum step fetch_copy(struct splice *s, unsigned i)
+{
+	struct splice_half *h = &s->half[i];
+	uint8_t *scratch = s->worker->scratch;
+	ssize_t n = conduit_read(s->side[i], scratch, WORKER_BUFFER), taken;
+
+	if (n == 0)
+		return saw_eof(s, h);
+	if (n == -EAGAIN)
+		return STEP_WAIT;
+	if (n < 0)
+		return source_died(s, i, n);
+	if (n < (ssize_t)WORKER_BUFFER)
+		h->big_reads = 0;
+	else if (h->big_reads < KERNEL_AFTER)
+		h->big_reads++;
+	taken = conduit_write(s->side[!i], scratch, (size_t)n);
+	if (taken < 0 && taken != -EAGAIN)
+		return sink_died(s, i, taken);
+	if (taken > 0)
+		moved(s, h, (size_t)taken);
+	else
+		taken = 0;
+	return taken == n ? STEP_MORE : keep(s, i, scratch + taken, (size_t)(n - taken));
+}
+
+static enum step step(struct splice *s, unsigned i)
+{
+	struct splice_half *h = &s->half[i];
+
+	if (h->failed || h->eof_sent)
+		return STEP_WAIT;
+	if (h->pipe)
+		return drain_pipe(s, i);
+	if (h->buffer)
+		return flush(s, i);
+	if (h->eof_seen)
+		return pass_eof(s, i);
+	if (kernel_can(s, h))
+		return fetch_kernel(s, i);
+	if (conduit_has_peek(s->side[i]))
+		return fetch_peek(s, i);
+	if (s->side[!i]->ops->room)
+		return fetch_pull(s, i);
+	return fetch_copy(s, i);
+}
+
+static void pump(struct splice *s, unsigned i)
+{
+	struct splice_half *h = &s->half[i];
+	uint64_t start = h->bytes;
+	enum step came;
+
+	do
+		came = step(s, i);
+	while (came == STEP_MORE && h->bytes - start < (h->pipe ? KERNEL_TURN : SPLICE_TURN));
+}
+
+static void on_ready(struct conduit *c, unsigned events)
+{
+	struct splice *s = c->user;
+	unsigned i = c == s->side[INI] ? INI : TGT;
+
+	/* an abort that no read will find: nothing more is read from this side */
+	if (events & READY_ABORT && (!(events & READY_READ) || s->half[i].eof_seen)) {
+		splice_end(s, died(s, i, 0));
+		return;
+	}
+	if (events & READY_READ)
+		pump(s, i);
+	if (!s->ended && events & READY_WRITE)
+		pump(s, !i);
+	update(s);
+}
+
+static void splice_free(struct reapable *r)
+{
+	free((char *)r - offsetof(struct splice, reapable));
+}
+
+struct splice *splice_new(struct worker *w, struct conduit *ini, struct conduit *tgt,
+			  const struct splice_spec *spec, void *user)
+{
+	struct splice *s = calloc(1, sizeof(*s));
+
+	if (!s) {
+		conduit_close(ini, REASON_NO_MEMORY);
+		conduit_close(tgt, REASON_NO_MEMORY);
+		return NULL;
+	}
+	s->side[INI] = ini;
+	s->side[TGT] = tgt;
+	s->worker = w;
+	s->spec = spec;
+	s->user = user;
+	s->active = worker_now(w);
+	s->reapable.free = splice_free;
+	for (unsigned i = 0; i < SIDES; i++) {
+		s->side[i]->ready = on_ready;
+		s->side[i]->user = s;
+	}
+	timer_set(w, &s->timer, limit(s), on_timer);
+	counter_add(&w->counters.value[COUNTER_STREAMS], 1);
+	counter_add(&w->counters.value[COUNTER_LIVE_SPLICES], 1);
+	update(s);
+	return s;
+}
+
+void splice_end(struct splice *s, enum reason why)
+{
+	struct counters *count = &s->worker->counters;
+
+	if (s->ended)
+		return;
+	s->ended = true;
+	timer_cancel(s->worker, &s->timer);
+	drop_pending(s, &s->half[INI]);
+	drop_pending(s, &s->half[TGT]);
+	if (s->spec->end)
+		s->spec->end(s, why);
+	for (unsigned i = 0; i < SIDES; i++) {
+		conduit_close(s->side[i], why);
+		s->side[i] = NULL;
+	}
+	counter_add(&count->value[COUNTER_BYTES_UP], s->half[INI].bytes);
+	counter_add(&count->value[COUNTER_BYTES_DOWN], s->half[TGT].bytes);
+	counter_add(&count->value[COUNTER_LIVE_SPLICES], (uint64_t)-1);
+	counter_add(&count->ended[why], 1);
+	worker_reap(s->worker, &s->reapable);
+}
