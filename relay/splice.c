@@ -247,12 +247,19 @@ static enum step fetch_peek(struct splice *s, unsigned i)
 	return moved(s, h, (size_t)n);
 }
 
+/* A short read from a plain socket: there is no more; its event tells of EOF and of news. */
+static bool drained_by(const struct conduit *source, ssize_t n, size_t max)
+{
+	return n < (ssize_t)max && conduit_fd(source) >= 0;
+}
+
 static enum step fetch_pull(struct splice *s, unsigned i)
 {
 	struct splice_half *h = &s->half[i];
 	struct conduit *sink = s->side[!i];
 	size_t len;
 	void *room = sink->ops->room(sink, &len);
+	bool drained;
 	ssize_t n;
 
 	h->source_ready = !room;
@@ -265,10 +272,12 @@ static enum step fetch_pull(struct splice *s, unsigned i)
 		return STEP_WAIT;
 	if (n < 0)
 		return source_died(s, i, n);
+	drained = drained_by(s->side[i], n, len);
 	n = conduit_write(sink, room, (size_t)n);
 	if (n < 0)
 		return sink_died(s, i, n);
-	return moved(s, h, (size_t)n);
+	moved(s, h, (size_t)n);
+	return drained ? STEP_WAIT : STEP_MORE;
 }
 
 static enum step keep(struct splice *s, unsigned i, const uint8_t *left, size_t len)
@@ -309,7 +318,9 @@ static enum step fetch_copy(struct splice *s, unsigned i)
 		moved(s, h, (size_t)taken);
 	else
 		taken = 0;
-	return taken == n ? STEP_MORE : keep(s, i, scratch + taken, (size_t)(n - taken));
+	if (taken < n)
+		return keep(s, i, scratch + taken, (size_t)(n - taken));
+	return drained_by(s->side[i], n, WORKER_BUFFER) ? STEP_WAIT : STEP_MORE;
 }
 
 static enum step step(struct splice *s, unsigned i)

@@ -1,0 +1,251 @@
+/*
+ * log: one line per fact, whole lines only.
+ *
+ * Theory of operation: a line is formatted into a buffer on the stack (LINE_MAX bytes; longer text is
+ * cut and marked) and leaves in one write(2) or one sd_journal_sendv(3), so lines of several threads
+ * never mix. Text for a terminal or a file has a time-stamp; for the journal, which has its own, not.
+ * Control characters from outside are replaced: nobody forges a line. The settings are written before
+ * threads start, the level may change later (atomic).
+ */
+#include "relay/log.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <syslog.h>
+#include <systemd/sd-journal.h>
+#include <time.h>
+#include <unistd.h>
+
+#define LINE_SIZE 2048
+#define FIELDS_LIMIT 24
+#define FIELD_SIZE 640
+
+static const char *const level_words[] = { "error", "warning", "info", "debug" };
+static const int level_priority[] = { LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG };
+_Static_assert(sizeof(level_words) / sizeof(level_words[0]) == LOG_LEVELS, "a word for each level");
+
+static atomic_int current_level = LOG_LEVEL_INFO;
+static enum log_format current_format = LOG_FORMAT_TEXT;
+static bool to_journal;
+
+/* True when stderr is the stream that systemd says it is (sd_journal_stream_fd(3)). */
+static bool stderr_is_journal(void)
+{
+	const char *text = getenv("JOURNAL_STREAM");
+	unsigned long long device, inode;
+	struct stat st;
+
+	if (!text || sscanf(text, "%llu:%llu", &device, &inode) != 2 || fstat(2, &st) < 0)
+		return false;
+	return st.st_dev == device && st.st_ino == inode;
+}
+
+void log_setup(enum log_level level, enum log_format format, enum log_target target)
+{
+	log_set_level(level);
+	current_format = format;
+	to_journal = target == LOG_TARGET_JOURNAL ||
+		     (target == LOG_TARGET_AUTO && stderr_is_journal());
+}
+
+void log_set_level(enum log_level level)
+{
+	atomic_store(&current_level, (int)level);
+}
+
+bool log_enabled(enum log_level level)
+{
+	return (int)level <= atomic_load_explicit(&current_level, memory_order_relaxed);
+}
+
+/* A growing line in a fixed buffer; what does not fit is left out. */
+struct line {
+	size_t used;
+	char text[LINE_SIZE];
+};
+
+static void put(struct line *l, char c)
+{
+	if (l->used < sizeof(l->text) - 1)
+		l->text[l->used++] = c;
+}
+
+static void put_text(struct line *l, const char *text)
+{
+	for (; *text; text++)
+		put(l, *text);
+}
+
+static void put_plain(struct line *l, const char *text)
+{
+	for (; *text; text++)
+		put(l, (unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text);
+}
+
+static void put_json(struct line *l, const char *text)
+{
+	put(l, '"');
+	/* room for the longest escape and for what closes the object */
+	for (; *text && l->used < sizeof(l->text) - 16; text++) {
+		unsigned char c = (unsigned char)*text;
+
+		if (c == '"' || c == '\\') {
+			put(l, '\\');
+			put(l, (char)c);
+		} else if (c < 0x20 || c == 0x7f) {
+			put(l, '?');
+		} else {
+			put(l, (char)c);
+		}
+	}
+	put(l, '"');
+}
+
+static void put_time(struct line *l)
+{
+	char text[40], fraction[8];
+	struct timespec ts;
+	struct tm tm;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	gmtime_r(&ts.tv_sec, &tm);
+	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm);
+	snprintf(fraction, sizeof(fraction), ".%03dZ", (int)(ts.tv_nsec / 1000000 % 1000));
+	put_text(l, text);
+	put_text(l, fraction);
+}
+
+static void to_stderr_text(enum log_level level, const char *message)
+{
+	struct line l = { 0 };
+
+	put_time(&l);
+	put(&l, ' ');
+	put_text(&l, level_words[level]);
+	put_text(&l, ": ");
+	put_plain(&l, message);
+	l.text[l.used++] = '\n'; /* put keeps one byte free */
+	(void)!write(2, l.text, l.used);
+}
+
+static void to_stderr_json(enum log_level level, const struct log_field *fields, unsigned n,
+			   const char *message)
+{
+	struct line l = { 0 };
+	char number[24];
+
+	put_text(&l, "{\"time\":\"");
+	put_time(&l);
+	put_text(&l, "\",\"level\":\"");
+	put_text(&l, level_words[level]);
+	put_text(&l, "\",\"message\":");
+	put_json(&l, message);
+	for (unsigned i = 0; i < n; i++) {
+		size_t before = l.used;
+
+		put(&l, ',');
+		put_json(&l, fields[i].key);
+		put(&l, ':');
+		if (fields[i].text) {
+			put_json(&l, fields[i].text);
+		} else {
+			snprintf(number, sizeof(number), "%llu",
+				 (unsigned long long)fields[i].number);
+			put_text(&l, number);
+		}
+		if (l.used > sizeof(l.text) - 16) { /* it may have been cut: leave it out */
+			l.used = before;
+			break;
+		}
+	}
+	put(&l, '}');
+	l.text[l.used++] = '\n';
+	(void)!write(2, l.text, l.used);
+}
+
+static int journal_field(char *buf, const struct log_field *f)
+{
+	size_t i = 0;
+	int n;
+
+	for (; f->key[i] && i < 60; i++)
+		buf[i] = f->key[i] == '-'	 ? '_' :
+			 f->key[i] >= 'a' && f->key[i] <= 'z' ? (char)(f->key[i] - 'a' + 'A') :
+							f->key[i];
+	if (f->text)
+		n = snprintf(buf + i, FIELD_SIZE - i, "=%s", f->text);
+	else
+		n = snprintf(buf + i, FIELD_SIZE - i, "=%llu", (unsigned long long)f->number);
+	n += (int)i;
+	return n < FIELD_SIZE ? n : FIELD_SIZE - 1;
+}
+
+static void to_journald(enum log_level level, const struct log_field *fields, unsigned n,
+			const char *message)
+{
+	char text[LINE_SIZE], priority[16], extra[FIELDS_LIMIT][FIELD_SIZE];
+	struct iovec iov[FIELDS_LIMIT + 2];
+	int len, count = 0;
+
+	len = snprintf(text, sizeof(text), "MESSAGE=%s", message);
+	iov[count++] = (struct iovec){ text, len < LINE_SIZE ? (size_t)len : LINE_SIZE - 1 };
+	len = snprintf(priority, sizeof(priority), "PRIORITY=%d", level_priority[level]);
+	iov[count++] = (struct iovec){ priority, (size_t)len };
+	for (unsigned i = 0; i < n && i < FIELDS_LIMIT; i++) {
+		len = journal_field(extra[i], &fields[i]);
+		iov[count++] = (struct iovec){ extra[i], (size_t)len };
+	}
+	if (sd_journal_sendv(iov, count) < 0)
+		to_stderr_text(level, message);
+}
+
+void log_fields(enum log_level level, const struct log_field *fields, unsigned n, const char *fmt,
+		...)
+{
+	char message[LINE_SIZE - 256];
+	int saved = errno;
+	va_list ap;
+
+	if (!log_enabled(level))
+		return;
+	va_start(ap, fmt);
+	if (vsnprintf(message, sizeof(message), fmt, ap) >= (int)sizeof(message))
+		strcpy(message + sizeof(message) - 4, "...");
+	va_end(ap);
+	if (to_journal)
+		to_journald(level, fields, n, message);
+	else if (current_format == LOG_FORMAT_JSON)
+		to_stderr_json(level, fields, n, message);
+	else
+		to_stderr_text(level, message);
+	errno = saved;
+}
+
+bool log_rate_allows(struct log_rate *rate, unsigned *dropped)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	struct timespec ts;
+	bool allowed;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+	pthread_mutex_lock(&lock);
+	*dropped = 0;
+	if (rate->seen == 0 || ts.tv_sec - rate->window >= LOG_RATE_SECONDS) {
+		*dropped = rate->dropped;
+		*rate = (struct log_rate){ .window = ts.tv_sec };
+	}
+	allowed = rate->seen < LOG_RATE_BURST;
+	if (allowed)
+		rate->seen++;
+	else
+		rate->dropped++;
+	pthread_mutex_unlock(&lock);
+	return allowed;
+}
