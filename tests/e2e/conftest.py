@@ -1,0 +1,38 @@
+import os
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import harness  # noqa: E402
+
+harness.raise_nofile()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    return harness.Certificates(str(tmp_path_factory.mktemp("pki")))
+
+
+@pytest.fixture
+def world(tmp_path, certificates):
+    w = harness.World(tmp_path, certificates)
+    yield w
+    w.close()
+
+
+@pytest.fixture(scope="module")
+def module_world(tmp_path_factory, certificates):
+    """For tests of a module that share their programs."""
+    w = harness.World(tmp_path_factory.mktemp("m"), certificates)
+    yield w
+    w.close()
+
+
+@pytest.fixture(autouse=True)
+def programs_are_well():
+    """After every test: whoever should run still runs, and no sanitizer has spoken."""
+    yield
+    for w in list(harness.World.all):
+        w.check()
