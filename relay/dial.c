@@ -1,0 +1,444 @@
+/*
+ * dial: connects to an address without blocking.
+ *
+ * Theory of operation: RESOLVING (evdns; skipped for IP addresses and local sockets) -> TRYING: one attempt
+ * per address, started DIAL_STAGGER_MS apart or as soon as the one before failed, all going on at once;
+ * the first to connect wins and the others are closed -> for hybrid vsock a preamble on the winner
+ * ("CONNECT port", "OK n": Firecracker's docs/vsock.md) -> DONE. The result, good or bad,
+ * is told from a deferred call, so done never runs inside dial_start. One timer bounds it all.
+ *
+ * Owns: the attempts' sockets until one is handed over as a conduit. Limits: DIAL_ADDRESSES_MAX.
+ */
+#include "relay/dial.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <event2/dns.h>
+#include <event2/event.h>
+#include <event2/event_struct.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <linux/vm_sockets.h>
+
+#include "relay/conduit.h"
+#include "relay/fd.h"
+#include "relay/timer.h"
+#include "relay/worker.h"
+
+#define RETRY_MS 40	/* a Unix listener's queue is full: try again */
+#define PREAMBLE_MAX 64 /* "OK 4294967295\n" and then some */
+
+struct attempt {
+	struct event event;
+	struct dial *dial;
+	int fd; /* -1: over or not begun */
+};
+
+struct dial {
+	struct worker *worker;
+	const struct address *address;
+	dial_done *done;
+	void *user;
+	struct timer deadline, stagger;
+	struct deferred tell;
+	struct reapable reapable;
+	struct evdns_getaddrinfo_request *query;
+	bool asking; /* the query's callback has not run yet */
+	unsigned n, next, live; /* addresses; the next to try; attempts going on */
+	struct sockaddr_storage to[DIAL_ADDRESSES_MAX];
+	socklen_t len[DIAL_ADDRESSES_MAX];
+	struct attempt attempt[DIAL_ADDRESSES_MAX];
+	char preamble[PREAMBLE_MAX];
+	unsigned preamble_len;
+	struct conduit *conduit; /* the result */
+	enum reason why;
+	char detail[ADDRESS_TEXT_MAX + 128];
+	bool over;
+};
+
+static void try_next(struct dial *d);
+
+static enum reason reason_of(int error)
+{
+	switch (error) {
+	case ECONNREFUSED:
+	case ECONNRESET: /* vsock: nobody listens */
+	case ENOENT:	 /* Unix: no such socket */
+		return REASON_DIAL_REFUSED;
+	case ETIMEDOUT:
+		return REASON_DIAL_TIMEOUT;
+	case ENETUNREACH:
+	case EHOSTUNREACH:
+	case ENODEV: /* vsock: no such guest */
+	case EADDRNOTAVAIL:
+		return REASON_DIAL_UNREACHABLE;
+	default:
+		return REASON_DIAL_FAILED;
+	}
+}
+
+static void attempt_close(struct attempt *a)
+{
+	if (a->fd < 0)
+		return;
+	event_del(&a->event);
+	close(a->fd);
+	a->fd = -1;
+	a->dial->live--;
+}
+
+/* Ends all that goes on; the result is told later. */
+static void finish(struct dial *d)
+{
+	if (d->over)
+		return;
+	d->over = true;
+	timer_cancel(d->worker, &d->deadline);
+	timer_cancel(d->worker, &d->stagger);
+	for (unsigned i = 0; i < d->n; i++)
+		attempt_close(&d->attempt[i]);
+	if (d->asking)
+		evdns_getaddrinfo_cancel(d->query); /* its callback still comes */
+	worker_defer(d->worker, &d->tell);
+}
+
+static void fail(struct dial *d, enum reason why, const char *cause)
+{
+	char where[ADDRESS_TEXT_MAX];
+
+	d->why = why;
+	snprintf(d->detail, sizeof(d->detail), "%s: %s",
+		 address_format(d->address, where, sizeof(where)), cause);
+	finish(d);
+}
+
+static void dial_release(struct dial *d)
+{
+	if (!d->asking)
+		worker_reap(d->worker, &d->reapable);
+	/* else: the resolver's callback releases it */
+}
+
+static void on_tell(struct deferred *deferred)
+{
+	struct dial *d = (struct dial *)((char *)deferred - offsetof(struct dial, tell));
+	dial_done *done = d->done;
+
+	d->done = NULL;
+	if (done)
+		done(d->user, d->conduit, d->conduit ? REASON_NONE : d->why, d->detail);
+	dial_release(d);
+}
+
+static void on_free(struct reapable *r)
+{
+	free((char *)r - offsetof(struct dial, reapable));
+}
+
+static void connected(struct attempt *a)
+{
+	struct dial *d = a->dial;
+	int fd = a->fd, one = 1;
+
+	d->conduit = fd_conduit_new(d->worker, fd);
+	if (!d->conduit) {
+		fail(d, REASON_NO_MEMORY, "out of memory");
+		return;
+	}
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* others refuse: fine */
+	event_del(&a->event);
+	a->fd = -1; /* consumed */
+	d->live--;
+	finish(d);
+}
+
+/* One address did not work: go on with the next, or give up with this cause. */
+static void attempt_failed(struct attempt *a, int error)
+{
+	struct dial *d = a->dial;
+
+	attempt_close(a);
+	d->why = reason_of(error);
+	if (d->next < d->n) {
+		try_next(d);
+	} else if (d->live == 0) {
+		char cause[96];
+
+		if (d->n > 1)
+			snprintf(cause, sizeof(cause), "%s (%u addresses tried)", strerror(error),
+				 d->n);
+		else
+			snprintf(cause, sizeof(cause), "%s", strerror(error));
+		fail(d, reason_of(error), cause);
+	}
+}
+
+/* Hybrid vsock: the VMM answers "OK <port>\n"; what follows belongs to the stream. */
+static void on_preamble(evutil_socket_t fd, short what, void *arg)
+{
+	struct attempt *a = arg;
+	struct dial *d = a->dial;
+	char c;
+
+	for (;;) { /* byte by byte, so that nothing behind the line is taken */
+		ssize_t n = recv(fd, &c, 1, 0);
+
+		if (n < 0 && errno == EAGAIN)
+			return;
+		if (n <= 0 || d->preamble_len == PREAMBLE_MAX - 1) {
+			/* the VMM closes when nobody listens on that port in the guest */
+			attempt_failed(a, n < 0 ? errno : ECONNREFUSED);
+			return;
+		}
+		d->preamble[d->preamble_len++] = c;
+		if (c == '\n')
+			break;
+	}
+	if (strncmp(d->preamble, "OK ", 3) == 0)
+		connected(a);
+	else
+		attempt_failed(a, EPROTO);
+}
+
+static void start_preamble(struct attempt *a)
+{
+	struct dial *d = a->dial;
+	char line[32];
+	int len = snprintf(line, sizeof(line), "CONNECT %u\n", d->address->port);
+
+	if (send(a->fd, line, (size_t)len, MSG_NOSIGNAL) != len) {
+		attempt_failed(a, errno);
+		return;
+	}
+	event_del(&a->event);
+	event_assign(&a->event, d->worker->base, a->fd, EV_READ | EV_PERSIST, on_preamble, a);
+	if (event_add(&a->event, NULL) < 0)
+		attempt_failed(a, ENOMEM);
+}
+
+static void on_connect(evutil_socket_t fd, short what, void *arg)
+{
+	struct attempt *a = arg;
+	int error = 0;
+	socklen_t len = sizeof(error);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
+		error = errno;
+	if (error)
+		attempt_failed(a, error);
+	else if (a->dial->address->kind == ADDRESS_HYBRID)
+		start_preamble(a);
+	else
+		connected(a);
+}
+
+static void on_stagger(struct timer *t)
+{
+	struct dial *d = (struct dial *)((char *)t - offsetof(struct dial, stagger));
+
+	if (d->next < d->n)
+		try_next(d);
+}
+
+static void try_next(struct dial *d)
+{
+	unsigned i = d->next++;
+	struct attempt *a = &d->attempt[i];
+	const struct sockaddr *to = (const struct sockaddr *)&d->to[i];
+	int r;
+
+	a->dial = d;
+	a->fd = socket(to->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (a->fd < 0) {
+		attempt_failed(a, errno);
+		return;
+	}
+	d->live++;
+	event_assign(&a->event, d->worker->base, a->fd, EV_WRITE, on_connect, a);
+	r = connect(a->fd, to, d->len[i]);
+	if (r < 0 && errno == EAGAIN && to->sa_family == AF_UNIX) {
+		attempt_close(a);
+		d->next = i;
+		timer_set(d->worker, &d->stagger, RETRY_MS, on_stagger);
+		return;
+	}
+	if (r < 0 && errno != EINPROGRESS) {
+		attempt_failed(a, errno);
+		return;
+	}
+	if (event_add(&a->event, NULL) < 0) {
+		attempt_failed(a, ENOMEM);
+		return;
+	}
+	if (d->next < d->n)
+		timer_set(d->worker, &d->stagger, DIAL_STAGGER_MS, on_stagger);
+}
+
+/* RFC 8305 section 4: families alternate, IPv6 first; within a family the resolver's order. */
+static void take_addresses(struct dial *d, const struct addrinfo *list)
+{
+	const struct addrinfo *six = list, *four = list;
+	bool want_six = true;
+
+	while (d->n < DIAL_ADDRESSES_MAX) {
+		const struct addrinfo **from, *ai;
+
+		while (six && six->ai_family != AF_INET6)
+			six = six->ai_next;
+		while (four && four->ai_family != AF_INET)
+			four = four->ai_next;
+		if (!six && !four)
+			break;
+		from = (want_six && six) || !four ? &six : &four;
+		ai = *from;
+		memcpy(&d->to[d->n], ai->ai_addr, ai->ai_addrlen);
+		d->len[d->n++] = ai->ai_addrlen;
+		*from = ai->ai_next;
+		want_six = from == &four;
+	}
+}
+
+static void on_resolved(int error, struct evutil_addrinfo *list, void *arg)
+{
+	struct dial *d = arg;
+
+	d->asking = false;
+	if (d->over) { /* cancelled */
+		if (list)
+			evutil_freeaddrinfo(list);
+		if (!d->tell.prev)
+			worker_reap(d->worker, &d->reapable);
+		return;
+	}
+	if (error) {
+		fail(d, REASON_DIAL_UNREACHABLE, evutil_gai_strerror(error));
+		return;
+	}
+	take_addresses(d, list);
+	evutil_freeaddrinfo(list);
+	if (d->n)
+		try_next(d);
+	else
+		fail(d, REASON_DIAL_UNREACHABLE, "the name has no address");
+}
+
+static void resolve(struct dial *d)
+{
+	struct addrinfo hints = { .ai_family = AF_UNSPEC,
+				  .ai_socktype = SOCK_STREAM,
+				  .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV },
+			*list = NULL;
+	struct evutil_addrinfo ask = { .ai_family = AF_UNSPEC,
+				       .ai_socktype = SOCK_STREAM,
+				       .ai_flags = EVUTIL_AI_NUMERICSERV | EVUTIL_AI_ADDRCONFIG };
+	struct evdns_getaddrinfo_request *query;
+	struct evdns_base *dns;
+	char port[16];
+
+	snprintf(port, sizeof(port), "%u", d->address->port);
+	if (getaddrinfo(d->address->name, port, &hints, &list) == 0) { /* an IP address */
+		take_addresses(d, list);
+		freeaddrinfo(list);
+		try_next(d);
+		return;
+	}
+	dns = worker_dns(d->worker);
+	if (!dns) {
+		fail(d, REASON_DIAL_UNREACHABLE, "no resolver (see /etc/resolv.conf)");
+		return;
+	}
+	d->asking = true;
+	query = evdns_getaddrinfo(dns, d->address->name, port, &ask, on_resolved, d);
+	if (d->asking) /* otherwise the callback has run already */
+		d->query = query;
+}
+
+static void local_address(struct dial *d)
+{
+	const struct address *a = d->address;
+	size_t len = a->name ? strlen(a->name) : 0;
+
+	d->n = 1;
+	if (a->kind == ADDRESS_VSOCK) {
+		struct sockaddr_vm *vm = (struct sockaddr_vm *)&d->to[0];
+
+		vm->svm_family = AF_VSOCK;
+		vm->svm_cid = a->cid;
+		vm->svm_port = a->port;
+		d->len[0] = sizeof(*vm);
+	} else {
+		struct sockaddr_un *un = (struct sockaddr_un *)&d->to[0];
+
+		if (len >= sizeof(un->sun_path)) {
+			fail(d, REASON_DIAL_FAILED, "the path is too long for a Unix socket");
+			return;
+		}
+		un->sun_family = AF_UNIX;
+		memcpy(un->sun_path, a->name, len);
+		d->len[0] = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len + 1);
+		if (a->name[0] == '@') {
+			un->sun_path[0] = '\0';
+			d->len[0]--;
+		}
+	}
+	try_next(d);
+}
+
+static void on_deadline(struct timer *t)
+{
+	struct dial *d = (struct dial *)((char *)t - offsetof(struct dial, deadline));
+
+	fail(d, REASON_DIAL_TIMEOUT, "no answer within the dial time-out");
+}
+
+struct dial *dial_start(struct worker *w, const struct address *address, uint64_t timeout_ms,
+			dial_done *done, void *user)
+{
+	struct dial *d = calloc(1, sizeof(*d));
+
+	if (!d)
+		return NULL;
+	d->worker = w;
+	d->address = address;
+	d->done = done;
+	d->user = user;
+	d->tell.run = on_tell;
+	d->reapable.free = on_free;
+	for (unsigned i = 0; i < DIAL_ADDRESSES_MAX; i++)
+		d->attempt[i] = (struct attempt){ .dial = d, .fd = -1 };
+	timer_set(w, &d->deadline, timeout_ms, on_deadline);
+	switch (address->kind) {
+	case ADDRESS_TCP:
+		resolve(d);
+		break;
+	case ADDRESS_UNIX:
+	case ADDRESS_VSOCK:
+	case ADDRESS_HYBRID:
+		local_address(d);
+		break;
+	default:
+		fail(d, REASON_DIAL_FAILED, "not an address that can be dialled");
+	}
+	return d;
+}
+
+void dial_cancel(struct dial *d)
+{
+	if (!d)
+		return;
+	d->done = NULL;
+	if (d->conduit) {
+		conduit_close(d->conduit, REASON_RESET);
+		d->conduit = NULL;
+	}
+	finish(d);
+}
