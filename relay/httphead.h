@@ -41,8 +41,9 @@ struct httphead {
 };
 
 /*
- * A CONNECT with Content-Length or Transfer-Encoding is BAD: it has no body, so whose bytes follow
- * would be in doubt. Holds only on OK, except why.
+ * BAD as well: two Host lines, and a CONNECT with Transfer-Encoding or with a Content-Length other
+ * than the 0 that some clients send: it has no body, so whose bytes follow would be in doubt.
+ * out holds on OK only, except why.
  */
 enum httphead_result httphead_parse(const void *data, size_t len, struct httphead *out);
 
