@@ -43,11 +43,13 @@ void conduit_init(struct conduit *c, const struct conduit_ops *ops, struct worke
 	memset(c, 0, sizeof(*c));
 	c->ops = ops;
 	c->worker = w;
+	w->conduits++;
 }
 
 void conduit_deinit(struct conduit *c)
 {
 	pushback_free(c);
+	c->worker->conduits--;
 }
 
 int conduit_unread(struct conduit *c, const void *buf, size_t len)
@@ -153,6 +155,7 @@ void conduit_detach(struct conduit *c)
 	c->ready = NULL;
 	c->user = NULL;
 	c->ops->detach(c);
+	c->worker->conduits--;
 	c->worker = NULL;
 }
 
@@ -160,7 +163,9 @@ int conduit_attach(struct conduit *c, struct worker *w)
 {
 	int r = c->ops->attach(c, w);
 
-	if (r == 0)
+	if (r == 0) {
 		c->worker = w;
+		w->conduits++;
+	}
 	return r;
 }

@@ -57,6 +57,7 @@ struct worker {
 	uint8_t *scratch, *input, *output; /* WORKER_SCRATCH bytes each */
 	struct timer_wheel timers;
 	struct counters counters;
+	unsigned conduits; /* not yet closed for good, those that still linger included */
 	struct worker_private *private;
 	void *user; /* the program's own per-worker state (the gateway's, the agent's) */
 };

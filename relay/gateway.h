@@ -1,0 +1,90 @@
+/*
+ * gateway: what the parts of attest-relay share: the config in effect, the registry, the workers.
+ *
+ * Everything here is set before the workers start and does not change; what changes is inside the
+ * registry (which locks) or atomic.
+ */
+#ifndef RELAY_GATEWAY_H
+#define RELAY_GATEWAY_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "config/config.h"
+#include "relay/peer.h"
+#include "relay/splice.h"
+
+#define WORKERS_MAX 256
+
+struct gateway;
+struct httphead;
+struct intake;
+struct listener;
+struct opening;
+struct registry;
+struct tls_context;
+
+/* A stream through a tunnel: what the tunnel side reports about it. */
+struct tunnel_stream {
+	struct conduit *conduit; /* the callee's */
+	char label[96];		 /* "acme/instance" for logs */
+};
+
+/* What the tunnel side gives the gateway; set by main, so that relay/ need not know tunnel/. */
+struct tunnel_side {
+	/* An agent at the direct carrier. The conduit is consumed. */
+	void (*accept)(struct gateway *g, struct worker *w, struct conduit *c,
+		       const struct peer *peer);
+	/* An agent at the WebSocket carrier: its request head is still unread in the conduit. */
+	void (*upgrade)(struct gateway *g, struct worker *w, struct conduit *c,
+			const struct peer *peer);
+	/* Opens a stream in a tunnel of this worker. False and *why: GOING_AWAY if it is gone. */
+	bool (*open)(struct worker *w, uint64_t tunnel, const char *service, const char *id,
+		     struct tunnel_stream *out, enum reason *why);
+	/* Shutting down: tells the agents of this worker and ends their sessions. */
+	void (*shutdown)(struct worker *w);
+};
+
+/* What each worker of the gateway keeps: worker->user. */
+struct gateway_worker {
+	struct gateway *gateway;
+	struct worker *worker;
+	struct listener *listeners;
+	struct intake *intakes;	  /* list */
+	struct opening *openings; /* list: waiting, parked and joined ones */
+	void *tunnels;		  /* the tunnel side's */
+};
+
+struct gateway {
+	const struct relay_config *config;
+	struct registry *registry;
+	struct tls_context *tls; /* NULL: none configured */
+	struct tunnel_side tunnel;
+	struct worker *workers[WORKERS_MAX];
+	unsigned n_workers;
+	struct splice_spec splice;   /* with the default time-outs */
+	uint64_t connections_max;    /* limits.connections, or what descriptors allow */
+	atomic_uint_fast64_t connections; /* clients and agents, from accept to the end */
+	atomic_uint_fast64_t parked;
+	atomic_uint_fast64_t next_id; /* of streams and tunnels, for logs and look-ups */
+	atomic_bool draining;
+};
+
+static inline struct gateway_worker *gateway_worker(const struct worker *w)
+{
+	return w->user;
+}
+
+/* One accepted connection is gone. */
+static inline void gateway_connection_over(struct gateway *g)
+{
+	atomic_fetch_sub_explicit(&g->connections, 1, memory_order_relaxed);
+}
+
+static inline uint64_t gateway_next_id(struct gateway *g)
+{
+	return atomic_fetch_add_explicit(&g->next_id, 1, memory_order_relaxed) + 1;
+}
+
+#endif

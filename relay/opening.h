@@ -1,0 +1,22 @@
+/* opening: a client's stream from its route to its end: targets in order, parking, the splice. */
+#ifndef RELAY_OPENING_H
+#define RELAY_OPENING_H
+
+#include "relay/gateway.h"
+#include "relay/router.h"
+
+/* The client's conduit is consumed; nothing has been sent to it yet. */
+void opening_new(struct listener *l, struct worker *w, struct conduit *client, enum door door,
+		 const struct peer *peer, const struct route *route);
+
+/* A tunnel offering these services is there: whoever is parked for one tries again. All workers. */
+void opening_wake_all(struct gateway *g, const char *service);
+
+/* Shutting down: ends all of this worker with this reason. */
+void opening_end_all(struct gateway_worker *gw, enum reason why);
+
+/* An attempt that ended before it was an opening: counted and logged the same way. */
+void opening_log_refused(struct worker *w, const char *listener, const struct peer *peer,
+			 const char *wanted, enum reason why, const char *detail);
+
+#endif

@@ -1,0 +1,21 @@
+/* peer: who is at the other end of a socket, small enough to keep with every stream. */
+#ifndef RELAY_PEER_H
+#define RELAY_PEER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct peer {
+	uint16_t family; /* AF_INET, AF_INET6, AF_UNIX, AF_VSOCK; 0: not known */
+	uint16_t port;	 /* IP */
+	uint8_t ip[16];	 /* IPv4 in the first four */
+	uint32_t a, b;	 /* Unix: pid, uid (SO_PEERCRED); vsock: CID, port */
+};
+
+#define PEER_TEXT_MAX 72
+
+void peer_of(struct peer *p, int fd);
+/* "tcp:192.0.2.7:4711", "tcp:[2001:db8::1]:4711", "unix:pid=4711,uid=107", "vsock:42:1025". */
+const char *peer_format(const struct peer *p, char *buf, size_t size);
+
+#endif

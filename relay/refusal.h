@@ -1,0 +1,21 @@
+/* refusal: says no to a client in the words of the door it came by. */
+#ifndef RELAY_REFUSAL_H
+#define RELAY_REFUSAL_H
+
+#include "config/config.h"
+#include "relay/reason.h"
+
+struct conduit;
+
+/*
+ * Consumes the client's conduit; nothing may have been sent to it yet. DOOR_SNI: a TLS alert;
+ * DOOR_CONNECT: an HTTP answer; others: an abort. about: a line for people, without secrets.
+ */
+void refusal_send(struct conduit *client, enum door door, enum reason why, const char *about);
+/* The same words, written only: the conduit stays the caller's. */
+void refusal_write(struct conduit *client, enum door door, enum reason why, const char *about);
+
+/* The HTTP status of a reason at the connect door. */
+int refusal_status(enum reason why);
+
+#endif
