@@ -184,6 +184,10 @@ class TlsConn(Conn):
             if self.fin:
                 self.under.eof()
 
+    def raw(self, data):
+        """Bytes under the TLS."""
+        self.under.send(data)
+
     def abort(self):
         self.under.abort()
 
@@ -227,9 +231,13 @@ def read_head(conn, limit=65536):
     return head, rest
 
 
+def connect_head(service, port=443):
+    return f"CONNECT {service}:{port} HTTP/1.1\r\nHost: {service}:{port}\r\n\r\n".encode()
+
+
 def http_connect(conn, service, early=b"", head=None):
     """CONNECT on an open connection; early goes into the same segment as the head."""
-    conn.send((head or f"CONNECT {service} HTTP/1.1\r\nHost: {service}\r\n\r\n".encode()) + early)
+    conn.send((head or connect_head(service)) + early)
     answer, rest = read_head(conn)
     status = int(answer.split()[1])
     if status != 200:
