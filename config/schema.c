@@ -1,0 +1,551 @@
+/*
+ * schema: the tables of relay.yaml and tunnel.yaml.
+ *
+ * Theory of operation: constant data. A key is named as its member of the struct. A new key is a
+ * row here, a member in config.h, a line in the manual page and one in the example (a test compares
+ * them all). What tables cannot say is in check.c. Settings that the design knows but this version
+ * does not do have rows of type FIELD_REFUSED: most of them restrict who may do what, and dropping
+ * such a key in silence would leave open what it was to close.
+ */
+#include "config/schema.h"
+
+#include <string.h>
+
+#define KIND(k) (1u << ADDRESS_##k)
+#define MEMBER(type, member) .offset = offsetof(type, member), .width = sizeof(((type *)0)->member)
+#define LIST(type, member) .offset = offsetof(type, member.at), .count = offsetof(type, member.n)
+#define TABLE(rows) .fields = rows, .n = sizeof(rows) / sizeof((rows)[0])
+#define REFUSED(name)                              \
+	{                                          \
+		.key = name, .type = FIELD_REFUSED \
+	}
+
+#define SECOND UINT64_C(1000)
+#define HOUR (3600 * SECOND)
+#define DAY (24 * HOUR)
+#define KIB UINT64_C(1024)
+#define MIB (1024 * KIB)
+#define GIB (1024 * MIB)
+
+/* ---- well-formed texts ---- */
+
+/* TLS forbids IP addresses as server names, so a last label of digits is a mistake. */
+static bool is_hostname(const char *text)
+{
+	const char *dot = strrchr(text, '.');
+	const char *last = dot ? dot + 1 : text;
+
+	return name_is_host(text) && last[strspn(last, "0123456789")] != '\0';
+}
+
+/* Verified against a certificate, where an IP address may stand too. */
+static bool is_server_name(const char *text)
+{
+	struct address a;
+	char line[300];
+
+	if (strlen(text) > 253)
+		return false;
+	snprintf(line, sizeof(line), strchr(text, ':') ? "tcp:[%s]:1" : "tcp:%s:1", text);
+	if (address_parse(&a, line, NULL) < 0)
+		return false;
+	address_deinit(&a);
+	return true;
+}
+
+static bool is_word(const char *text)
+{
+	size_t len = strlen(text);
+
+	return len >= 1 && len <= 64 &&
+	       strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.") ==
+		       len;
+}
+
+static bool is_path(const char *text)
+{
+	return strlen(text) < 4096;
+}
+
+#define EXPECTED_LABEL "1 to 63 letters, digits and '-', neither first nor last '-'"
+#define EXPECTED_SERVICE "SERVICE.OWNER, each of letters, digits and '-'"
+#define EXPECTED_HOST "a DNS name such as kbs.acme.example"
+#define EXPECTED_WORD "1 to 64 letters, digits, '.', '_' and '-'"
+#define EXPECTED_PATH "the path of a file"
+
+/* clang-format off: rows stay rows */
+
+/* ---- shared ---- */
+
+static const struct word log_levels[] = {
+	{ "error", CONFIG_LOG_ERROR },
+	{ "warning", CONFIG_LOG_WARNING },
+	{ "info", CONFIG_LOG_INFO },
+	{ "debug", CONFIG_LOG_DEBUG },
+	{ NULL, 0 },
+};
+
+static const struct word log_formats[] = {
+	{ "text", CONFIG_LOG_TEXT },
+	{ "json", CONFIG_LOG_JSON },
+	{ NULL, 0 },
+};
+
+static const struct word log_targets[] = {
+	{ "auto", CONFIG_LOG_AUTO },
+	{ "stderr", CONFIG_LOG_STDERR },
+	{ "journal", CONFIG_LOG_JOURNAL },
+	{ NULL, 0 },
+};
+
+static const struct field log_fields[] = {
+	{ .key = "level",
+	  .type = FIELD_ENUM,
+	  MEMBER(struct log_config, level),
+	  .def = "info",
+	  .words = log_levels,
+	  .help = "least important lines to write" },
+	{ .key = "format",
+	  .type = FIELD_ENUM,
+	  MEMBER(struct log_config, format),
+	  .def = "text",
+	  .words = log_formats,
+	  .help = "lines for people or for machines" },
+	{ .key = "target",
+	  .type = FIELD_ENUM,
+	  MEMBER(struct log_config, target),
+	  .def = "auto",
+	  .words = log_targets,
+	  .help = "where to; auto is the journal if stderr is connected to it, else stderr" },
+};
+
+static const struct table log_table = { .what = "the log settings",
+					TABLE(log_fields),
+					.size = sizeof(struct log_config),
+					.line = NO_LINE };
+
+#define TIMEOUT(name, least, most, value, text)                                             \
+	{                                                                                   \
+		.key = #name, .type = FIELD_DURATION, MEMBER(struct timeouts_config, name), \
+		.min = (least), .max = (most), .def = (value), .help = (text)               \
+	}
+
+#define TIMEOUT_HANDSHAKE \
+	TIMEOUT(handshake, 1, HOUR, "10s", "until a peer has said what it wants, TLS included")
+#define TIMEOUTS_SHARED                                                                       \
+	TIMEOUT(dial, 1, HOUR, "5s", "connecting to one target, over all its addresses"),     \
+		TIMEOUT(idle, 1, 365 * DAY, "10min", "a stream without a byte either way"),   \
+		TIMEOUT(half_closed, 1, 365 * DAY, "60s",                                     \
+			"a stream of which one direction has ended and the other is silent"), \
+		TIMEOUT(ping, 10, HOUR, "5s", "between two pings in a tunnel"),               \
+		TIMEOUT(dead, 20, DAY, "10s",                                                 \
+			"a tunnel with nothing received for so long is dead"),                \
+		TIMEOUT(drain, 0, DAY, "60s", "for streams to finish when shutting down")
+
+static const struct field relay_timeout_fields[] = {
+	TIMEOUT_HANDSHAKE,
+	TIMEOUT(pickup, 1, HOUR, "10s", "a client's stream waiting for a tunnel"),
+	TIMEOUTS_SHARED,
+};
+
+static const struct table relay_timeout_table = { .what = "the timeouts",
+						  TABLE(relay_timeout_fields),
+						  .size = sizeof(struct timeouts_config),
+						  .line = NO_LINE };
+
+static const struct field tunnel_timeout_fields[] = { TIMEOUT_HANDSHAKE, TIMEOUTS_SHARED };
+
+static const struct table tunnel_timeout_table = { .what = "the timeouts",
+						   TABLE(tunnel_timeout_fields),
+						   .size = sizeof(struct timeouts_config),
+						   .line = NO_LINE };
+
+/* ---- relay.yaml ---- */
+
+static const struct word doors[] = {
+	{ "tunnel", DOOR_TUNNEL },
+	{ "sni", DOOR_SNI },
+	{ "connect", DOOR_CONNECT },
+	{ NULL, 0 },
+};
+
+static const struct field tls_fields[] = {
+	{ .key = "certificate",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct relay_config, tls.certificate),
+	  .flags = FIELD_PATH,
+	  .is = is_path,
+	  .expected = EXPECTED_PATH,
+	  .help = "PEM file: the relay's certificate and those between it and the CA" },
+	{ .key = "key",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct relay_config, tls.key),
+	  .flags = FIELD_PATH,
+	  .is = is_path,
+	  .expected = EXPECTED_PATH,
+	  .help = "PEM file: the certificate's private key" },
+	REFUSED("client_ca"),
+};
+
+/* Offsets are the whole config's: the member has no type of its own. */
+static const struct table tls_table = { .what = "the TLS settings",
+					TABLE(tls_fields),
+					.size = sizeof(struct relay_config),
+					.line = NO_LINE };
+
+static const struct field listener_fields[] = {
+	{ .key = "name",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct listener_config, name),
+	  .flags = FIELD_REQUIRED,
+	  .is = is_word,
+	  .expected = EXPECTED_WORD,
+	  .help = "for logs and metrics; unique" },
+	{ .key = "address",
+	  .type = FIELD_ADDRESS,
+	  MEMBER(struct listener_config, address),
+	  .flags = FIELD_REQUIRED,
+	  .kinds = KIND(TCP) | KIND(UNIX) | KIND(VSOCK) | KIND(FD),
+	  .help = "where to listen; unique" },
+	{ .key = "doors",
+	  .type = FIELD_FLAGS,
+	  MEMBER(struct listener_config, doors),
+	  .flags = FIELD_NONEMPTY,
+	  .words = doors,
+	  .help = "the protocols accepted; either this or service" },
+	{ .key = "service",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct listener_config, service),
+	  .flags = FIELD_LOWER,
+	  .is = name_is_service,
+	  .expected = EXPECTED_SERVICE,
+	  .help = "whatever connects is for this service; either this or doors" },
+	REFUSED("client_ca"),
+	REFUSED("proxy_protocol"),
+};
+
+static const struct table listener_table = { .what = "listener",
+					     TABLE(listener_fields),
+					     .size = sizeof(struct listener_config),
+					     .line = offsetof(struct listener_config, line) };
+
+static const struct field owner_fields[] = {
+	{ .key = "name",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct owner_config, name),
+	  .flags = FIELD_REQUIRED | FIELD_LOWER,
+	  .is = name_is_label,
+	  .expected = EXPECTED_LABEL,
+	  .help = "the OWNER of SERVICE.OWNER; unique" },
+	{ .key = "tokens",
+	  .type = FIELD_HASHES,
+	  LIST(struct owner_config, tokens),
+	  .flags = FIELD_REQUIRED | FIELD_NONEMPTY,
+	  .help = "hashes of the tokens its tunnels may show" },
+	{ .key = "services",
+	  .type = FIELD_TEXTS,
+	  LIST(struct owner_config, services),
+	  .flags = FIELD_NONEMPTY | FIELD_LOWER,
+	  .is = name_is_label,
+	  .expected = EXPECTED_LABEL,
+	  .help = "the services its tunnels may offer; left out, any" },
+	REFUSED("certificates"),
+};
+
+static const struct table owner_table = { .what = "owner",
+					  TABLE(owner_fields),
+					  .size = sizeof(struct owner_config),
+					  .line = offsetof(struct owner_config, line) };
+
+#define TARGETS_MAX 16 /* tried one after the other, each with its own timeout */
+
+static const struct field service_fields[] = {
+	{ .key = "name",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct service_config, name),
+	  .flags = FIELD_REQUIRED | FIELD_LOWER,
+	  .is = name_is_service,
+	  .expected = EXPECTED_SERVICE,
+	  .help = "SERVICE.OWNER; unique" },
+	{ .key = "hostnames",
+	  .type = FIELD_TEXTS,
+	  LIST(struct service_config, hostnames),
+	  .flags = FIELD_LOWER,
+	  .is = is_hostname,
+	  .expected = EXPECTED_HOST,
+	  .help = "TLS server names that lead to it; unique" },
+	{ .key = "targets",
+	  .type = FIELD_ADDRESSES,
+	  LIST(struct service_config, targets),
+	  .flags = FIELD_NONEMPTY | FIELD_DIAL,
+	  .max = TARGETS_MAX,
+	  .def = "tunnel",
+	  .kinds = KIND(TUNNEL) | KIND(TCP) | KIND(UNIX) | KIND(VSOCK) | KIND(HYBRID),
+	  .help = "where its streams go, tried in order" },
+	{ .key = "idle",
+	  .type = FIELD_DURATION,
+	  MEMBER(struct service_config, idle),
+	  .max = 365 * DAY,
+	  .def = "0",
+	  .help = "instead of timeouts.idle, which 0 stands for" },
+	REFUSED("clients"),
+	REFUSED("proxy_protocol"),
+};
+
+static const struct table service_table = { .what = "service",
+					    TABLE(service_fields),
+					    .size = sizeof(struct service_config),
+					    .line = offsetof(struct service_config, line) };
+
+#define LIMIT(name, kind, least, most, value, text)                                              \
+	{                                                                                        \
+		.key = #name, .type = (kind), MEMBER(struct relay_limits, name), .min = (least), \
+		.max = (most), .def = (value), .help = (text)                                    \
+	}
+
+static const struct field relay_limit_fields[] = {
+	LIMIT(connections, FIELD_NUMBER, 1, 1048576, "16384",
+	      "connections accepted at a time, clients and tunnels together"),
+	LIMIT(parked, FIELD_NUMBER, 1, 1048576, "1024", "streams that wait for a tunnel"),
+	LIMIT(tunnels, FIELD_NUMBER, 1, 65536, "1024", "tunnels at a time"),
+	LIMIT(tunnels_per_owner, FIELD_NUMBER, 1, 65536, "16", "tunnels of one owner at a time"),
+	LIMIT(streams_per_tunnel, FIELD_NUMBER, 1, 1048576, "4096",
+	      "streams in one tunnel at a time"),
+	LIMIT(streams_per_session, FIELD_NUMBER, 1, (1 << 30) - 1, "536870912",
+	      "streams in one session in all; then a fresh session takes over"),
+	LIMIT(stream_window, FIELD_SIZE, 16 * KIB, GIB, "256KiB", "unread bytes of one stream"),
+	LIMIT(session_window, FIELD_SIZE, 64 * KIB, GIB, "32MiB",
+	      "unread bytes of all streams of one tunnel"),
+};
+
+static const struct table relay_limit_table = { .what = "the limits",
+						TABLE(relay_limit_fields),
+						.size = sizeof(struct relay_limits),
+						.line = NO_LINE };
+
+static const struct field relay_fields[] = {
+	{ .key = "workers",
+	  .type = FIELD_NUMBER,
+	  MEMBER(struct relay_config, workers),
+	  .flags = FIELD_AUTO,
+	  .min = 1,
+	  .max = 256,
+	  .def = "auto",
+	  .help = "threads; auto is one per core" },
+	{ .key = "domain",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct relay_config, domain),
+	  .flags = FIELD_LOWER,
+	  .is = is_hostname,
+	  .expected = "a DNS name such as relay.example.net",
+	  .help = "the relay's own name; SERVICE.OWNER.DOMAIN leads to services by TLS server "
+		  "name" },
+	{ .key = "tls",
+	  .type = FIELD_STRUCT,
+	  .table = &tls_table,
+	  .help = "for the TLS the relay itself ends; both keys or neither" },
+	{ .key = "metrics",
+	  .type = FIELD_ADDRESS,
+	  MEMBER(struct relay_config, metrics),
+	  .kinds = KIND(TCP) | KIND(UNIX),
+	  .help = "where to serve metrics for Prometheus" },
+	{ .key = "log",
+	  .type = FIELD_STRUCT,
+	  MEMBER(struct relay_config, log),
+	  .table = &log_table,
+	  .help = "what to write, and where" },
+	{ .key = "listeners",
+	  .type = FIELD_STRUCTS,
+	  .flags = FIELD_REQUIRED | FIELD_NONEMPTY,
+	  .offset = offsetof(struct relay_config, listeners),
+	  .count = offsetof(struct relay_config, n_listeners),
+	  .max = 1024,
+	  .table = &listener_table,
+	  .help = "where clients and tunnels connect" },
+	{ .key = "owners",
+	  .type = FIELD_STRUCTS,
+	  .offset = offsetof(struct relay_config, owners),
+	  .count = offsetof(struct relay_config, n_owners),
+	  .table = &owner_table,
+	  .help = "who may open tunnels" },
+	{ .key = "services",
+	  .type = FIELD_STRUCTS,
+	  .offset = offsetof(struct relay_config, services),
+	  .count = offsetof(struct relay_config, n_services),
+	  .table = &service_table,
+	  .help = "what differs from the defaults: owners' services need no entry" },
+	{ .key = "timeouts",
+	  .type = FIELD_STRUCT,
+	  MEMBER(struct relay_config, timeouts),
+	  .table = &relay_timeout_table,
+	  .help = "how long things may take" },
+	{ .key = "limits",
+	  .type = FIELD_STRUCT,
+	  MEMBER(struct relay_config, limits),
+	  .table = &relay_limit_table,
+	  .help = "how much there may be" },
+	REFUSED("clients"),
+	REFUSED("client_ca"),
+	REFUSED("admin"),
+	REFUSED("audit"),
+};
+
+const struct table relay_table = { .what = "the relay's config",
+				   TABLE(relay_fields),
+				   .size = sizeof(struct relay_config),
+				   .line = NO_LINE };
+
+/* ---- tunnel.yaml ---- */
+
+static const struct word transports[] = {
+	{ "auto", TRANSPORT_AUTO },
+	{ "direct", TRANSPORT_DIRECT },
+	{ "websocket", TRANSPORT_WEBSOCKET },
+	{ NULL, 0 },
+};
+
+static const struct word dial_modes[] = {
+	{ "first-byte", DIAL_LAZY },
+	{ "eager", DIAL_EAGER },
+	{ NULL, 0 },
+};
+
+static const struct field offer_fields[] = {
+	{ .key = "name",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct offer_config, name),
+	  .flags = FIELD_REQUIRED | FIELD_LOWER,
+	  .is = name_is_label,
+	  .expected = EXPECTED_LABEL,
+	  .help = "the SERVICE of SERVICE.OWNER; the owner is the token's; unique" },
+	{ .key = "target",
+	  .type = FIELD_ADDRESS,
+	  MEMBER(struct offer_config, target),
+	  .flags = FIELD_REQUIRED | FIELD_DIAL,
+	  .kinds = KIND(TCP) | KIND(UNIX) | KIND(VSOCK) | KIND(HYBRID),
+	  .help = "where the service listens" },
+	{ .key = "dial",
+	  .type = FIELD_ENUM,
+	  MEMBER(struct offer_config, dial),
+	  .def = "first-byte",
+	  .words = dial_modes,
+	  .help = "when to connect to the target: eager if the server speaks first" },
+	{ .key = "idle",
+	  .type = FIELD_DURATION,
+	  MEMBER(struct offer_config, idle),
+	  .max = 365 * DAY,
+	  .def = "0",
+	  .help = "instead of timeouts.idle, which 0 stands for" },
+	REFUSED("proxy_protocol"),
+};
+
+static const struct table offer_table = { .what = "service",
+					  TABLE(offer_fields),
+					  .size = sizeof(struct offer_config),
+					  .line = offsetof(struct offer_config, line) };
+
+static const struct field tunnel_limit_fields[] = {
+	{ .key = "streams",
+	  .type = FIELD_NUMBER,
+	  MEMBER(struct tunnel_config, limits.streams),
+	  .min = 1,
+	  .max = 1048576,
+	  .def = "4096",
+	  .help = "streams at a time" },
+	{ .key = "stream_window",
+	  .type = FIELD_SIZE,
+	  MEMBER(struct tunnel_config, limits.stream_window),
+	  .min = 16 * KIB,
+	  .max = GIB,
+	  .def = "256KiB",
+	  .help = "unread bytes of one stream" },
+	{ .key = "session_window",
+	  .type = FIELD_SIZE,
+	  MEMBER(struct tunnel_config, limits.session_window),
+	  .min = 64 * KIB,
+	  .max = GIB,
+	  .def = "32MiB",
+	  .help = "unread bytes of all streams" },
+};
+
+/* Offsets are the whole config's: the member has no type of its own. */
+static const struct table tunnel_limit_table = { .what = "the limits",
+						 TABLE(tunnel_limit_fields),
+						 .size = sizeof(struct tunnel_config),
+						 .line = NO_LINE };
+
+static const struct field tunnel_fields[] = {
+	{ .key = "relays",
+	  .type = FIELD_ADDRESSES,
+	  LIST(struct tunnel_config, relays),
+	  .flags = FIELD_DIAL,
+	  .max = 64,
+	  .kinds = KIND(TCP) | KIND(UNIX),
+	  .help = "where relays listen; at least one, here or by --relay" },
+	{ .key = "server_name",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct tunnel_config, server_name),
+	  .flags = FIELD_LOWER,
+	  .is = is_server_name,
+	  .expected = "a DNS name or IP address, as in the relay's certificate",
+	  .help = "the name the relay's certificate must have; left out, the host of its address" },
+	{ .key = "token_file",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct tunnel_config, token_file),
+	  .flags = FIELD_PATH,
+	  .is = is_path,
+	  .expected = EXPECTED_PATH,
+	  .help = "file with the token; required, here or by --token-file" },
+	{ .key = "ca_file",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct tunnel_config, ca_file),
+	  .flags = FIELD_PATH,
+	  .is = is_path,
+	  .expected = EXPECTED_PATH,
+	  .help = "PEM file of the CAs to trust; left out, the system's" },
+	{ .key = "transport",
+	  .type = FIELD_ENUM,
+	  MEMBER(struct tunnel_config, transport),
+	  .def = "auto",
+	  .words = transports,
+	  .help = "auto tries direct TLS, then WebSocket" },
+	{ .key = "instance",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct tunnel_config, instance),
+	  .is = is_word,
+	  .expected = EXPECTED_WORD,
+	  .help = "stable name of this agent; left out, made from machine-id and services" },
+	{ .key = "log",
+	  .type = FIELD_STRUCT,
+	  MEMBER(struct tunnel_config, log),
+	  .table = &log_table,
+	  .help = "what to write, and where" },
+	{ .key = "services",
+	  .type = FIELD_STRUCTS,
+	  .offset = offsetof(struct tunnel_config, services),
+	  .count = offsetof(struct tunnel_config, n_services),
+	  .max = 1024,
+	  .table = &offer_table,
+	  .help = "what to offer; at least one, here or by --service" },
+	{ .key = "timeouts",
+	  .type = FIELD_STRUCT,
+	  MEMBER(struct tunnel_config, timeouts),
+	  .table = &tunnel_timeout_table,
+	  .help = "how long things may take" },
+	{ .key = "limits",
+	  .type = FIELD_STRUCT,
+	  .table = &tunnel_limit_table,
+	  .help = "how much there may be" },
+	REFUSED("certificate"),
+	REFUSED("key"),
+	REFUSED("proxy"),
+};
+
+const struct table tunnel_table = { .what = "the tunnel's config",
+				    TABLE(tunnel_fields),
+				    .size = sizeof(struct tunnel_config),
+				    .line = NO_LINE };
+
+_Static_assert(sizeof(relay_fields) / sizeof(relay_fields[0]) <= TABLE_FIELDS_MAX,
+	       "seen[] holds it");
+_Static_assert(sizeof(tunnel_fields) / sizeof(tunnel_fields[0]) <= TABLE_FIELDS_MAX, "and it");

@@ -1,0 +1,253 @@
+/*
+ * tunnel: attest-tunnel's config, from its file, from flags, or from both.
+ *
+ * Theory of operation: tunnel_config_new is the table's defaults. A file is read by the same table;
+ * a flag changes the struct, with the very checks a file's value has. Since either may say what the
+ * other leaves out, what is missing is known only at the end: tunnel_config_check.
+ * Everything in the struct is allocated with malloc and its own.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "config/config.h"
+#include "config/file.h"
+#include "config/scalar.h"
+#include "config/schema.h"
+#include "config/xalloc.h"
+
+struct tunnel_config *tunnel_config_new(void)
+{
+	struct tunnel_config *c = xcalloc(1, sizeof(*c));
+	struct config_errors none = { 0 };
+	struct source s = { .name = "defaults", .e = &none };
+
+	table_read(&s, &tunnel_table, NULL, c);
+	config_errors_deinit(&none);
+	return c;
+}
+
+struct tunnel_config *tunnel_config_free(struct tunnel_config *c)
+{
+	if (c)
+		table_free(&tunnel_table, c);
+	free(c);
+	return NULL;
+}
+
+void tunnel_config_dump(const struct tunnel_config *c, FILE *to)
+{
+	table_dump(&tunnel_table, c, to);
+}
+
+/* Of few services, as the table bounds them. */
+static const struct offer_config *find(const struct tunnel_config *c, size_t n, const char *name)
+{
+	for (size_t i = 0; i < n; i++)
+		if (c->services[i].name && strcasecmp(c->services[i].name, name) == 0)
+			return &c->services[i];
+	return NULL;
+}
+
+static void check_names(const struct source *s, const struct tunnel_config *c,
+			const struct node *root)
+{
+	for (size_t i = 1; i < c->n_services; i++) {
+		const char *name = c->services[i].name;
+		const struct offer_config *first = name ? find(c, i, name) : NULL;
+
+		if (first)
+			source_error(s, node_get(node_at(node_get(root, "services"), i), "name"),
+				     "name: %s is the name of the service on line %d already; "
+				     "expected another",
+				     name, first->line);
+	}
+}
+
+static struct tunnel_config *parse(const char *name, const char *folder, const char *text,
+				   size_t len, struct config_errors *e)
+{
+	struct source s = { .name = name, .folder = folder, .e = e };
+	size_t before = e->n + e->more;
+	struct node *root = tree_read(name, text, len, e);
+	struct tunnel_config *c;
+
+	if (!root)
+		return NULL;
+	c = xcalloc(1, sizeof(*c));
+	if (root->type != NODE_MAP)
+		source_error(&s, root, "not keys and values; expected the keys of %s",
+			     tunnel_table.what);
+	table_read(&s, &tunnel_table, root, c);
+	check_names(&s, c, root);
+	check_tunnel(&s, c, root);
+	tree_free(root);
+	return e->n + e->more == before ? c : tunnel_config_free(c);
+}
+
+struct tunnel_config *tunnel_config_parse(const char *name, const char *text, size_t len,
+					  struct config_errors *e)
+{
+	/* An absolute name's folder needs no look at the file system. */
+	char *folder = name[0] == '/' ? file_folder(name) : NULL;
+	struct tunnel_config *c = parse(name, folder, text, len, e);
+
+	free(folder);
+	return c;
+}
+
+struct tunnel_config *tunnel_config_load(const char *path, struct config_errors *e)
+{
+	size_t len;
+	char *text = file_read(path, &len, e), *folder;
+	struct tunnel_config *c;
+
+	if (!text)
+		return NULL;
+	folder = file_folder(path);
+	c = parse(path, folder, text, len, e);
+	free(folder);
+	free(text);
+	return c;
+}
+
+static const struct field *field_of(const struct table *t, const char *key)
+{
+	for (size_t i = 0; i < t->n; i++)
+		if (strcmp(t->fields[i].key, key) == 0)
+			return &t->fields[i];
+	return NULL;
+}
+
+/* ---- --service ---- */
+
+/* One of ",key=value" behind the target. NULL, or what is wrong, allocated. */
+static char *set_option(struct offer_config *offer, const char *option)
+{
+	const struct field *idle = field_of(field_of(&tunnel_table, "services")->table, "idle");
+	const char *bad;
+
+	if (strcmp(option, "dial=first-byte") == 0) {
+		offer->dial = DIAL_LAZY;
+	} else if (strcmp(option, "dial=eager") == 0) {
+		offer->dial = DIAL_EAGER;
+	} else if (strncmp(option, "idle=", 5) == 0) {
+		bad = scalar_duration(option + 5, &offer->idle);
+		if (!bad && offer->idle > idle->max)
+			bad = "is too large";
+		if (bad)
+			return xasprintf("idle: \"%s\" %s; expected a duration such as 10min",
+					 option + 5, bad);
+	} else {
+		return xasprintf("unknown option \"%s\"; expected dial=first-byte, dial=eager or "
+				 "idle=DURATION (a path with a comma can stand in a config file)",
+				 option);
+	}
+	return NULL;
+}
+
+/* Takes text apart in place. NULL, or what is wrong, allocated; offer may be half-filled then. */
+static char *parse_offer(const struct tunnel_config *c, struct offer_config *offer, char *text)
+{
+	const struct field *target = field_of(field_of(&tunnel_table, "services")->table, "target");
+	char *address = strchr(text, '='), *options, *why = NULL;
+
+	if (!address)
+		return xstrdup("expected NAME=ADDRESS, such as kbs=tcp:127.0.0.1:8080");
+	*address++ = '\0';
+	if (!name_is_label(text))
+		return xasprintf("\"%s\" is not a service's name; expected 1 to 63 letters, digits "
+				 "and '-'",
+				 text);
+	if (find(c, c->n_services, text))
+		return xasprintf("the service %s is there already; expected each name once", text);
+	offer->name = xstrdup(text);
+	for (char *p = offer->name; *p; p++)
+		if (*p >= 'A' && *p <= 'Z')
+			*p = (char)(*p - 'A' + 'a');
+	options = strchr(address, ',');
+	if (options)
+		*options++ = '\0';
+	if (field_address(target, address, &offer->target, &why) < 0)
+		return why;
+	while (options && !why) {
+		char *option = strsep(&options, ",");
+
+		why = set_option(offer, option);
+	}
+	return why;
+}
+
+int tunnel_config_add_service(struct tunnel_config *c, const char *text, char **why)
+{
+	struct offer_config offer = { .dial = DIAL_LAZY };
+	char *copy = xstrdup(text), *wrong;
+
+	if (c->n_services >= field_of(&tunnel_table, "services")->max)
+		wrong = xstrdup("too many services; expected at most 1024");
+	else
+		wrong = parse_offer(c, &offer, copy);
+	if (wrong) {
+		*why = xasprintf("%s: %s", text, wrong);
+		free(wrong);
+		free(copy);
+		free(offer.name);
+		address_deinit(&offer.target);
+		return -EINVAL;
+	}
+	free(copy);
+	c->services = xreallocarray(c->services, c->n_services + 1, sizeof(*c->services));
+	c->services[c->n_services++] = offer;
+	return 0;
+}
+
+/* ---- what a run needs ---- */
+
+static void check_relays(const struct tunnel_config *c, const char *name, struct config_errors *e)
+{
+	const struct field *f = field_of(&tunnel_table, "relays");
+	char text[ADDRESS_TEXT_MAX], expected[EXPECTED_MAX];
+
+	for (size_t i = 0; i < c->relays.n; i++) {
+		const char *bad = field_address_wrong(f, &c->relays.at[i]);
+
+		address_format(&c->relays.at[i], text, sizeof(text));
+		if (bad)
+			config_errors_add(e, "%s: the relay %s %s; expected %s", name, text, bad,
+					  field_expected(f, true, expected, sizeof(expected)));
+		else if (c->relays.at[i].kind == ADDRESS_UNIX && !c->server_name)
+			config_errors_add(e,
+					  "%s: the relay %s has no host name to verify its "
+					  "certificate by; expected --server-name NAME, or "
+					  "server_name: NAME in the config file",
+					  name, text);
+	}
+}
+
+int tunnel_config_check(const struct tunnel_config *c, const char *name, struct config_errors *e)
+{
+	size_t before = e->n + e->more;
+	struct source s = { .name = name, .e = e };
+
+	if (!c->relays.n)
+		config_errors_add(e,
+				  "%s: no relay to connect to; expected --relay tcp:HOST:443, or "
+				  "relays: [\"tcp:HOST:443\"] in the config file",
+				  name);
+	if (!c->token_file)
+		config_errors_add(
+			e,
+			"%s: no token; expected --token-file FILE, or token_file: FILE in "
+			"the config file, with what attest-relay token new printed",
+			name);
+	if (!c->n_services)
+		config_errors_add(e,
+				  "%s: no service to offer; expected --service "
+				  "NAME=tcp:127.0.0.1:8080, or services: [{name: NAME, target: "
+				  "ADDRESS}] in the config file",
+				  name);
+	check_relays(c, name, e);
+	check_tunnel(&s, c, NULL);
+	return e->n + e->more == before ? 0 : -EINVAL;
+}
