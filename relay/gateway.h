@@ -64,6 +64,7 @@ struct gateway {
 	struct worker *workers[WORKERS_MAX];
 	unsigned n_workers;
 	struct splice_spec splice;   /* with the default time-outs */
+	struct splice_spec *service_splice; /* by index of config->services */
 	uint64_t connections_max;    /* limits.connections, or what descriptors allow */
 	atomic_uint_fast64_t connections; /* clients and agents, from accept to the end */
 	atomic_uint_fast64_t parked;
@@ -74,6 +75,12 @@ struct gateway {
 static inline struct gateway_worker *gateway_worker(const struct worker *w)
 {
 	return w->user;
+}
+
+static inline const struct splice_spec *gateway_splice_spec(const struct gateway *g,
+							    const struct service_config *s)
+{
+	return s ? &g->service_splice[s - g->config->services] : &g->splice;
 }
 
 /* One accepted connection is gone. */

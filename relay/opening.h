@@ -12,6 +12,9 @@ void opening_new(struct listener *l, struct worker *w, struct conduit *client, e
 /* A tunnel offering these services is there: whoever is parked for one tries again. All workers. */
 void opening_wake_all(struct gateway *g, const char *service);
 
+/* splice_spec.end of the gateway's splices: their user is an opening. */
+void opening_on_splice_end(struct splice *s, enum reason why);
+
 /* Shutting down: ends all of this worker with this reason. */
 void opening_end_all(struct gateway_worker *gw, enum reason why);
 

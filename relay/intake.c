@@ -1,0 +1,434 @@
+/*
+ * intake: finds out what a client wants, without taking a byte that is not ours.
+ *
+ * Theory of operation:
+ *
+ *   PEEKING    recv(MSG_PEEK), edge-triggered (the bytes stay unread, so level-triggered would spin).
+ *              A ClientHello for a service goes to the sni door with every byte still in the kernel;
+ *              one for the relay itself goes on as SHAKING; other first bytes as READING.
+ *   SHAKING    the relay's own TLS. ALPN attest-relay/1 is an agent.
+ *   READING    the head of an HTTP request: CONNECT for the connect door, GET /tunnel for an agent's
+ *              WebSocket. What came behind the head is given back to the conduit.
+ *
+ * One timer (timeouts.handshake) covers all three. Every way out is one of: on to an opening, on to the
+ * tunnel side, or refuse(). Memory: HTTPHEAD_MAX while a head is read, else nothing.
+ */
+#include "relay/intake.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <event2/event_struct.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "relay/clienthello.h"
+#include "relay/fd.h"
+#include "relay/gateway.h"
+#include "relay/httphead.h"
+#include "relay/listener.h"
+#include "relay/log.h"
+#include "relay/opening.h"
+#include "relay/refusal.h"
+#include "relay/tls.h"
+
+#define TLS_RECORD_HANDSHAKE 0x16
+
+struct intake {
+	struct listener *listener;
+	struct worker *worker;
+	int fd;			    /* PEEKING */
+	struct event event;	    /* PEEKING */
+	struct tls_handshake *shake; /* SHAKING */
+	struct conduit *conduit;    /* READING */
+	bool secure;		    /* READING inside TLS */
+	char *head;
+	size_t head_len;
+	uint64_t deadline;
+	struct timer timer;
+	struct peer peer;
+	struct intake *next, **prevp;
+	struct reapable reapable;
+	bool over;
+};
+
+static void on_free(struct reapable *r)
+{
+	free((char *)r - offsetof(struct intake, reapable));
+}
+
+/* The intake has done its part: whatever it still owns is let go. */
+static void leave(struct intake *i)
+{
+	i->over = true;
+	timer_cancel(i->worker, &i->timer);
+	*i->prevp = i->next;
+	if (i->next)
+		i->next->prevp = i->prevp;
+	if (i->fd >= 0) {
+		event_del(&i->event);
+		close(i->fd);
+	}
+	tls_handshake_cancel(i->shake);
+	conduit_close(i->conduit, REASON_RESET);
+	free(i->head);
+	counter_add(&i->worker->counters.value[COUNTER_LIVE_INTAKES], (uint64_t)-1);
+	worker_reap(i->worker, &i->reapable);
+}
+
+static void log_refusal(const struct intake *i, const char *wanted, enum reason why,
+			const char *detail)
+{
+	opening_log_refused(i->worker, i->listener->config->name, &i->peer, wanted, why, detail);
+}
+
+/* From peeking to a conduit; NULL: out of memory, and the intake is over. */
+static struct conduit *take_conduit(struct intake *i)
+{
+	struct conduit *c = fd_conduit_new(i->worker, i->fd);
+
+	if (!c) {
+		log_refusal(i, "", REASON_NO_MEMORY, "");
+		gateway_connection_over(i->listener->gateway);
+		leave(i);
+		return NULL;
+	}
+	event_del(&i->event);
+	i->fd = -1; /* consumed */
+	return c;
+}
+
+/* Says no, in the words of door. */
+static void refuse(struct intake *i, enum door door, enum reason why, const char *wanted,
+		   const char *detail)
+{
+	struct conduit *c = i->conduit;
+
+	if (!c && i->fd >= 0) {
+		c = take_conduit(i);
+		if (!c)
+			return;
+	}
+	log_refusal(i, wanted, why, detail);
+	gateway_connection_over(i->listener->gateway);
+	i->conduit = NULL; /* consumed */
+	leave(i);
+	if (c)
+		refusal_send(c, door, why, *detail ? detail : reason_explanation(why));
+}
+
+/* Gone before it said anything worth an answer; not worth a line either (health checks). */
+static void vanish(struct intake *i, enum reason why)
+{
+	counter_add(&i->worker->counters.refused[why], 1);
+	gateway_connection_over(i->listener->gateway);
+	leave(i);
+}
+
+static void open_route(struct intake *i, struct conduit *c, enum door door,
+		       const struct route *route)
+{
+	struct listener *l = i->listener;
+	struct worker *w = i->worker;
+	struct peer peer = i->peer;
+
+	i->conduit = NULL; /* consumed */
+	leave(i);
+	opening_new(l, w, c, door, &peer, route);
+}
+
+/* ---- READING ---- */
+
+static void connect_request(struct intake *i, const struct httphead *head)
+{
+	struct gateway *g = i->listener->gateway;
+	char host[HTTPHEAD_HOST_SIZE];
+	struct route route;
+	uint16_t port;
+
+	if (httphead_authority(head->target, host, &port) < 0) {
+		refuse(i, DOOR_CONNECT, REASON_PROTOCOL, "", "CONNECT needs HOST:PORT");
+		return;
+	}
+	if (router_by_authority(&route, g->config, host) < 0) {
+		refuse(i, DOOR_CONNECT, REASON_UNKNOWN_SERVICE, host, "");
+		return;
+	}
+	if (conduit_unread(i->conduit, i->head + head->len, i->head_len - head->len) < 0)
+		refuse(i, DOOR_CONNECT, REASON_NO_MEMORY, host, "");
+	else
+		open_route(i, i->conduit, DOOR_CONNECT, &route);
+}
+
+static bool is_upgrade(const struct httphead *head)
+{
+	return httphead_is(head->method, "GET") && httphead_is(head->target, "/tunnel") &&
+	       httphead_has_token(head, "upgrade", "websocket");
+}
+
+static void agent_upgrade(struct intake *i)
+{
+	struct gateway *g = i->listener->gateway;
+	struct conduit *c = i->conduit;
+	struct worker *w = i->worker;
+	struct peer peer = i->peer;
+
+	if (conduit_unread(c, i->head, i->head_len) < 0) {
+		refuse(i, DOOR_CONNECT, REASON_NO_MEMORY, "", "");
+		return;
+	}
+	i->conduit = NULL; /* consumed */
+	leave(i);
+	g->tunnel.upgrade(g, w, c, &peer);
+}
+
+static void read_request(struct intake *i, const struct httphead *head)
+{
+	unsigned doors = i->listener->config->doors;
+
+	if (doors & DOOR_CONNECT && httphead_is(head->method, "CONNECT"))
+		connect_request(i, head);
+	else if (doors & DOOR_TUNNEL && i->secure && is_upgrade(head))
+		agent_upgrade(i);
+	else
+		refuse(i, DOOR_CONNECT, REASON_NO_DOOR, "",
+		       "this relay answers to CONNECT, and to agents");
+}
+
+static void on_readable(struct conduit *c, unsigned events)
+{
+	struct intake *i = c->user;
+	struct httphead head;
+	ssize_t n = conduit_read(c, i->head + i->head_len, HTTPHEAD_MAX - i->head_len);
+
+	if (n == -EAGAIN)
+		return;
+	if (n <= 0) {
+		vanish(i, n == 0 ? REASON_EOF : REASON_RESET);
+		return;
+	}
+	i->head_len += (size_t)n;
+	switch (httphead_parse(i->head, i->head_len, &head)) {
+	case HTTPHEAD_OK:
+		read_request(i, &head);
+		break;
+	case HTTPHEAD_BAD:
+		refuse(i, DOOR_CONNECT, REASON_PROTOCOL, "", head.why);
+		break;
+	case HTTPHEAD_TOO_LARGE:
+		refuse(i, DOOR_CONNECT, REASON_TOO_LARGE, "", head.why);
+		break;
+	case HTTPHEAD_MORE:
+		if (i->head_len == HTTPHEAD_MAX)
+			refuse(i, DOOR_CONNECT, REASON_TOO_LARGE, "", "the head is too large");
+		break;
+	}
+}
+
+static void start_reading(struct intake *i, struct conduit *c, bool secure)
+{
+	i->conduit = c;
+	i->secure = secure;
+	i->head = malloc(HTTPHEAD_MAX);
+	if (!i->head) {
+		refuse(i, DOOR_CONNECT, REASON_NO_MEMORY, "", "");
+		return;
+	}
+	c->ready = on_readable;
+	c->user = i;
+	conduit_want(c, READY_READ);
+}
+
+/* ---- SHAKING ---- */
+
+static void on_shaken(void *user, struct conduit *c, enum reason why, const char *detail)
+{
+	struct intake *i = user;
+	struct gateway *g = i->listener->gateway;
+
+	i->shake = NULL;
+	if (!c) {
+		refuse(i, DOOR_STATIC, why, "", detail);
+		return;
+	}
+	if (strcmp(tls_conduit_alpn(c), CLIENTHELLO_ALPN) != 0) {
+		start_reading(i, c, true);
+		return;
+	}
+	if (!(i->listener->config->doors & DOOR_TUNNEL)) {
+		i->conduit = c;
+		refuse(i, DOOR_STATIC, REASON_NO_DOOR, "", "no agents at this listener");
+		return;
+	}
+	struct worker *w = i->worker;
+	struct peer peer = i->peer;
+
+	leave(i);
+	g->tunnel.accept(g, w, c, &peer);
+}
+
+static void start_tls(struct intake *i)
+{
+	uint64_t now = worker_now(i->worker);
+	int fd = i->fd;
+
+	event_del(&i->event);
+	i->fd = -1; /* consumed */
+	i->shake = tls_accept(i->worker, fd, i->listener->gateway->tls,
+			      i->deadline > now ? i->deadline - now : 1, on_shaken, i);
+	if (!i->shake)
+		refuse(i, DOOR_STATIC, REASON_NO_MEMORY, "", "");
+}
+
+/* ---- PEEKING ---- */
+
+/* Is this ClientHello for the relay itself? */
+static bool is_for_relay(const struct intake *i, const struct clienthello *hello)
+{
+	const struct gateway *g = i->listener->gateway;
+
+	if (!g->tls || !(i->listener->config->doors & (DOOR_TUNNEL | DOOR_CONNECT)))
+		return false;
+	if (!(i->listener->config->doors & DOOR_SNI) || !*hello->host)
+		return true;
+	return (g->config->domain && strcasecmp(hello->host, g->config->domain) == 0) ||
+	       tls_context_has_name(g->tls, hello->host);
+}
+
+static void route_hello(struct intake *i, const struct clienthello *hello)
+{
+	struct gateway *g = i->listener->gateway;
+	struct conduit *c;
+	struct route route;
+
+	if (is_for_relay(i, hello)) {
+		start_tls(i);
+	} else if (!(i->listener->config->doors & DOOR_SNI)) {
+		refuse(i, DOOR_SNI, REASON_NO_DOOR, hello->host, "this listener has no TLS");
+	} else if (!*hello->host) {
+		refuse(i, DOOR_SNI, REASON_NO_SNI, "", "");
+	} else if (router_by_host(&route, g->config, hello->host) < 0) {
+		refuse(i, DOOR_SNI, REASON_UNKNOWN_SERVICE, hello->host, "");
+	} else {
+		c = take_conduit(i);
+		if (c)
+			open_route(i, c, DOOR_SNI, &route);
+	}
+}
+
+static void on_hello(struct intake *i, const uint8_t *data, size_t len, bool ended)
+{
+	struct clienthello hello;
+
+	switch (clienthello_parse(data, len, &hello)) {
+	case CLIENTHELLO_OK:
+		route_hello(i, &hello);
+		break;
+	case CLIENTHELLO_MORE:
+		if (len == CLIENTHELLO_MAX)
+			refuse(i, DOOR_SNI, REASON_TOO_LARGE, "", "the ClientHello is too large");
+		else if (ended)
+			vanish(i, REASON_EOF);
+		break;
+	case CLIENTHELLO_NOT_TLS:
+		refuse(i, DOOR_STATIC, REASON_NO_DOOR, "", "");
+		break;
+	case CLIENTHELLO_BAD:
+		refuse(i, DOOR_SNI, REASON_PROTOCOL, "", hello.why);
+		break;
+	}
+}
+
+static void on_peek(evutil_socket_t fd, short what, void *arg)
+{
+	struct intake *i = arg;
+	uint8_t *data = i->worker->scratch;
+	ssize_t n = recv(fd, data, CLIENTHELLO_MAX, MSG_PEEK);
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n <= 0) {
+		vanish(i, n == 0 ? REASON_EOF : REASON_RESET);
+	} else if (data[0] == TLS_RECORD_HANDSHAKE) {
+		on_hello(i, data, (size_t)n, what & EV_CLOSED);
+	} else if (i->listener->config->doors & DOOR_CONNECT) {
+		struct conduit *c = take_conduit(i);
+
+		if (c)
+			start_reading(i, c, false);
+	} else {
+		refuse(i, DOOR_STATIC, REASON_NO_DOOR, "", "");
+	}
+}
+
+static void on_deadline(struct timer *t)
+{
+	struct intake *i = (struct intake *)((char *)t - offsetof(struct intake, timer));
+
+	refuse(i, i->conduit ? DOOR_CONNECT : DOOR_STATIC, REASON_HANDSHAKE_TIMEOUT, "", "");
+}
+
+/* A static listener: the listener says it all. */
+static void open_static(struct listener *l, int fd)
+{
+	struct route route;
+	struct conduit *c = fd_conduit_new(l->worker, fd);
+	struct peer peer;
+
+	peer_of(&peer, fd);
+	if (!c || router_by_service(&route, l->gateway->config, l->config->service) < 0) {
+		enum reason why = c ? REASON_UNKNOWN_SERVICE : REASON_NO_MEMORY;
+
+		opening_log_refused(l->worker, l->config->name, &peer, l->config->service, why, "");
+		gateway_connection_over(l->gateway);
+		if (c)
+			conduit_close(c, why);
+		else
+			close(fd);
+		return;
+	}
+	opening_new(l, l->worker, c, DOOR_STATIC, &peer, &route);
+}
+
+void intake_new(struct listener *l, int fd)
+{
+	struct gateway_worker *gw = gateway_worker(l->worker);
+	struct intake *i;
+
+	if (l->config->service) {
+		open_static(l, fd);
+		return;
+	}
+	i = calloc(1, sizeof(*i));
+	if (!i) {
+		close(fd);
+		gateway_connection_over(l->gateway);
+		return;
+	}
+	i->listener = l;
+	i->worker = l->worker;
+	i->fd = fd;
+	i->reapable.free = on_free;
+	i->deadline = worker_now(i->worker) + l->gateway->config->timeouts.handshake;
+	peer_of(&i->peer, fd);
+	i->next = gw->intakes;
+	i->prevp = &gw->intakes;
+	if (i->next)
+		i->next->prevp = &i->next;
+	gw->intakes = i;
+	counter_add(&i->worker->counters.value[COUNTER_LIVE_INTAKES], 1);
+	timer_set(i->worker, &i->timer, l->gateway->config->timeouts.handshake, on_deadline);
+	event_assign(&i->event, i->worker->base, fd, EV_READ | EV_CLOSED | EV_ET | EV_PERSIST,
+		     on_peek, i);
+	if (event_add(&i->event, NULL) < 0)
+		vanish(i, REASON_NO_MEMORY);
+}
+
+void intake_end_all(struct gateway_worker *gw)
+{
+	while (gw->intakes)
+		vanish(gw->intakes, REASON_SHUTDOWN);
+}

@@ -1,0 +1,108 @@
+/*
+ * listener: accepts.
+ *
+ * Theory of operation: one event per worker on the shared listening socket. A wake-up takes at most
+ * LISTENER_BURST connections. When the connection limit is reached, or accept says that descriptors
+ * or memory ran out, the event is taken away and a timer brings it back: the kernel's queue holds the
+ * others meanwhile. A static listener's client has said all it has to say by coming; it goes straight
+ * to its opening, the others to an intake.
+ */
+#include "relay/listener.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "relay/gateway.h"
+#include "relay/intake.h"
+#include "relay/log.h"
+
+static void on_resume(struct timer *t)
+{
+	struct listener *l = (struct listener *)((char *)t - offsetof(struct listener, resume));
+
+	event_add(l->event, NULL);
+}
+
+static void pause_accept(struct listener *l, const char *cause)
+{
+	log_limited(LOG_LEVEL_WARNING, NULL, 0, "listener %s: accept pauses: %s", l->config->name,
+		    cause);
+	counter_add(&l->worker->counters.value[COUNTER_ACCEPT_PAUSED], 1);
+	event_del(l->event);
+	timer_set(l->worker, &l->resume, LISTENER_PAUSE_MS, on_resume);
+}
+
+/* False: no more for now. */
+static bool accept_one(struct listener *l)
+{
+	struct gateway *g = l->gateway;
+	int fd, one = 1;
+
+	/* the slot is taken first, so that workers together never go over */
+	if (atomic_fetch_add(&g->connections, 1) >= g->connections_max) {
+		gateway_connection_over(g);
+		pause_accept(l, "the connection limit is reached (limits.connections)");
+		return false;
+	}
+	fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	if (fd < 0) {
+		gateway_connection_over(g);
+		if (errno == ECONNABORTED || errno == EINTR)
+			return true;
+		if (errno != EAGAIN)
+			pause_accept(l, strerror(errno));
+		return false;
+	}
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* others refuse: fine */
+	counter_add(&l->worker->counters.value[COUNTER_ACCEPTED], 1);
+	intake_new(l, fd);
+	return true;
+}
+
+static void on_accept(evutil_socket_t fd, short what, void *arg)
+{
+	for (int i = 0; i < LISTENER_BURST; i++)
+		if (!accept_one(arg))
+			return;
+}
+
+struct listener *listener_new(struct gateway *g, struct worker *w,
+			      const struct listener_config *config, int fd)
+{
+	struct listener *l = calloc(1, sizeof(*l));
+
+	if (!l)
+		return NULL;
+	l->config = config;
+	l->gateway = g;
+	l->worker = w;
+	l->fd = fd;
+	l->event = event_new(w->base, fd, EV_READ | EV_PERSIST, on_accept, l);
+	if (!l->event || event_add(l->event, NULL) < 0)
+		return listener_free(l);
+	return l;
+}
+
+void listener_stop(struct listener *l)
+{
+	timer_cancel(l->worker, &l->resume);
+	event_del(l->event);
+}
+
+struct listener *listener_free(struct listener *l)
+{
+	if (!l)
+		return NULL;
+	if (l->event) {
+		timer_cancel(l->worker, &l->resume);
+		event_free(l->event);
+	}
+	free(l);
+	return NULL;
+}

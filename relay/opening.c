@@ -1,0 +1,522 @@
+/*
+ * opening: finds a target for a routed client and stays with the stream until it ends.
+ *
+ * Theory of operation: the route's targets are tried in order.
+ *
+ *   tunnel     the registry names a tunnel. If it lives in another worker the whole opening moves there
+ *              (the client's conduit is detached, carried by the mailbox and attached: what the client
+ *              has sent is still in the kernel). No tunnel: the next target.
+ *   address    dialled; on failure the next target.
+ *   none left  if a tunnel was among them, the stream is parked until one comes (opening_wake_all) or the
+ *              pickup time-out ends; else the client is refused with the last reason.
+ *
+ * Fail-over stops at the first byte: once joined, a lost target ends the stream. While it waits, the
+ * client is watched for an abort and nothing is read. Then a splice moves the bytes, and its end is
+ * ours: one log line, counters, and the door's own words if nothing had been sent to the client yet.
+ *
+ * Limits: parked streams by limits.parked; all of them by limits.connections.
+ */
+#include "relay/opening.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "relay/dial.h"
+#include "relay/linger.h"
+#include "relay/listener.h"
+#include "relay/log.h"
+#include "relay/refusal.h"
+#include "relay/registry.h"
+
+static const char established[] = "HTTP/1.1 200 Connection established\r\n\r\n";
+
+struct opening {
+	struct gateway *gateway;
+	struct worker *worker;
+	const struct listener *listener;
+	enum door door;
+	uint64_t id, began; /* began: worker_now */
+	struct peer peer;
+	const struct service_config *config;
+	struct conduit *client; /* until joined */
+	struct conduit *target; /* between its opening and the far end's answer */
+	struct splice *splice;	/* when joined */
+	struct dial *dial;
+	struct timer timer;
+	unsigned next;	     /* index of the next target */
+	bool parked, answered; /* answered: the door has said yes */
+	bool over;
+	enum reason why; /* of the last target that failed */
+	struct opening *link, **prevp;
+	struct reapable reapable;
+	char *via, *detail; /* for the log: the target in use, the last failure; NULL: none */
+	char service[];	    /* its name */
+};
+
+static void try_targets(struct opening *o);
+static void on_client_abort(struct conduit *c, unsigned events);
+
+/* ---- the record: list, words, log ---- */
+
+static void enlist(struct opening *o)
+{
+	struct gateway_worker *gw = gateway_worker(o->worker);
+
+	o->link = gw->openings;
+	o->prevp = &gw->openings;
+	if (o->link)
+		o->link->prevp = &o->link;
+	gw->openings = o;
+}
+
+static void delist(struct opening *o)
+{
+	*o->prevp = o->link;
+	if (o->link)
+		o->link->prevp = o->prevp;
+}
+
+static void set_text(char **to, const char *text)
+{
+	free(*to);
+	*to = strdup(text); /* NULL: a log line says less */
+}
+
+static const char *text_of(const char *text)
+{
+	return text ? text : "";
+}
+
+static void gauge(const struct opening *o, enum counter which, int change)
+{
+	counter_add(&o->worker->counters.value[which], (uint64_t)(int64_t)change);
+}
+
+static const char *door_word(enum door door)
+{
+	return door == DOOR_SNI ? "sni" : door == DOOR_CONNECT ? "connect" : "static";
+}
+
+static void log_end(const struct opening *o, enum reason why, uint64_t up, uint64_t down)
+{
+	char from[PEER_TEXT_MAX];
+	uint64_t ms = worker_now(o->worker) - o->began;
+	const struct log_field fields[] = {
+		{ "stream", NULL, o->id },
+		{ "client", peer_format(&o->peer, from, sizeof(from)), 0 },
+		{ "listener", o->listener->config->name, 0 },
+		{ "door", door_word(o->door), 0 },
+		{ "service", o->service, 0 },
+		{ "via", text_of(o->via), 0 },
+		{ "bytes_up", NULL, up },
+		{ "bytes_down", NULL, down },
+		{ "duration_ms", NULL, ms },
+		{ "reason", reason_word(why), 0 },
+	};
+	enum log_level level = why == REASON_EOF ? LOG_LEVEL_INFO : LOG_LEVEL_WARNING;
+
+	if (!o->splice) {
+		counter_add(&o->worker->counters.refused[why], 1);
+		log_limited(level, fields, sizeof(fields) / sizeof(fields[0]),
+			    "#%" PRIu64 " %s -> %s (%s, %s): refused after %" PRIu64 ".%03u s: %s%s%s",
+			    o->id, from, o->service, o->listener->config->name, door_word(o->door),
+			    ms / 1000, (unsigned)(ms % 1000), reason_word(why),
+			    o->detail ? ": " : "", text_of(o->detail));
+		return;
+	}
+	log_fields(LOG_LEVEL_INFO, fields, sizeof(fields) / sizeof(fields[0]),
+		   "#%" PRIu64 " %s -> %s via %s (%s, %s): %" PRIu64 " up, %" PRIu64
+		   " down, %" PRIu64 ".%03u s, %s",
+		   o->id, from, o->service, text_of(o->via), o->listener->config->name, door_word(o->door), up,
+		   down, ms / 1000, (unsigned)(ms % 1000), reason_word(why));
+}
+
+void opening_log_refused(struct worker *w, const char *listener, const struct peer *peer,
+			 const char *wanted, enum reason why, const char *detail)
+{
+	char from[PEER_TEXT_MAX];
+	const struct log_field fields[] = {
+		{ "client", peer_format(peer, from, sizeof(from)), 0 },
+		{ "listener", listener, 0 },
+		{ "service", wanted, 0 },
+		{ "reason", reason_word(why), 0 },
+	};
+
+	counter_add(&w->counters.refused[why], 1);
+	log_limited(LOG_LEVEL_WARNING, fields, sizeof(fields) / sizeof(fields[0]),
+		    "%s -> %s (%s): refused: %s%s%s", from, *wanted ? wanted : "?", listener,
+		    reason_word(why), *detail ? ": " : "", detail);
+}
+
+/* ---- the end ---- */
+
+static void on_free(struct reapable *r)
+{
+	struct opening *o = (struct opening *)((char *)r - offsetof(struct opening, reapable));
+
+	free(o->via);
+	free(o->detail);
+	free(o);
+}
+
+static void unpark(struct opening *o)
+{
+	if (!o->parked)
+		return;
+	o->parked = false;
+	timer_cancel(o->worker, &o->timer);
+	atomic_fetch_sub(&o->gateway->parked, 1);
+	gauge(o, COUNTER_LIVE_PARKED, -1);
+}
+
+static void release(struct opening *o)
+{
+	o->over = true;
+	unpark(o);
+	timer_cancel(o->worker, &o->timer);
+	dial_cancel(o->dial);
+	o->dial = NULL;
+	conduit_close(o->target, REASON_RESET);
+	o->target = NULL;
+	if (!o->splice)
+		gauge(o, COUNTER_LIVE_OPENINGS, -1);
+	delist(o);
+	gateway_connection_over(o->gateway);
+	worker_reap(o->worker, &o->reapable);
+}
+
+/* The client gets no target. */
+static void refuse(struct opening *o, enum reason why)
+{
+	struct conduit *client = o->client;
+	char about[256];
+
+	log_end(o, why, 0, 0);
+	o->client = NULL; /* consumed */
+	release(o);
+	if (!client)
+		return;
+	snprintf(about, sizeof(about), "%s: %s", o->service, reason_explanation(why));
+	if (why == REASON_RESET || o->answered)
+		conduit_close(client, why);
+	else
+		refusal_send(client, o->door, why, about);
+}
+
+void opening_on_splice_end(struct splice *s, enum reason why)
+{
+	struct opening *o = s->user;
+
+	if (why != REASON_EOF && why != REASON_RESET && s->half[TGT].bytes == 0 &&
+	    o->door == DOOR_SNI) {
+		/* the client waits for a ServerHello: an alert says more than a reset */
+		refusal_send(s->side[INI], DOOR_SNI, why, "");
+		s->side[INI] = NULL; /* consumed */
+	}
+	log_end(o, why, s->half[INI].bytes, s->half[TGT].bytes);
+	release(o);
+}
+
+/* ---- joined ---- */
+
+static void join(struct opening *o, struct conduit *target)
+{
+	struct conduit *client = o->client;
+
+	timer_cancel(o->worker, &o->timer);
+	if (o->door == DOOR_CONNECT &&
+	    conduit_write(client, established, sizeof(established) - 1) !=
+		    (ssize_t)sizeof(established) - 1) {
+		o->target = target;
+		refuse(o, REASON_RESET);
+		return;
+	}
+	o->answered = true;
+	o->client = o->target = NULL; /* consumed */
+	gauge(o, COUNTER_LIVE_OPENINGS, -1);
+	o->splice = splice_new(o->worker, client, target,
+			       gateway_splice_spec(o->gateway, o->config), o);
+	if (!o->splice) {
+		gauge(o, COUNTER_LIVE_OPENINGS, 1);
+		refuse(o, REASON_NO_MEMORY);
+	}
+}
+
+/* ---- a tunnel ---- */
+
+static void target_failed(struct opening *o, enum reason why, const char *detail)
+{
+	o->why = why;
+	set_text(&o->detail, detail);
+	try_targets(o);
+}
+
+/* A stream that must be confirmed first: its agent answered, or gave up. */
+static void on_answer(struct conduit *c, unsigned events)
+{
+	struct opening *o = c->user;
+	enum reason why;
+
+	if (events & READY_OPEN) {
+		join(o, c);
+		return;
+	}
+	if (!(events & (READY_ABORT | READY_READ)))
+		return;
+	why = c->ops->why ? c->ops->why(c) : REASON_AGENT_REFUSED;
+	o->target = NULL;
+	conduit_close(c, why);
+	target_failed(o, why, text_of(o->via));
+}
+
+static void on_answer_late(struct timer *t)
+{
+	struct opening *o = (struct opening *)((char *)t - offsetof(struct opening, timer));
+
+	conduit_close(o->target, REASON_DIAL_TIMEOUT);
+	o->target = NULL;
+	target_failed(o, REASON_DIAL_TIMEOUT, text_of(o->via));
+}
+
+/* In the tunnel's own worker. */
+static void open_stream(struct opening *o, const struct offer *offer)
+{
+	struct tunnel_stream stream;
+	enum reason why = REASON_TUNNEL_LOST;
+	char id[24], via[sizeof(stream.label) + 8];
+
+	snprintf(id, sizeof(id), "%" PRIu64, o->id);
+	if (!o->gateway->tunnel.open(o->worker, offer->tunnel, o->service, id, &stream, &why)) {
+		target_failed(o, why, "");
+		return;
+	}
+	snprintf(via, sizeof(via), "tunnel %s", stream.label);
+	set_text(&o->via, via);
+	if (!offer->eager || o->door != DOOR_CONNECT) {
+		join(o, stream.conduit);
+		return;
+	}
+	/* "established" is a promise: with an eager service it can be kept */
+	o->target = stream.conduit;
+	o->target->ready = on_answer;
+	o->target->user = o;
+	conduit_want(o->target, READY_OPEN | READY_ABORT);
+	timer_set(o->worker, &o->timer, o->gateway->config->timeouts.dial, on_answer_late);
+}
+
+struct move {
+	struct opening *opening;
+	struct offer offer;
+};
+
+static void watch_client(struct opening *o)
+{
+	o->client->ready = on_client_abort;
+	o->client->user = o;
+	conduit_want(o->client, READY_ABORT);
+}
+
+/* The mailbox of the tunnel's worker. */
+static void on_arrival(struct worker *w, void *arg)
+{
+	struct move *m = arg;
+	struct opening *o = m->opening;
+	struct offer offer = m->offer;
+
+	free(m);
+	o->worker = w;
+	enlist(o);
+	gauge(o, COUNTER_LIVE_OPENINGS, 1);
+	if (conduit_attach(o->client, w) < 0) {
+		refuse(o, REASON_NO_MEMORY);
+		return;
+	}
+	watch_client(o);
+	open_stream(o, &offer);
+}
+
+static void move_to(struct opening *o, const struct offer *offer)
+{
+	struct move *m = malloc(sizeof(*m));
+
+	if (!m || !o->client->ops->detach) {
+		free(m);
+		refuse(o, REASON_NO_MEMORY);
+		return;
+	}
+	*m = (struct move){ o, *offer };
+	conduit_detach(o->client);
+	delist(o);
+	gauge(o, COUNTER_LIVE_OPENINGS, -1);
+	if (worker_post(offer->worker, on_arrival, m) == 0)
+		return;
+	free(m);
+	enlist(o);
+	gauge(o, COUNTER_LIVE_OPENINGS, 1);
+	if (conduit_attach(o->client, o->worker) == 0)
+		refuse(o, REASON_NO_MEMORY);
+}
+
+/* True: the tunnel has the opening now. */
+static bool try_tunnel(struct opening *o)
+{
+	struct offer offer;
+
+	if (!registry_pick(o->gateway->registry, o->service, &offer))
+		return false;
+	if (offer.worker == o->worker)
+		open_stream(o, &offer);
+	else
+		move_to(o, &offer);
+	return true;
+}
+
+/* ---- an address ---- */
+
+static void on_dialled(void *user, struct conduit *c, enum reason why, const char *detail)
+{
+	struct opening *o = user;
+
+	o->dial = NULL;
+	if (c)
+		join(o, c);
+	else
+		target_failed(o, why, detail);
+}
+
+static void try_address(struct opening *o, const struct address *address)
+{
+	char text[ADDRESS_TEXT_MAX];
+
+	set_text(&o->via, address_format(address, text, sizeof(text)));
+	o->dial = dial_start(o->worker, address, o->gateway->config->timeouts.dial, on_dialled, o);
+	if (!o->dial)
+		target_failed(o, REASON_NO_MEMORY, text_of(o->via));
+}
+
+/* ---- waiting ---- */
+
+static void on_client_abort(struct conduit *c, unsigned events)
+{
+	refuse(c->user, REASON_RESET);
+}
+
+static void on_pickup_timeout(struct timer *t)
+{
+	struct opening *o = (struct opening *)((char *)t - offsetof(struct opening, timer));
+
+	refuse(o, REASON_PICKUP_TIMEOUT);
+}
+
+static void park(struct opening *o)
+{
+	struct gateway *g = o->gateway;
+	uint64_t waited = worker_now(o->worker) - o->began;
+
+	if (waited >= g->config->timeouts.pickup) {
+		refuse(o, REASON_PICKUP_TIMEOUT);
+		return;
+	}
+	if (atomic_fetch_add(&g->parked, 1) >= g->config->limits.parked) {
+		atomic_fetch_sub(&g->parked, 1);
+		refuse(o, REASON_LIMIT);
+		return;
+	}
+	o->parked = true;
+	o->next = 0;
+	gauge(o, COUNTER_LIVE_PARKED, 1);
+	timer_set(o->worker, &o->timer, g->config->timeouts.pickup - waited, on_pickup_timeout);
+}
+
+static void try_targets(struct opening *o)
+{
+	const struct route route = { .config = o->config };
+	const struct addresses *targets = router_targets(&route);
+	bool has_tunnel = false;
+
+	timer_cancel(o->worker, &o->timer);
+	for (size_t i = 0; i < targets->n; i++)
+		has_tunnel |= targets->at[i].kind == ADDRESS_TUNNEL;
+	while (o->next < targets->n) {
+		const struct address *a = &targets->at[o->next++];
+
+		if (a->kind != ADDRESS_TUNNEL) {
+			try_address(o, a);
+			return;
+		}
+		if (try_tunnel(o))
+			return;
+	}
+	if (has_tunnel)
+		park(o);
+	else
+		refuse(o, o->why);
+}
+
+static void wake(struct worker *w, void *arg)
+{
+	struct gateway_worker *gw = gateway_worker(w);
+	struct opening *o, *next;
+	char *service = arg;
+
+	for (o = gw->openings; o; o = next) {
+		next = o->link;
+		if (!o->parked || strcmp(o->service, service) != 0)
+			continue;
+		unpark(o);
+		try_targets(o);
+	}
+	free(service);
+}
+
+void opening_wake_all(struct gateway *g, const char *service)
+{
+	for (unsigned i = 0; i < g->n_workers; i++) {
+		char *copy = strdup(service);
+
+		if (!copy || worker_post(g->workers[i], wake, copy) < 0)
+			free(copy); /* whoever is parked there waits for the time-out */
+	}
+}
+
+void opening_new(struct listener *l, struct worker *w, struct conduit *client, enum door door,
+		 const struct peer *peer, const struct route *route)
+{
+	struct opening *o = calloc(1, sizeof(*o) + strlen(route->service) + 1);
+
+	if (!o) {
+		opening_log_refused(w, l->config->name, peer, route->service, REASON_NO_MEMORY, "");
+		gateway_connection_over(l->gateway);
+		conduit_close(client, REASON_NO_MEMORY);
+		return;
+	}
+	o->gateway = l->gateway;
+	o->worker = w;
+	o->listener = l;
+	o->door = door;
+	o->id = gateway_next_id(l->gateway);
+	o->began = worker_now(w);
+	o->peer = *peer;
+	o->config = route->config;
+	o->client = client;
+	o->reapable.free = on_free;
+	memcpy(o->service, route->service, strlen(route->service) + 1);
+	enlist(o);
+	gauge(o, COUNTER_LIVE_OPENINGS, 1);
+	watch_client(o);
+	try_targets(o);
+}
+
+void opening_end_all(struct gateway_worker *gw, enum reason why)
+{
+	while (gw->openings) {
+		if (gw->openings->splice)
+			splice_end(gw->openings->splice, why);
+		else
+			refuse(gw->openings, why);
+	}
+}
