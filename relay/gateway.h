@@ -28,11 +28,14 @@ struct tls_context;
 /* A stream through a tunnel: what the tunnel side reports about it. */
 struct tunnel_stream {
 	struct conduit *conduit; /* the callee's */
-	char label[96];		 /* "acme/instance" for logs */
+	char label[136];	 /* "acme/instance" for logs */
 };
 
 /* What the tunnel side gives the gateway; set by main, so that relay/ need not know tunnel/. */
 struct tunnel_side {
+	/* Makes and frees what it keeps in each worker, before the thread starts and after it ended. */
+	bool (*start)(struct worker *w);
+	void (*stop)(struct worker *w);
 	/* An agent at the direct carrier. The conduit is consumed. */
 	void (*accept)(struct gateway *g, struct worker *w, struct conduit *c,
 		       const struct peer *peer);

@@ -49,7 +49,9 @@ struct opening {
 	struct timer timer;
 	unsigned next;	     /* index of the next target */
 	bool parked, answered; /* answered: the door has said yes */
+	bool absent;	       /* a tunnel target had no tunnel: worth waiting for one */
 	bool over;
+	uint64_t tried; /* the tunnel that was tried last and did not take it; 0: none */
 	enum reason why; /* of the last target that failed */
 	struct opening *link, **prevp;
 	struct reapable reapable;
@@ -290,7 +292,9 @@ static void open_stream(struct opening *o, const struct offer *offer)
 	char id[24], via[sizeof(stream.label) + 8];
 
 	snprintf(id, sizeof(id), "%" PRIu64, o->id);
+	o->tried = offer->tunnel;
 	if (!o->gateway->tunnel.open(o->worker, offer->tunnel, o->service, id, &stream, &why)) {
+		o->absent |= why == REASON_GOING_AWAY || why == REASON_TUNNEL_LOST;
 		target_failed(o, why, "");
 		return;
 	}
@@ -361,13 +365,21 @@ static void move_to(struct opening *o, const struct offer *offer)
 		refuse(o, REASON_NO_MEMORY);
 }
 
+/* A tunnel to try: not the one that has just failed. */
+static bool pick(const struct opening *o, struct offer *offer)
+{
+	return registry_pick(o->gateway->registry, o->service, offer) && offer->tunnel != o->tried;
+}
+
 /* True: the tunnel has the opening now. */
 static bool try_tunnel(struct opening *o)
 {
 	struct offer offer;
 
-	if (!registry_pick(o->gateway->registry, o->service, &offer))
+	if (!pick(o, &offer)) {
+		o->absent = true;
 		return false;
+	}
 	if (offer.worker == o->worker)
 		open_stream(o, &offer);
 	else
@@ -416,6 +428,7 @@ static void park(struct opening *o)
 {
 	struct gateway *g = o->gateway;
 	uint64_t waited = worker_now(o->worker) - o->began;
+	struct offer offer;
 
 	if (waited >= g->config->timeouts.pickup) {
 		refuse(o, REASON_PICKUP_TIMEOUT);
@@ -427,20 +440,23 @@ static void park(struct opening *o)
 		return;
 	}
 	o->parked = true;
+	o->absent = false;
 	o->next = 0;
 	gauge(o, COUNTER_LIVE_PARKED, 1);
 	timer_set(o->worker, &o->timer, g->config->timeouts.pickup - waited, on_pickup_timeout);
+	/* one may have come while this opening was on its way here: its call was not for us yet */
+	if (pick(o, &offer)) {
+		unpark(o);
+		try_targets(o);
+	}
 }
 
 static void try_targets(struct opening *o)
 {
 	const struct route route = { .config = o->config };
 	const struct addresses *targets = router_targets(&route);
-	bool has_tunnel = false;
 
 	timer_cancel(o->worker, &o->timer);
-	for (size_t i = 0; i < targets->n; i++)
-		has_tunnel |= targets->at[i].kind == ADDRESS_TUNNEL;
 	while (o->next < targets->n) {
 		const struct address *a = &targets->at[o->next++];
 
@@ -451,7 +467,7 @@ static void try_targets(struct opening *o)
 		if (try_tunnel(o))
 			return;
 	}
-	if (has_tunnel)
+	if (o->absent)
 		park(o);
 	else
 		refuse(o, o->why);

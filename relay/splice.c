@@ -372,6 +372,28 @@ static void on_ready(struct conduit *c, unsigned events)
 	update(s);
 }
 
+static void count_begin(const struct splice *s)
+{
+	struct counters *count = &s->worker->counters;
+
+	if (s->spec->carrier)
+		return;
+	counter_add(&count->value[COUNTER_STREAMS], 1);
+	counter_add(&count->value[COUNTER_LIVE_SPLICES], 1);
+}
+
+static void count_end(const struct splice *s, enum reason why)
+{
+	struct counters *count = &s->worker->counters;
+
+	if (s->spec->carrier)
+		return;
+	counter_add(&count->value[COUNTER_BYTES_UP], s->half[INI].bytes);
+	counter_add(&count->value[COUNTER_BYTES_DOWN], s->half[TGT].bytes);
+	counter_add(&count->value[COUNTER_LIVE_SPLICES], (uint64_t)-1);
+	counter_add(&count->ended[why], 1);
+}
+
 static void splice_free(struct reapable *r)
 {
 	free((char *)r - offsetof(struct splice, reapable));
@@ -399,16 +421,13 @@ struct splice *splice_new(struct worker *w, struct conduit *ini, struct conduit 
 		s->side[i]->user = s;
 	}
 	timer_set(w, &s->timer, limit(s), on_timer);
-	counter_add(&w->counters.value[COUNTER_STREAMS], 1);
-	counter_add(&w->counters.value[COUNTER_LIVE_SPLICES], 1);
+	count_begin(s);
 	update(s);
 	return s;
 }
 
 void splice_end(struct splice *s, enum reason why)
 {
-	struct counters *count = &s->worker->counters;
-
 	if (s->ended)
 		return;
 	s->ended = true;
@@ -421,9 +440,6 @@ void splice_end(struct splice *s, enum reason why)
 		conduit_close(s->side[i], why);
 		s->side[i] = NULL;
 	}
-	counter_add(&count->value[COUNTER_BYTES_UP], s->half[INI].bytes);
-	counter_add(&count->value[COUNTER_BYTES_DOWN], s->half[TGT].bytes);
-	counter_add(&count->value[COUNTER_LIVE_SPLICES], (uint64_t)-1);
-	counter_add(&count->ended[why], 1);
+	count_end(s, why);
 	worker_reap(s->worker, &s->reapable);
 }
