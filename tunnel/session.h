@@ -18,33 +18,18 @@
 #include <stdint.h>
 
 #include "relay/conduit.h"
+#include "tunnel/fields.h"
 
 struct session;
 
 enum session_role { SESSION_RELAY, SESSION_AGENT };
 
-/* Header fields of a control exchange: bounded, copied, lower-case names. */
-#define FIELDS_MAX 80	       /* fields of one message */
-#define FIELDS_BYTES_MAX 16384 /* names and values together */
-struct fields {
-	unsigned n;
-	size_t used;
-	struct {
-		const char *name, *value; /* NUL-terminated, inside bytes */
-		bool secret;		  /* never indexed by HPACK, never logged */
-	} at[FIELDS_MAX];
-	char bytes[FIELDS_BYTES_MAX];
-};
-void fields_init(struct fields *f);
-/* 0 or -E2BIG; a value with a control character is -EINVAL. */
-int fields_add(struct fields *f, const char *name, const char *value, bool secret);
-const char *fields_get(const struct fields *f, const char *name); /* first, or NULL */
-
 struct session_limits {
 	uint32_t streams;	 /* at a time */
 	uint32_t streams_total;	 /* relay: after so many, events->exhausted is called once */
-	uint32_t stream_window;	 /* bytes unread of one stream */
-	uint32_t session_window; /* bytes unread of all streams */
+	uint32_t stream_window;	 /* bytes unread of one stream; up to 4 times that many of one whose
+				  * reader keeps up */
+	uint32_t session_window; /* bytes unread of all streams, those on their way counted */
 	uint64_t ping_ms, dead_ms;
 };
 
@@ -86,11 +71,15 @@ struct conduit *session_open(struct session *s, const char *service, const char 
 			     enum reason *why);
 /*
  * Agent: takes a stream on (":status 200"); needed once, before anything is written to it. Or
- * close the conduit instead: it is reset (DIAL_*, AGENT_REFUSED as CONNECT_ERROR; LIMIT and
- * GOING_AWAY as REFUSED_STREAM; others as CANCEL).
+ * close the conduit instead: it is reset (DIAL_* and AGENT_REFUSED as CONNECT_ERROR;
+ * UNKNOWN_SERVICE, FORBIDDEN, LIMIT, GOING_AWAY and SHUTDOWN as REFUSED_STREAM; others as CANCEL).
  */
 void session_stream_answer(struct conduit *stream);
-/* Relay: why the agent reset this stream, as far as its error code tells; else TARGET_RESET. */
+/*
+ * Why a stream is dead, as far as the peer's error code tells. Relay: CONNECT_ERROR, or a final
+ * answer other than 200: DIAL_FAILED; REFUSED_STREAM: AGENT_REFUSED; others: TARGET_RESET. Agent:
+ * RESET. Both: TUNNEL_LOST when the session ended first; NONE: it is not dead. (The why op, too.)
+ */
 enum reason session_stream_reason(const struct conduit *stream);
 bool conduit_is_stream(const struct conduit *c);
 
@@ -101,7 +90,11 @@ void session_reply(struct session *s, int32_t id, int status, const struct field
 
 /* Says GOAWAY after a shutdown notice: no new streams, live ones go on; ends when none is left. */
 void session_retire(struct session *s);
-/* Sends what is queued as far as the carrier takes it now, then ends with why. */
+/*
+ * Ends with why, after what was queued before and a GOAWAY: a second for sending them and for the
+ * peer to close, at most. No event but end comes from now on; it never comes from inside this call.
+ * Streams die at the end of this turn. Later calls change nothing.
+ */
 void session_close(struct session *s, enum reason why, const char *detail);
 
 unsigned session_streams(const struct session *s);    /* live CONNECT streams */

@@ -1,0 +1,96 @@
+/*
+ * session_private: what session.c, stream.c and message.c share. Nobody else includes it.
+ *
+ *   session.c  the carrier, sending, time, the life of the session
+ *   stream.c   a CONNECT stream as a conduit
+ *   message.c  header blocks: requests, answers, control exchanges
+ */
+#ifndef TUNNEL_SESSION_PRIVATE_H
+#define TUNNEL_SESSION_PRIVATE_H
+
+#include <nghttp2/nghttp2.h>
+
+#include "relay/conduit.h"
+#include "relay/timer.h"
+#include "relay/worker.h"
+#include "tunnel/message.h"
+#include "tunnel/session.h"
+#include "tunnel/stream.h"
+
+#define FRAME_HEAD 9 /* bytes of an HTTP/2 frame header */
+
+/* In this order only. What may happen in each: see session.c. */
+enum session_phase {
+	PHASE_OPEN,    /* everything */
+	PHASE_CLOSING, /* streams are dead, input is dropped; what was queued is being sent */
+	PHASE_GOODBYE, /* ... and after it the last GOAWAY */
+	PHASE_LINGER,  /* all is sent, our direction has ended: the peer's end is waited for */
+	PHASE_ENDED,   /* events->end was called; freed at the end of the turn */
+};
+
+struct session {
+	struct conduit *carrier;
+	struct worker *worker;
+	nghttp2_session *h2;
+	const struct session_events *events;
+	void *user;
+	struct session_limits limits;
+	enum session_role role;
+	enum session_phase phase;
+	struct deferred flush;
+	struct timer timer;
+	struct reapable reapable;
+
+	/* Sending. */
+	size_t out;    /* bytes gathered in worker->output, inside a flush */
+	uint8_t *rest; /* what the carrier did not take, or NULL */
+	size_t rest_start, rest_end;
+	bool blocked; /* the carrier takes nothing until READY_WRITE */
+
+	/* Streams. */
+	struct stream *streams; /* all that point here */
+	unsigned n_streams;	/* live for HTTP/2 */
+	uint64_t opened;	/* ever */
+	bool told_exhausted;
+
+	/* What a callback has in its hands: one chunk received, or room to be filled. */
+	struct stream *chunk_of;
+	const uint8_t *chunk;
+	size_t chunk_len;
+	struct stream *room_of;
+	uint8_t *room;
+	size_t room_len, room_used;
+
+	/* Memory: see session_settle. */
+	size_t held; /* bytes unread, in all streams */
+	size_t owed; /* bytes received, not yet given back to the connection's window */
+
+	struct message message; /* the header block being received */
+	struct exchange exchanges[EXCHANGES_MAX];
+
+	/* Time. */
+	uint64_t last_rx, last_ping; /* worker_now */
+	uint64_t ping_us;	     /* of the PING under way, or 0 */
+	uint64_t retire_us;	     /* of the PING after the shutdown notice, or 0 */
+	uint64_t retire_at;	     /* worker_now: the last GOAWAY goes out then in any case */
+	uint64_t rtt_us;
+
+	bool settings_seen;
+	bool peer_closed;    /* the carrier's EOF was read */
+	bool retiring;	     /* by us */
+	bool goaway_seen;    /* by the peer */
+	uint32_t peer_error; /* of its GOAWAY */
+	enum reason why;
+	char detail[192];
+};
+
+/* Sends at the end of this turn. From anywhere. */
+void session_schedule(struct session *s);
+
+/* After held or owed changed: gives back to the connection's window what may be given. */
+void session_settle(struct session *s);
+
+/* After a stream or an exchange is over. */
+void session_check_idle(struct session *s);
+
+#endif

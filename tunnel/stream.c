@@ -1,0 +1,572 @@
+/*
+ * stream: one CONNECT stream as a conduit.
+ *
+ * Theory of operation
+ *
+ * Receiving. A chunk of DATA lies in the worker's input buffer while nghttp2 tells us of it. It is
+ * offered to the owner there (peek and consume see it, no copy); what the owner leaves is copied
+ * into blocks and told again from the loop for as long as the owner wants READ. What was consumed
+ * opens the stream's window again, so unread bytes never exceed it; the window grows, up to
+ * GROWTH_MAX doublings, while the owner takes everything at once.
+ *
+ * Sending. Nothing is buffered here. When the session can send a DATA frame of this stream, nghttp2
+ * calls pull(): the owner is told READY_WRITE and writes right into the frame (room). A stream
+ * whose owner has nothing is deferred, and costs nothing until its owner wants WRITE again.
+ *
+ * Ends. END_STREAM each way: eof_in, eof_sent. Reset, or a session that ends: dead; what had been
+ * received before can still be read, then comes the error, never EOF.
+ *
+ * Ownership. The struct is freed when its owner has closed it and HTTP/2 has (closed && gone). Ops
+ * only mark and submit; the session sends at the end of the turn. ready() is called from nghttp2's
+ * callbacks (data, EOF, room) and from the loop (tell), never from an op.
+ */
+#include "tunnel/stream.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tunnel/session_private.h"
+
+#define BLOCK_MIN 512
+#define BLOCK_MAX 16384
+#define GROWTH_MAX 2
+
+struct stream_block {
+	struct stream_block *next;
+	uint32_t start, end, size;
+	uint8_t bytes[];
+};
+
+static struct stream *stream_of(const struct conduit *c)
+{
+	return (struct stream *)c; /* base is first */
+}
+
+/* True when read and peek will not say -EAGAIN. */
+static bool readable(const struct stream *st)
+{
+	return st->head || st->eof_in || st->base.dead;
+}
+
+/* Received bytes */
+
+static void pop_block(struct stream *st)
+{
+	struct stream_block *b = st->head;
+
+	st->head = b->next;
+	if (!st->head)
+		st->tail = NULL;
+	free(b);
+}
+
+static void drop_received(struct stream *st)
+{
+	while (st->head)
+		pop_block(st);
+	if (st->session) {
+		st->session->held -= st->held;
+		session_settle(st->session);
+	}
+	st->held = 0;
+}
+
+static int append(struct stream *st, const uint8_t *data, size_t len)
+{
+	while (len > 0) {
+		struct stream_block *b = st->tail;
+		size_t n;
+
+		if (!b || b->end == b->size) {
+			/* the first may be small; who needs a second will need more */
+			size_t size = st->tail ? BLOCK_MAX : BLOCK_MIN;
+
+			while (size < len && size < BLOCK_MAX)
+				size *= 2;
+			b = malloc(sizeof(*b) + size);
+			if (!b)
+				return -ENOMEM;
+			*b = (struct stream_block){ .size = (uint32_t)size };
+			if (st->tail)
+				st->tail->next = b;
+			else
+				st->head = b;
+			st->tail = b;
+		}
+		n = b->size - b->end < len ? b->size - b->end : len;
+		memcpy(b->bytes + b->end, data, n);
+		b->end += (uint32_t)n;
+		data += n;
+		len -= n;
+		st->held += (uint32_t)n;
+		st->session->held += n;
+	}
+	return 0;
+}
+
+/* The owner took len bytes: the peer may send as many. */
+static void reopen_window(struct stream *st, size_t len)
+{
+	struct session *s = st->session;
+
+	if (!s)
+		return;
+	if (!st->eof_in && !st->gone)
+		nghttp2_session_consume_stream(s->h2, st->id, len);
+	session_schedule(s);
+}
+
+static void grow_window(struct stream *st, size_t len)
+{
+	struct session *s = st->session;
+	uint32_t window = s->limits.stream_window << st->growth;
+
+	st->prompt += (uint32_t)len;
+	if (st->prompt < window || st->growth == GROWTH_MAX || window > INT32_MAX / 2 ||
+	    st->eof_in || st->gone || st->reset)
+		return;
+	st->prompt = 0;
+	st->growth++;
+	nghttp2_session_set_local_window_size(s->h2, NGHTTP2_FLAG_NONE, st->id,
+					      (int32_t)(window * 2));
+}
+
+void stream_on_data(struct stream *st, const uint8_t *data, size_t len)
+{
+	struct session *s = st->session;
+
+	if (st->closed) { /* nobody reads any more */
+		stream_reset(st, NGHTTP2_CANCEL);
+		return;
+	}
+	s->chunk_of = st;
+	s->chunk = data;
+	s->chunk_len = len;
+	if (!st->head && st->wants & READY_READ)
+		conduit_ready(&st->base, READY_READ);
+	s->chunk_of = NULL;
+	if (st->closed)
+		return;
+	if (s->chunk_len == 0) {
+		grow_window(st, len);
+		return;
+	}
+	st->prompt = 0;
+	if (append(st, s->chunk, s->chunk_len) < 0) {
+		drop_received(st);
+		stream_die(st, NGHTTP2_INTERNAL_ERROR, -ENOMEM);
+		stream_reset(st, NGHTTP2_INTERNAL_ERROR);
+	} else if (st->wants & READY_READ) {
+		worker_defer(st->base.worker, &st->tell);
+	}
+}
+
+static ssize_t stream_peek(struct conduit *c, const uint8_t **data)
+{
+	struct stream *st = stream_of(c);
+	struct session *s = st->session;
+
+	if (st->head) {
+		*data = st->head->bytes + st->head->start;
+		return st->head->end - st->head->start;
+	}
+	if (s && s->chunk_of == st && s->chunk_len > 0) {
+		*data = s->chunk;
+		return (ssize_t)s->chunk_len;
+	}
+	if (st->eof_in)
+		return 0;
+	return st->base.dead ? st->base.dead : -EAGAIN;
+}
+
+static void stream_consume(struct conduit *c, size_t len)
+{
+	struct stream *st = stream_of(c);
+	struct session *s = st->session;
+
+	if (len == 0)
+		return;
+	if (st->head) {
+		st->head->start += (uint32_t)len;
+		st->held -= (uint32_t)len;
+		if (st->head->start == st->head->end)
+			pop_block(st);
+		if (s) {
+			s->held -= len;
+			session_settle(s);
+		}
+	} else {
+		s->chunk += len;
+		s->chunk_len -= len;
+	}
+	reopen_window(st, len);
+}
+
+static ssize_t stream_read(struct conduit *c, void *buf, size_t max)
+{
+	size_t done = 0;
+
+	while (done < max) {
+		const uint8_t *data;
+		ssize_t n = stream_peek(c, &data);
+
+		if (n <= 0)
+			return done > 0 ? (ssize_t)done : n;
+		if ((size_t)n > max - done)
+			n = (ssize_t)(max - done);
+		memcpy((uint8_t *)buf + done, data, (size_t)n);
+		stream_consume(c, (size_t)n);
+		done += (size_t)n;
+	}
+	return (ssize_t)done;
+}
+
+/* Sending */
+
+static void resume(struct stream *st)
+{
+	if (!st->deferred || st->gone)
+		return;
+	st->deferred = false;
+	nghttp2_session_resume_data(st->session->h2, st->id);
+	session_schedule(st->session);
+}
+
+/* nghttp2 can send a frame of this stream: what is in it? */
+static ssize_t pull(nghttp2_session *h2, int32_t id, uint8_t *buf, size_t len, uint32_t *flags,
+		    nghttp2_data_source *source, void *session)
+{
+	struct session *s = session;
+	struct stream *st = nghttp2_session_get_stream_user_data(h2, id);
+	size_t n = 0;
+
+	if (!st) /* the session is closing */
+		return NGHTTP2_ERR_DEFERRED;
+	if (!st->eof_out && !st->reset && s->phase == PHASE_OPEN && st->wants & READY_WRITE) {
+		s->room_of = st;
+		s->room = s->worker->output + s->out + FRAME_HEAD;
+		s->room_len = len;
+		s->room_used = 0;
+		conduit_ready(&st->base, READY_WRITE);
+		s->room_of = NULL;
+		n = s->room_used;
+	}
+	if (st->reset || (n == 0 && !st->eof_out)) {
+		st->deferred = true;
+		if (st->wants & READY_WRITE && !st->reset) /* level-triggered: again, later */
+			worker_defer(st->base.worker, &st->tell);
+		return NGHTTP2_ERR_DEFERRED;
+	}
+	*flags |= NGHTTP2_DATA_FLAG_NO_COPY;
+	if (st->eof_out) {
+		*flags |= NGHTTP2_DATA_FLAG_EOF;
+		st->eof_sent = true;
+	}
+	return (ssize_t)n;
+}
+
+nghttp2_data_provider stream_provider(void)
+{
+	return (nghttp2_data_provider){ .read_callback = pull };
+}
+
+static void *stream_room(struct conduit *c, size_t *len)
+{
+	struct stream *st = stream_of(c);
+	struct session *s = st->session;
+
+	if (!s || s->room_of != st || s->room_used == s->room_len || st->eof_out)
+		return NULL;
+	*len = s->room_len - s->room_used;
+	return s->room + s->room_used;
+}
+
+static ssize_t stream_write(struct conduit *c, const void *buf, size_t len)
+{
+	struct stream *st = stream_of(c);
+	size_t room;
+	void *to;
+
+	if (st->base.dead)
+		return st->base.dead;
+	if (st->eof_out || st->gone)
+		return -EPIPE;
+	to = stream_room(c, &room);
+	if (!to)
+		return -EAGAIN;
+	if (len > room)
+		len = room;
+	if (buf != to)
+		memcpy(to, buf, len);
+	st->session->room_used += len;
+	return (ssize_t)len;
+}
+
+static int stream_shutdown(struct conduit *c)
+{
+	struct stream *st = stream_of(c);
+
+	if (st->base.dead)
+		return st->base.dead;
+	st->eof_out = true;
+	resume(st);
+	return 0;
+}
+
+/* Events */
+
+static void tell(struct deferred *d)
+{
+	struct stream *st = (struct stream *)((char *)d - offsetof(struct stream, tell));
+	unsigned events = 0;
+
+	if (!st->wants)
+		return;
+	if (st->base.dead) {
+		events = READY_READ | READY_WRITE | READY_ABORT;
+	} else {
+		if (st->wants & READY_WRITE)
+			resume(st);
+		if (st->wants & READY_READ && readable(st))
+			events |= READY_READ;
+		if (st->wants & READY_OPEN && st->open && !st->open_told)
+			events |= READY_OPEN;
+	}
+	if (events & READY_OPEN)
+		st->open_told = true;
+	if (events)
+		conduit_ready(&st->base, events);
+	/* st is there until the end of the turn even if its owner has closed it */
+	if ((st->wants & READY_READ && readable(st)) || (st->wants & READY_WRITE && st->base.dead))
+		worker_defer(st->base.worker, &st->tell);
+}
+
+static void stream_want(struct conduit *c, unsigned events)
+{
+	struct stream *st = stream_of(c);
+
+	st->wants = (uint8_t)events;
+	if (events & READY_WRITE && !st->base.dead)
+		resume(st);
+	if (events & READY_OPEN)
+		st->open_told = false;
+	if ((events && st->base.dead) || (events & READY_READ && readable(st)) ||
+	    (events & READY_OPEN && st->open))
+		worker_defer(c->worker, &st->tell);
+	else
+		worker_undefer(&st->tell);
+}
+
+void stream_on_open(struct stream *st)
+{
+	st->open = true;
+	if (st->wants & READY_OPEN)
+		worker_defer(st->base.worker, &st->tell);
+}
+
+void stream_on_eof(struct stream *st)
+{
+	st->eof_in = true;
+	if (!st->head && st->wants & READY_READ)
+		conduit_ready(&st->base, READY_READ);
+	if (st->wants & READY_READ)
+		worker_defer(st->base.worker, &st->tell);
+}
+
+/* Ends */
+
+static void unlink_stream(struct stream *st)
+{
+	if (!st->prevp)
+		return;
+	*st->prevp = st->next;
+	if (st->next)
+		st->next->prevp = st->prevp;
+	st->prevp = NULL;
+}
+
+static void free_stream(struct reapable *r)
+{
+	struct stream *st = (struct stream *)((char *)r - offsetof(struct stream, reapable));
+
+	conduit_deinit(&st->base);
+	free(st);
+}
+
+static void reap_if_over(struct stream *st)
+{
+	if (!st->closed || !st->gone)
+		return;
+	unlink_stream(st);
+	worker_reap(st->base.worker, &st->reapable);
+}
+
+void stream_die(struct stream *st, uint32_t code, int error)
+{
+	if (st->base.dead)
+		return;
+	st->error = code;
+	st->base.dead = error;
+	if (st->wants)
+		worker_defer(st->base.worker, &st->tell);
+}
+
+void stream_reset(struct stream *st, uint32_t code)
+{
+	if (st->reset || st->gone)
+		return;
+	st->reset = true;
+	nghttp2_submit_rst_stream(st->session->h2, NGHTTP2_FLAG_NONE, st->id, code);
+	session_schedule(st->session);
+}
+
+void stream_on_close(struct stream *st, uint32_t code)
+{
+	struct session *s = st->session;
+
+	st->gone = true;
+	s->n_streams--;
+	if (code != NGHTTP2_NO_ERROR || !st->eof_in || !st->eof_sent)
+		stream_die(st, code, -ECONNRESET);
+	reap_if_over(st);
+	session_check_idle(s);
+}
+
+void stream_lose(struct stream *st)
+{
+	if (!st->base.dead && !(st->eof_in && st->eof_sent && st->gone)) {
+		st->lost = true;
+		stream_die(st, NGHTTP2_NO_ERROR, -ECONNRESET);
+	}
+	if (!st->gone) { /* HTTP/2 still has it, until the session is freed */
+		nghttp2_session_set_stream_user_data(st->session->h2, st->id, NULL);
+		st->session->n_streams--;
+	}
+	st->session->held -= st->held;
+	st->gone = true;
+	unlink_stream(st);
+	st->session = NULL;
+	reap_if_over(st);
+}
+
+uint32_t stream_code(enum reason why)
+{
+	switch (why) {
+	case REASON_DIAL_REFUSED:
+	case REASON_DIAL_TIMEOUT:
+	case REASON_DIAL_UNREACHABLE:
+	case REASON_DIAL_FAILED:
+	case REASON_AGENT_REFUSED:
+		return NGHTTP2_CONNECT_ERROR;
+	case REASON_UNKNOWN_SERVICE:
+	case REASON_FORBIDDEN:
+	case REASON_LIMIT:
+	case REASON_GOING_AWAY:
+	case REASON_SHUTDOWN:
+		return NGHTTP2_REFUSED_STREAM;
+	default:
+		return NGHTTP2_CANCEL;
+	}
+}
+
+static void stream_close(struct conduit *c, enum reason why)
+{
+	struct stream *st = stream_of(c);
+
+	st->closed = true;
+	st->wants = 0;
+	worker_undefer(&st->tell);
+	drop_received(st);
+	if (!st->gone) {
+		/* in order: END_STREAM may still be on its way; what the peer sends now is reset */
+		if (reason_is_clean(why) && !st->base.dead && st->answered)
+			stream_shutdown(c);
+		else
+			stream_reset(st, stream_code(why));
+	}
+	reap_if_over(st);
+}
+
+enum reason session_stream_reason(const struct conduit *c)
+{
+	const struct stream *st = stream_of(c);
+
+	if (!st->base.dead)
+		return REASON_NONE;
+	if (st->lost)
+		return REASON_TUNNEL_LOST;
+	if (st->base.dead == -ENOMEM)
+		return REASON_NO_MEMORY;
+	if (st->agent)
+		return REASON_RESET;
+	switch (st->error) {
+	case NGHTTP2_CONNECT_ERROR:
+		return REASON_DIAL_FAILED;
+	case NGHTTP2_REFUSED_STREAM:
+		return REASON_AGENT_REFUSED;
+	default:
+		return REASON_TARGET_RESET;
+	}
+}
+
+static const struct conduit_ops stream_ops = {
+	.name = "stream",
+	.read = stream_read,
+	.write = stream_write,
+	.peek = stream_peek,
+	.consume = stream_consume,
+	.room = stream_room,
+	.shutdown = stream_shutdown,
+	.want = stream_want,
+	.close = stream_close,
+	.why = session_stream_reason,
+};
+
+bool conduit_is_stream(const struct conduit *c)
+{
+	return c->ops == &stream_ops;
+}
+
+struct stream *stream_new(struct session *s, int32_t id)
+{
+	struct stream *st = calloc(1, sizeof(*st));
+
+	if (!st)
+		return NULL;
+	conduit_init(&st->base, &stream_ops, s->worker);
+	st->tell.run = tell;
+	st->reapable.free = free_stream;
+	st->session = s;
+	st->id = id;
+	st->agent = s->role == SESSION_AGENT;
+	st->next = s->streams;
+	st->prevp = &s->streams;
+	if (st->next)
+		st->next->prevp = &st->next;
+	s->streams = st;
+	s->n_streams++;
+	return st;
+}
+
+void stream_drop(struct stream *st)
+{
+	unlink_stream(st);
+	st->session->n_streams--;
+	conduit_deinit(&st->base);
+	free(st);
+}
+
+void session_stream_answer(struct conduit *c)
+{
+	struct stream *st = stream_of(c);
+	nghttp2_data_provider provider = stream_provider();
+	nghttp2_nv nv = { .name = (uint8_t *)":status", .value = (uint8_t *)"200", .namelen = 7,
+			  .valuelen = 3 };
+
+	if (st->answered || st->gone || st->reset)
+		return;
+	st->answered = true;
+	nghttp2_submit_response(st->session->h2, st->id, &nv, 1, &provider);
+	session_schedule(st->session);
+}

@@ -1,0 +1,66 @@
+/*
+ * stream: one CONNECT stream of a session as a conduit. Private to the session; its users see
+ * struct conduit and tunnel/session.h.
+ *
+ * Lives until its owner has closed it and HTTP/2 has closed it; outlives its session safely.
+ */
+#ifndef TUNNEL_STREAM_H
+#define TUNNEL_STREAM_H
+
+#include <nghttp2/nghttp2.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "relay/conduit.h"
+#include "relay/worker.h"
+
+struct session;
+struct stream_block;
+
+struct stream {
+	struct conduit base;
+	struct session *session; /* NULL: ended */
+	struct stream *next, **prevp;
+	struct deferred tell;
+	struct reapable reapable;
+	struct stream_block *head, *tail; /* received, unread */
+	uint32_t held;			  /* bytes in there */
+	uint32_t prompt;		  /* bytes read at once since the window last grew */
+	int32_t id;
+	uint32_t error; /* HTTP/2 code of the reset that killed it */
+	uint8_t wants;
+	uint8_t growth;	      /* the window is the limit's << growth */
+	bool agent : 1;	      /* the session's role */
+	bool answered : 1;    /* agent: 200 was submitted */
+	bool open : 1;	      /* relay: 200 was received */
+	bool open_told : 1;
+	bool eof_in : 1;      /* END_STREAM received */
+	bool eof_out : 1;     /* no more will be written */
+	bool eof_sent : 1;    /* END_STREAM submitted */
+	bool deferred : 1;    /* nghttp2 does not ask for bytes until resumed */
+	bool reset : 1;	      /* RST_STREAM submitted */
+	bool closed : 1;      /* by its owner */
+	bool gone : 1;	      /* for HTTP/2 */
+	bool lost : 1;	      /* the session ended first */
+};
+
+/* NULL: out of memory. id may be set later. */
+struct stream *stream_new(struct session *s, int32_t id);
+void stream_drop(struct stream *st); /* a new one that nobody was told of */
+
+/* HTTP/2 code that says why, and the word for a code. */
+uint32_t stream_code(enum reason why);
+
+nghttp2_data_provider stream_provider(void);
+
+/* From nghttp2's callbacks. */
+void stream_on_open(struct stream *st);
+void stream_on_data(struct stream *st, const uint8_t *data, size_t len);
+void stream_on_eof(struct stream *st);
+void stream_on_close(struct stream *st, uint32_t code);
+
+void stream_reset(struct stream *st, uint32_t code); /* RST_STREAM, once */
+void stream_die(struct stream *st, uint32_t code, int error);
+void stream_lose(struct stream *st); /* the session ends */
+
+#endif
