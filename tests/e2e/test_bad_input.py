@@ -185,7 +185,7 @@ def attack_garbage(a):
 
 
 def attack_oversized_frame(a):
-    a.send((1 << 24).to_bytes(4, "big")[1:] or b"", b"\xff\xff\xff\0\0\0\0\0\1" + bytes(50_000))
+    a.send(b"\xff\xff\xff\0\0\0\0\0\1" + bytes(50_000))
 
 
 def attack_data_without_stream(a):
