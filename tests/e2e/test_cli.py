@@ -1,6 +1,8 @@
 # The command lines: what users type, what they are told, and what must never be seen.
 import glob
 import hashlib
+import http.client
+import json
 import os
 import re
 import signal
@@ -244,7 +246,7 @@ def examples():
     return sorted(f for f in found if re.search(r"(relay|tunnel)[^/]*\.yaml$", f))
 
 
-@pytest.mark.parametrize("path", examples(), ids=lambda p: os.path.relpath(p, ROOT))
+@pytest.mark.parametrize("path", examples(), ids=[os.path.relpath(p, ROOT) for p in examples()])
 def test_examples(path):
     """Every example config is one."""
     program = TUNNEL if "tunnel" in os.path.basename(path) else RELAY
@@ -328,7 +330,6 @@ def test_once_without_relay(world):
 
 def test_json_logs(world):
     """log.format json: every line is an object with a message and a level."""
-    import json
     svc = world.add(Service(handler=echo))
     relay = world.relay(log={"format": "json", "target": "stderr"})
     agent = world.agent(relay, {"kbs": svc.address}, log={"format": "json"})
@@ -369,7 +370,6 @@ def test_metrics(world):
     assert relay.metric("bytes_total", direction="up") == up + 5000
     assert relay.metric("bytes_total", direction="down") == down + 5000
     assert relay.metric("accepted_total") >= 2
-    import http.client
     c = http.client.HTTPConnection("127.0.0.1", relay.metrics_port, timeout=10)
     c.request("GET", "/metrics")
     r = c.getresponse()
