@@ -202,10 +202,13 @@ struct node *tree_read(const char *name, const char *text, size_t len, struct co
 		yaml_event_delete(&ev);
 	}
 	yaml_parser_delete(&parser);
-	if (more == 0 && !r.root)
+	/* A document with nothing in it is one empty value. */
+	if (more == 0 && (!r.root || (r.root->type == NODE_SCALAR && !r.root->value[0]))) {
 		config_errors_add(e, "%s:1:1: the file is empty; expected keys and their values",
 				  name);
-	if (more < 0 || !r.root)
+		more = -1;
+	}
+	if (more < 0)
 		return tree_free(r.root);
 	return r.root;
 }
