@@ -1,0 +1,222 @@
+/*
+ * carrier: dials, does the TLS handshake, and the WebSocket upgrade where one is asked for.
+ *
+ * Theory of operation:
+ *
+ *   dialling      relay/dial: TCP (or a Unix socket); then the socket's options are set
+ *   handshaking   relay/tls: client, the relay's certificate verified
+ *   upgrading     WebSocket only: libwebsockets speaks into a socketpair, whose other end is spliced
+ *                 to the TLS connection; the splice lives on by itself until either side ends
+ *
+ * At most one of the three is under way; done ends them. A direct carrier needs the relay's ALPN
+ * name: a server that did not choose it is something else (a proxy, a web server).
+ *
+ * Black holes: TCP_USER_TIMEOUT bounds how long sent bytes may stay unanswered; the session's pings see
+ * to it that there are some. TCP_NOTSENT_LOWAT keeps what the kernel holds unsent short, so that a
+ * stream that becomes ready need not queue behind megabytes of another.
+ *
+ * The struct is freed by the reaper after done or cancel.
+ */
+#include "tunnel/carrier.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "config/address.h"
+#include "relay/conduit.h"
+#include "relay/dial.h"
+#include "relay/fd.h"
+#include "relay/splice.h"
+#include "relay/tls.h"
+#include "relay/worker.h"
+#include "tunnel/hello.h"
+#include "tunnel/ws.h"
+
+#define UNSENT_MAX (128 * 1024)
+#define KEEPALIVE_SECONDS 30 /* for what lies under a session that is not yet one */
+#define PLUMBING_IDLE_MS (3600 * 1000) /* the session inside notices a dead path much sooner */
+#define PLUMBING_HALF_CLOSED_MS 10000
+
+struct carrier {
+	const struct carrier_shared *shared;
+	enum carrier_kind kind;
+	const struct address *address;
+	const char *name;
+	const struct carrier_events *events;
+	void *user;
+	struct dial *dial;
+	struct tls_handshake *handshake;
+	struct ws_opening *opening;
+	struct splice *plumbing; /* upgrading: TLS connection <-> WebSocket's socket */
+	struct reapable reapable;
+};
+
+static const char *const kind_texts[] = {
+	[CARRIER_DIRECT] = "direct TLS",
+	[CARRIER_WEBSOCKET] = "WebSocket",
+};
+_Static_assert(sizeof(kind_texts) / sizeof(*kind_texts) == CARRIER_KINDS, "a text for each kind");
+
+const char *carrier_kind_text(enum carrier_kind kind)
+{
+	return kind_texts[kind];
+}
+
+static void carrier_free(struct reapable *r)
+{
+	free((char *)r - offsetof(struct carrier, reapable));
+}
+
+static void tell(struct carrier *c, struct conduit *conduit, enum reason why, bool reached,
+		 const char *detail)
+{
+	c->events->done(c->user, conduit, why, reached, detail);
+	worker_reap(c->shared->worker, &c->reapable);
+}
+
+static void on_plumbing_end(struct splice *s, enum reason why)
+{
+	struct carrier *c = s->user;
+
+	if (c)
+		c->plumbing = NULL; /* the WebSocket sees its socket end, and says so */
+}
+
+static const struct splice_spec plumbing_spec = {
+	.idle_ms = PLUMBING_IDLE_MS,
+	.half_closed_ms = PLUMBING_HALF_CLOSED_MS,
+	.end = on_plumbing_end,
+};
+
+static void on_upgraded(void *user, struct conduit *ws, enum reason why, const char *detail)
+{
+	struct carrier *c = user;
+
+	c->opening = NULL;
+	if (c->plumbing) {
+		c->plumbing->user = NULL; /* from now on it is on its own */
+		if (!ws)
+			splice_end(c->plumbing, why);
+		c->plumbing = NULL;
+	}
+	tell(c, ws, why, true, detail);
+}
+
+static void upgrade(struct carrier *c, struct conduit *tls)
+{
+	struct conduit *network = NULL;
+
+	c->opening = ws_connect(c->shared->ws, c->name, &network, c->shared->handshake_ms,
+				on_upgraded, c);
+	if (!c->opening) {
+		conduit_close(tls, REASON_NO_MEMORY);
+		tell(c, NULL, REASON_NO_MEMORY, true, "out of memory");
+		return;
+	}
+	c->plumbing = splice_new(c->shared->worker, tls, network, &plumbing_spec, c);
+	if (!c->plumbing) {
+		ws_opening_cancel(c->opening);
+		c->opening = NULL;
+		tell(c, NULL, REASON_NO_MEMORY, true, "out of memory");
+	}
+}
+
+static void on_handshake(void *user, struct conduit *tls, enum reason why, const char *detail)
+{
+	struct carrier *c = user;
+
+	c->handshake = NULL;
+	if (!tls) {
+		tell(c, NULL, why, true, detail);
+	} else if (c->kind == CARRIER_WEBSOCKET) {
+		upgrade(c, tls);
+	} else if (strcmp(tls_conduit_alpn(tls), HELLO_ALPN) != 0) {
+		conduit_close(tls, REASON_EOF);
+		tell(c, NULL, REASON_NO_DOOR, true,
+		     "TLS works, but what answers is no relay's tunnel door (it did not choose ALPN "
+		     "\"" HELLO_ALPN "\"); check address and port, and any proxy in between");
+	} else {
+		tell(c, tls, REASON_NONE, true, "");
+	}
+}
+
+/* Best effort: a Unix socket has none of these, and none is needed for the bytes to flow. */
+static void set_options(int fd, uint64_t dead_ms)
+{
+	static const struct {
+		int level, option, value;
+	} options[] = {
+		{ IPPROTO_TCP, TCP_NODELAY, 1 },
+		{ IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_MAX },
+		{ IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_SECONDS },
+		{ SOL_SOCKET, SO_KEEPALIVE, 1 },
+	};
+	unsigned dead = dead_ms > INT32_MAX ? INT32_MAX : (unsigned)dead_ms;
+
+	for (unsigned i = 0; i < sizeof(options) / sizeof(*options); i++)
+		setsockopt(fd, options[i].level, options[i].option, &options[i].value,
+			   sizeof(options[i].value));
+	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &dead, sizeof(dead));
+}
+
+static void on_dialled(void *user, struct conduit *plain, enum reason why, const char *detail)
+{
+	struct carrier *c = user;
+	const struct carrier_shared *s = c->shared;
+	int fd;
+
+	c->dial = NULL;
+	if (!plain) {
+		tell(c, NULL, why, false, detail);
+		return;
+	}
+	fd = fd_conduit_release(plain);
+	set_options(fd, s->dead_ms);
+	c->events->connected(c->user);
+	c->handshake = tls_connect(s->worker, fd, s->tls[c->kind], c->name, s->handshake_ms,
+				   on_handshake, c);
+	if (!c->handshake)
+		tell(c, NULL, REASON_NO_MEMORY, true, "out of memory");
+}
+
+struct carrier *carrier_open(const struct carrier_shared *shared, enum carrier_kind kind,
+			     const struct address *address, const char *name,
+			     const struct carrier_events *events, void *user)
+{
+	struct carrier *c = calloc(1, sizeof(*c));
+
+	if (!c)
+		return NULL;
+	c->shared = shared;
+	c->kind = kind;
+	c->address = address;
+	c->name = name;
+	c->events = events;
+	c->user = user;
+	c->reapable.free = carrier_free;
+	c->dial = dial_start(shared->worker, address, shared->dial_ms, on_dialled, c);
+	if (!c->dial) {
+		free(c);
+		return NULL;
+	}
+	return c;
+}
+
+void carrier_cancel(struct carrier *c)
+{
+	if (!c)
+		return;
+	dial_cancel(c->dial);
+	tls_handshake_cancel(c->handshake);
+	ws_opening_cancel(c->opening);
+	if (c->plumbing) {
+		c->plumbing->user = NULL;
+		splice_end(c->plumbing, REASON_SHUTDOWN);
+	}
+	worker_reap(c->shared->worker, &c->reapable);
+}

@@ -1,0 +1,290 @@
+/*
+ * serve: from a stream of a tunnel to a local service.
+ *
+ * Theory of operation, per stream:
+ *
+ *   waiting   lazy only: answered, READY_READ wanted; the offer's idle time bounds it
+ *   dialling  the service is being dialled, READY_ABORT wanted; bytes stay unread in the stream
+ *   joined    a splice owns both conduits; its end is ours
+ *
+ * The first byte is only seen, not taken: the splice finds it where it lies. An end without a byte
+ * before it is passed on like any other: a client may send nothing, say so, and still be owed an
+ * answer. A stream that aborts before it is joined is closed, and its dial is cancelled.
+ *
+ * One line per stream at its end, with all its facts as fields. Ownership: waiting and dialling own
+ * the stream conduit; joining hands it to the splice. Limit: limits.streams of the config, over all
+ * sessions; what is over it is refused, which the relay sees as REFUSED_STREAM.
+ */
+#include "tunnel/serve.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "config/config.h"
+#include "relay/conduit.h"
+#include "relay/dial.h"
+#include "relay/log.h"
+#include "relay/timer.h"
+#include "relay/worker.h"
+#include "tunnel/session.h"
+
+#define ID_MAX 24 /* of the relay's number for a stream: 20 digits; a longer one is cut */
+
+struct serve_stream {
+	struct serve *serve;
+	const struct serve_offer *offer;
+	struct conduit *stream; /* waiting, dialling; NULL: joined */
+	struct dial *dial;	/* dialling */
+	struct serve_stream *next, **prevp; /* in serve->streams until joined */
+	struct timer timer;
+	struct reapable reapable;
+	uint64_t since;
+	char id[ID_MAX];
+};
+
+static void unlist(struct serve_stream *st)
+{
+	if (!st->prevp)
+		return;
+	*st->prevp = st->next;
+	if (st->next)
+		st->next->prevp = st->prevp;
+	st->prevp = NULL;
+}
+
+static void stream_free(struct reapable *r)
+{
+	free((char *)r - offsetof(struct serve_stream, reapable));
+}
+
+/* The stream is over, or never was. Its conduit is closed or handed on already. */
+static void stream_over(struct serve_stream *st)
+{
+	unlist(st);
+	timer_cancel(st->serve->worker, &st->timer);
+	st->serve->live--;
+	worker_reap(st->serve->worker, &st->reapable);
+}
+
+static void log_end(const struct serve_stream *st, uint64_t up, uint64_t down, enum reason why)
+{
+	uint64_t ms = worker_now(st->serve->worker) - st->since;
+	const char *name = st->offer->config->name;
+	struct log_field facts[] = {
+		{ .key = "stream", .text = st->id },
+		{ .key = "service", .text = name },
+		{ .key = "target", .text = st->offer->address },
+		{ .key = "bytes_up", .number = up },
+		{ .key = "bytes_down", .number = down },
+		{ .key = "duration_ms", .number = ms },
+		{ .key = "reason", .text = reason_word(why) },
+	};
+
+	log_fields(LOG_LEVEL_INFO, facts, sizeof(facts) / sizeof(*facts),
+		   "#%s client-stream -> %s (%s): %" PRIu64 " up, %" PRIu64 " down, %" PRIu64
+		   ".%" PRIu64 " s, %s",
+		   st->id, name, st->offer->address, up, down, ms / 1000, ms % 1000 / 100,
+		   reason_word(why));
+}
+
+/* Ends a stream that is not joined. */
+static void stream_end(struct serve_stream *st, enum reason why)
+{
+	dial_cancel(st->dial);
+	st->dial = NULL;
+	conduit_close(st->stream, why);
+	st->stream = NULL;
+	log_end(st, 0, 0, why);
+	stream_over(st);
+}
+
+static void on_splice_end(struct splice *s, enum reason why)
+{
+	struct serve_stream *st = s->user;
+
+	log_end(st, s->half[INI].bytes, s->half[TGT].bytes, why);
+	stream_over(st);
+}
+
+static void on_dialled(void *user, struct conduit *target, enum reason why, const char *detail)
+{
+	struct serve_stream *st = user;
+	struct conduit *stream = st->stream;
+
+	st->dial = NULL;
+	if (!target) {
+		struct log_field facts[] = {
+			{ .key = "stream", .text = st->id },
+			{ .key = "service", .text = st->offer->config->name },
+			{ .key = "target", .text = st->offer->address },
+			{ .key = "reason", .text = reason_word(why) },
+		};
+
+		log_limited(LOG_LEVEL_WARNING, facts, sizeof(facts) / sizeof(*facts),
+			    "#%s: service %s cannot be reached: %s; is it running?", st->id,
+			    st->offer->config->name, detail);
+		stream_end(st, why);
+		return;
+	}
+	if (st->offer->config->dial == DIAL_EAGER)
+		session_stream_answer(stream);
+	st->stream = NULL; /* consumed, as is target */
+	unlist(st);
+	conduit_want(stream, 0);
+	if (!splice_new(st->serve->worker, stream, target, &st->offer->spec, st)) {
+		log_end(st, 0, 0, REASON_NO_MEMORY);
+		stream_over(st);
+	}
+}
+
+static void start_dial(struct serve_stream *st)
+{
+	struct serve *v = st->serve;
+
+	timer_cancel(v->worker, &st->timer);
+	conduit_want(st->stream, READY_ABORT);
+	st->dial = dial_start(v->worker, &st->offer->config->target, v->config->timeouts.dial,
+			      on_dialled, st);
+	if (!st->dial)
+		stream_end(st, REASON_NO_MEMORY);
+}
+
+/* The stream died before it was joined. */
+static enum reason died(const struct conduit *stream)
+{
+	enum reason why = stream->ops->why ? stream->ops->why(stream) : REASON_NONE;
+
+	return why == REASON_NONE ? REASON_RESET : why;
+}
+
+static void on_ready(struct conduit *c, unsigned events)
+{
+	struct serve_stream *st = c->user;
+	const uint8_t *data;
+
+	if (st->dial) {
+		if (events & READY_ABORT)
+			stream_end(st, died(c));
+		return;
+	}
+	if (events & READY_READ) {
+		ssize_t n = conduit_has_peek(c) ? conduit_peek(c, &data) : 0;
+
+		if (n >= 0)
+			start_dial(st);
+		else if (n != -EAGAIN)
+			stream_end(st, died(c));
+	} else if (events & READY_ABORT) {
+		stream_end(st, died(c));
+	}
+}
+
+static void on_silence(struct timer *t)
+{
+	stream_end((struct serve_stream *)((char *)t - offsetof(struct serve_stream, timer)),
+		   REASON_IDLE);
+}
+
+/* "kbs.acme" asks for the offer "kbs": the owner is ours by the credential. */
+static const struct serve_offer *find(const struct serve *v, const char *service)
+{
+	size_t len = strcspn(service, ".");
+
+	for (unsigned i = 0; i < v->n_offers; i++) {
+		const char *name = v->offers[i].config->name;
+
+		if (strlen(name) == len && strncasecmp(name, service, len) == 0)
+			return &v->offers[i];
+	}
+	return NULL;
+}
+
+/* Log lines must not depend on what the relay sends: printable, without spaces, bounded. */
+static void set_id(struct serve_stream *st, const char *id)
+{
+	size_t n = 0;
+
+	for (; *id && n < sizeof(st->id) - 1; id++)
+		st->id[n++] = *id > ' ' && *id < 0x7f ? *id : '?';
+	if (n == 0)
+		snprintf(st->id, sizeof(st->id), "%" PRIu64, st->serve->counted);
+}
+
+enum reason serve_accept(struct serve *v, struct conduit *stream, const char *service,
+			 const char *id)
+{
+	const struct serve_offer *offer = find(v, service);
+	struct serve_stream *st;
+
+	if (!offer) {
+		log_limited(LOG_LEVEL_WARNING, NULL, 0,
+			    "#%s: the relay asks for \"%.130s\", which is not offered here", id,
+			    service);
+		return REASON_LIMIT; /* REFUSED_STREAM: nothing was passed on */
+	}
+	if (v->live >= v->config->limits.streams) {
+		log_limited(LOG_LEVEL_WARNING, NULL, 0,
+			    "#%s: refused: %" PRIu64 " streams are open, the limit (limits.streams)",
+			    id, v->live);
+		return REASON_LIMIT;
+	}
+	st = calloc(1, sizeof(*st));
+	if (!st)
+		return REASON_NO_MEMORY;
+	st->serve = v;
+	st->offer = offer;
+	st->stream = stream;
+	st->since = worker_now(v->worker);
+	st->reapable.free = stream_free;
+	v->live++;
+	v->counted++;
+	set_id(st, id);
+	st->next = v->streams;
+	st->prevp = &v->streams;
+	if (st->next)
+		st->next->prevp = &st->next;
+	v->streams = st;
+	stream->ready = on_ready;
+	stream->user = st;
+	if (offer->config->dial == DIAL_EAGER) {
+		start_dial(st);
+		return REASON_NONE;
+	}
+	session_stream_answer(stream);
+	conduit_want(stream, READY_READ);
+	timer_set(v->worker, &st->timer, offer->spec.idle_ms, on_silence);
+	return REASON_NONE;
+}
+
+int serve_init(struct serve *v, struct worker *w, const struct tunnel_config *config)
+{
+	*v = (struct serve){ .worker = w, .config = config };
+	v->offers = calloc(config->n_services ? config->n_services : 1, sizeof(*v->offers));
+	if (!v->offers)
+		return -ENOMEM;
+	for (; v->n_offers < config->n_services; v->n_offers++) {
+		struct serve_offer *o = &v->offers[v->n_offers];
+		char text[ADDRESS_TEXT_MAX];
+
+		o->config = &config->services[v->n_offers];
+		o->spec.idle_ms = o->config->idle ? o->config->idle : config->timeouts.idle;
+		o->spec.half_closed_ms = config->timeouts.half_closed;
+		o->spec.end = on_splice_end;
+		snprintf(o->address, sizeof(o->address), "%.*s", (int)sizeof(o->address) - 1,
+			 address_format(&o->config->target, text, sizeof(text)));
+	}
+	return 0;
+}
+
+void serve_deinit(struct serve *v)
+{
+	while (v->streams)
+		stream_end(v->streams, REASON_SHUTDOWN);
+	free(v->offers);
+	v->offers = NULL;
+}

@@ -1,0 +1,49 @@
+/*
+ * serve: the streams of an agent: each one is joined to the local service it asks for.
+ *
+ * Lazy (default): the stream is taken on at once and the service is dialled when the client's first
+ * byte, or its end, is there. Eager: the service is dialled first and the stream taken on after.
+ * Thread: the worker's.
+ */
+#ifndef TUNNEL_SERVE_H
+#define TUNNEL_SERVE_H
+
+#include <stdint.h>
+
+#include "relay/reason.h"
+#include "relay/splice.h"
+
+struct conduit;
+struct offer_config;
+struct tunnel_config;
+struct worker;
+
+/* One service with what its splices need. */
+struct serve_offer {
+	const struct offer_config *config;
+	struct splice_spec spec;
+	char address[128]; /* for log lines; a longer one is cut */
+};
+
+/* All services, and the streams that are being served, over all relays. */
+struct serve {
+	struct worker *worker;
+	const struct tunnel_config *config; /* must outlive this */
+	struct serve_offer *offers;
+	unsigned n_offers;
+	uint64_t live;	  /* from accept to end; at most limits.streams */
+	uint64_t counted; /* ever */
+	struct serve_stream *streams; /* those not yet joined: they have no splice */
+};
+
+int serve_init(struct serve *v, struct worker *w, const struct tunnel_config *config); /* 0, -ENOMEM */
+void serve_deinit(struct serve *v); /* closes what is not joined; joined ones end with their session */
+
+/*
+ * An agent session's accept. service is SERVICE.OWNER, id the relay's number for the stream.
+ * On REASON_NONE the stream is ours, else it is still the caller's.
+ */
+enum reason serve_accept(struct serve *v, struct conduit *stream, const char *service,
+			 const char *id);
+
+#endif
