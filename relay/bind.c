@@ -189,16 +189,21 @@ int bind_listen(const struct address *a, char **why)
 	}
 }
 
-void bind_close(const struct address *a, int fd)
+void bind_forget(const struct address *a)
 {
 	struct sockaddr_un un;
 	socklen_t len;
 
-	if (fd < 0)
-		return;
 	if ((a->kind == ADDRESS_UNIX || a->kind == ADDRESS_HYBRID) &&
 	    unix_path(a, &un, &len) == 0 && un.sun_path[0])
 		unlink(un.sun_path);
+}
+
+void bind_close(const struct address *a, int fd)
+{
+	if (fd < 0)
+		return;
+	bind_forget(a);
 	close(fd);
 }
 

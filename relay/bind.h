@@ -16,6 +16,8 @@
 int bind_listen(const struct address *a, char **why);
 /* Closes fd and removes a Unix path that bind_listen made. */
 void bind_close(const struct address *a, int fd);
+/* Removes the path alone, for a socket that somebody else has closed. */
+void bind_forget(const struct address *a);
 
 /* Where fd really listens (the port, if 0 was asked for), as an address. Returns buf. */
 const char *bind_describe(const struct address *a, int fd, char *buf, size_t size);

@@ -57,6 +57,8 @@ struct gateway_worker {
 	struct intake *intakes;	  /* list */
 	struct opening *openings; /* list: waiting, parked and joined ones */
 	void *tunnels;		  /* the tunnel side's */
+	struct timer ending;	  /* shutting down: waits for the last conduits, ... */
+	uint64_t end_at;	  /* ... no longer than this */
 };
 
 struct gateway {
@@ -64,6 +66,7 @@ struct gateway {
 	struct registry *registry;
 	struct tls_context *tls; /* NULL: none configured */
 	struct tunnel_side tunnel;
+	int *fds; /* of config->listeners */
 	struct worker *workers[WORKERS_MAX];
 	unsigned n_workers;
 	struct splice_spec splice;   /* with the default time-outs */
@@ -74,6 +77,16 @@ struct gateway {
 	atomic_uint_fast64_t next_id; /* of streams and tunnels, for logs and look-ups */
 	atomic_bool draining;
 };
+
+/*
+ * Main thread. config and tunnel are set before. False: what is wrong has been logged; gateway_end
+ * and gateway_deinit are due all the same.
+ */
+bool gateway_start(struct gateway *g);
+void gateway_drain(struct gateway *g); /* no new connections */
+bool gateway_is_idle(const struct gateway *g); /* no client is left */
+void gateway_end(struct gateway *g);	       /* cuts what is left; waits for the threads */
+void gateway_deinit(struct gateway *g);
 
 static inline struct gateway_worker *gateway_worker(const struct worker *w)
 {

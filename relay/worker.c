@@ -266,6 +266,7 @@ struct worker *worker_new(unsigned index)
 	pthread_mutex_init(&p->mail_lock, NULL);
 	/* one epoll_ctl a turn and socket at most; our conduits never dup() a watched socket */
 	event_config_set_flag(config, EVENT_BASE_FLAG_EPOLL_USE_CHANGELIST);
+	event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK); /* one thread; mail has its own lock */
 	w->base = event_base_new_with_config(config);
 	p->mail_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	w->scratch = malloc(WORKER_SCRATCH);

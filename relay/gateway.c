@@ -1,0 +1,254 @@
+/*
+ * gateway: puts the parts of attest-relay together and takes them apart again.
+ *
+ * Theory of operation: start binds every listener first (so that all that is wrong is said at once),
+ * then makes the workers, then starts their threads. Draining closes the listeners and waits for streams
+ * to end, at most timeouts.drain; ending cuts what is left, tells the agents, and stops each worker when
+ * its last conduit is gone, or after END_MS.
+ */
+#include "relay/gateway.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "relay/bind.h"
+#include "relay/intake.h"
+#include "relay/listener.h"
+#include "relay/log.h"
+#include "relay/opening.h"
+#include "relay/registry.h"
+#include "relay/tls.h"
+
+#define FDS_RESERVED 256 /* listeners, loops, pipes, resolver, log */
+#define END_MS 3000	 /* lingering closes take 2 s at most */
+#define END_TICK_MS 20
+
+static const char *const alpn[] = { "attest-relay/1", "http/1.1", NULL };
+
+/* What descriptors allow: a stream takes two. */
+static void fit_descriptors(struct gateway *g)
+{
+	struct rlimit limit;
+	uint64_t fit;
+
+	g->connections_max = g->config->limits.connections;
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+	if (limit.rlim_cur < g->connections_max * 2 + FDS_RESERVED) {
+		fit = limit.rlim_cur > FDS_RESERVED + 2 ? (limit.rlim_cur - FDS_RESERVED) / 2 : 1;
+		log_warning("limits.connections is %llu but descriptors allow %llu: raise LimitNOFILE= "
+			    "(ulimit -n) to %llu",
+			    (unsigned long long)g->connections_max, (unsigned long long)fit,
+			    (unsigned long long)(g->connections_max * 2 + FDS_RESERVED));
+		g->connections_max = fit;
+	}
+}
+
+static bool make_splice_specs(struct gateway *g)
+{
+	const struct relay_config *c = g->config;
+
+	g->splice = (struct splice_spec){ .idle_ms = c->timeouts.idle,
+					  .half_closed_ms = c->timeouts.half_closed,
+					  .end = opening_on_splice_end };
+	g->service_splice = calloc(c->n_services + 1, sizeof(*g->service_splice));
+	if (!g->service_splice)
+		return false;
+	for (size_t i = 0; i < c->n_services; i++) {
+		g->service_splice[i] = g->splice;
+		if (c->services[i].idle)
+			g->service_splice[i].idle_ms = c->services[i].idle;
+	}
+	return true;
+}
+
+static bool bind_all(struct gateway *g)
+{
+	const struct relay_config *c = g->config;
+	bool good = true;
+
+	g->fds = malloc((c->n_listeners + 1) * sizeof(int));
+	if (!g->fds)
+		return false;
+	for (size_t i = 0; i < c->n_listeners; i++) {
+		char *why = NULL, where[ADDRESS_TEXT_MAX];
+
+		g->fds[i] = bind_listen(&c->listeners[i].address, &why);
+		if (g->fds[i] < 0) {
+			log_error("listener %s: %s", c->listeners[i].name, why ? why : "no memory");
+			good = false;
+		} else {
+			log_info("listener %s at %s", c->listeners[i].name,
+				 bind_describe(&c->listeners[i].address, g->fds[i], where,
+					       sizeof(where)));
+		}
+		free(why);
+	}
+	return good;
+}
+
+static bool make_worker(struct gateway *g, unsigned index)
+{
+	struct gateway_worker *gw = calloc(1, sizeof(*gw));
+	struct worker *w = worker_new(index);
+
+	if (!gw || !w) {
+		free(gw);
+		worker_free(w);
+		return false;
+	}
+	gw->gateway = g;
+	gw->worker = w;
+	w->user = gw;
+	g->workers[g->n_workers++] = w;
+	for (size_t i = 0; i < g->config->n_listeners; i++) {
+		struct listener *l = listener_new(g, w, &g->config->listeners[i], g->fds[i]);
+
+		if (!l)
+			return false;
+		l->next = gw->listeners;
+		gw->listeners = l;
+	}
+	return g->tunnel.start(w);
+}
+
+static bool make_workers(struct gateway *g)
+{
+	long cores = sysconf(_SC_NPROCESSORS_ONLN);
+	unsigned n = g->config->workers ? g->config->workers : cores > 0 ? (unsigned)cores : 1;
+
+	if (n > WORKERS_MAX)
+		n = WORKERS_MAX;
+	for (unsigned i = 0; i < n; i++)
+		if (!make_worker(g, i))
+			return false;
+	return true;
+}
+
+static bool load_tls(struct gateway *g)
+{
+	const struct relay_config *c = g->config;
+	char *why = NULL;
+
+	if (!c->tls.certificate)
+		return true;
+	g->tls = tls_server_context_new(c->tls.certificate, c->tls.key, alpn, &why);
+	if (!g->tls)
+		log_error("%s", why ? why : "out of memory");
+	free(why);
+	return g->tls;
+}
+
+bool gateway_start(struct gateway *g)
+{
+	fit_descriptors(g);
+	g->registry = registry_new();
+	if (!load_tls(g) || !bind_all(g))
+		return false;
+	if (!g->registry || !make_splice_specs(g) || !make_workers(g)) {
+		log_error("cannot make the workers: %s", strerror(errno));
+		return false;
+	}
+	for (unsigned i = 0; i < g->n_workers; i++) {
+		int r = worker_start(g->workers[i]);
+
+		if (r < 0) {
+			log_error("cannot start a worker's thread: %s", strerror(-r));
+			return false;
+		}
+	}
+	return true;
+}
+
+static void stop_listening(struct worker *w, void *arg)
+{
+	for (struct listener *l = gateway_worker(w)->listeners; l; l = l->next)
+		listener_stop(l);
+}
+
+void gateway_drain(struct gateway *g)
+{
+	atomic_store(&g->draining, true);
+	for (unsigned i = 0; i < g->n_workers; i++)
+		worker_post(g->workers[i], stop_listening, NULL);
+}
+
+bool gateway_is_idle(const struct gateway *g)
+{
+	uint64_t live = 0;
+
+	for (unsigned i = 0; i < g->n_workers; i++) {
+		const struct counters *c = &g->workers[i]->counters;
+
+		live += counter_get(&c->value[COUNTER_LIVE_INTAKES]) +
+			counter_get(&c->value[COUNTER_LIVE_OPENINGS]) +
+			counter_get(&c->value[COUNTER_LIVE_SPLICES]);
+	}
+	return live == 0;
+}
+
+static void on_ending(struct timer *t)
+{
+	struct gateway_worker *gw = (struct gateway_worker *)((char *)t -
+							      offsetof(struct gateway_worker, ending));
+	struct worker *w = gw->worker;
+
+	if (w->conduits == 0 || worker_now(w) >= gw->end_at)
+		worker_stop(w);
+	else
+		timer_set(w, t, END_TICK_MS, on_ending);
+}
+
+static void end_worker(struct worker *w, void *arg)
+{
+	struct gateway_worker *gw = gateway_worker(w);
+
+	stop_listening(w, NULL);
+	intake_end_all(gw);
+	opening_end_all(gw, REASON_SHUTDOWN);
+	gw->gateway->tunnel.shutdown(w);
+	gw->end_at = worker_now(w) + END_MS;
+	timer_set(w, &gw->ending, END_TICK_MS, on_ending);
+}
+
+void gateway_end(struct gateway *g)
+{
+	for (unsigned i = 0; i < g->n_workers; i++)
+		if (worker_post(g->workers[i], end_worker, NULL) < 0)
+			worker_stop(g->workers[i]);
+	for (unsigned i = 0; i < g->n_workers; i++)
+		worker_join(g->workers[i]);
+}
+
+static void free_worker(struct gateway *g, struct worker *w)
+{
+	struct gateway_worker *gw = gateway_worker(w);
+	struct listener *l;
+
+	while ((l = gw->listeners)) {
+		gw->listeners = l->next;
+		listener_free(l);
+	}
+	g->tunnel.stop(w);
+	worker_free(w);
+	free(gw);
+}
+
+void gateway_deinit(struct gateway *g)
+{
+	for (unsigned i = 0; i < g->n_workers; i++)
+		free_worker(g, g->workers[i]);
+	g->n_workers = 0;
+	for (size_t i = 0; g->fds && i < g->config->n_listeners; i++)
+		bind_close(&g->config->listeners[i].address, g->fds[i]);
+	free(g->fds);
+	free(g->service_splice);
+	registry_free(g->registry);
+	tls_context_unref(g->tls);
+}

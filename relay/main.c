@@ -1,0 +1,284 @@
+/*
+ * attest-relay: the cloud's boundary gateway.
+ *
+ * Stages: arguments, config, log, descriptors, TLS, listeners, workers and their threads, metrics, READY;
+ * then the main thread only waits for signals and scrapes. SIGTERM and SIGINT drain (a second one ends at
+ * once), SIGUSR1 logs a status line.
+ *
+ * Only this file and tunnel/ know both relay/ and tunnel/.
+ */
+#include <errno.h>
+#include <event2/event.h>
+#include <event2/thread.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <systemd/sd-daemon.h>
+
+#include "relay/gateway.h"
+#include "relay/log.h"
+#include "relay/metrics.h"
+#include "relay/registry.h"
+#include "relay/token.h"
+#include "tunnel/hub.h"
+
+#define DRAIN_TICK_MS 50
+
+enum { EXIT_USAGE = 2 };
+
+static const char usage[] =
+	"Usage: attest-relay --config FILE [--check-config | --dump-config]\n"
+	"       attest-relay token new\n"
+	"       attest-relay token hash < FILE\n"
+	"\n"
+	"Joins clients in a cloud to attestation services behind NAT, reading nothing of what passes.\n"
+	"\n"
+	"  -c, --config FILE    the configuration, attest-relay.yaml(5)\n"
+	"      --check-config   say what is wrong with it and end; 0: nothing\n"
+	"      --dump-config    print the values in effect, defaults included, and end\n"
+	"  -h, --help           this text\n"
+	"  -V, --version        the version\n"
+	"\n"
+	"token new prints a fresh token, once, and the line for the config's owners.\n"
+	"token hash reads a token from standard input and prints that line.\n"
+	"\n"
+	"See attest-relay(8).\n";
+
+struct program {
+	struct gateway gateway;
+	struct event_base *base;
+	struct event *drain_timer, *signals[4];
+	struct metrics *metrics;
+	uint64_t waited;
+	bool draining;
+};
+
+/* ---- token ---- */
+
+static int print_token(const char *token, bool show)
+{
+	uint8_t hash[TOKEN_HASH_BYTES];
+	char text[TOKEN_HASH_TEXT];
+
+	if (token_hash(token, strlen(token), hash) < 0) {
+		fprintf(stderr, "attest-relay: cannot hash: libcrypto has no SHA-256\n");
+		return 1;
+	}
+	token_format_hash(hash, text);
+	if (show)
+		printf("token (for the owner's token file; it is not shown again):\n%s\n\n"
+		       "for relay.yaml, under the owner's tokens:\n",
+		       token);
+	printf("%s\n", text);
+	return 0;
+}
+
+static int token_command(int argc, char **argv)
+{
+	char token[TOKEN_TEXT_MAX], *why = NULL;
+	bool exposed;
+	int r;
+
+	if (argc == 3 && strcmp(argv[2], "new") == 0) {
+		if (token_new(token) < 0) {
+			fprintf(stderr, "attest-relay: no random numbers to be had\n");
+			return 1;
+		}
+		r = print_token(token, true);
+	} else if (argc == 3 && strcmp(argv[2], "hash") == 0) {
+		if (token_read_file("/dev/stdin", token, &exposed, &why) < 0) {
+			fprintf(stderr, "attest-relay: %s\n", why ? why : "out of memory");
+			free(why);
+			return 1;
+		}
+		r = print_token(token, false);
+	} else {
+		fputs(usage, stderr);
+		return EXIT_USAGE;
+	}
+	token_wipe(token);
+	return r;
+}
+
+/* ---- running ---- */
+
+static void status_line(struct program *p)
+{
+	struct gateway *g = &p->gateway;
+	uint64_t sum[COUNTERS] = { 0 };
+
+	for (unsigned i = 0; i < g->n_workers; i++)
+		for (unsigned j = 0; j < COUNTERS; j++)
+			sum[j] += counter_get(&g->workers[i]->counters.value[j]);
+	log_info("status: %" PRIu64 " connections, %" PRIu64 " tunnels, %zu services, %" PRIu64
+		 " streams, %" PRIu64 " parked, %" PRIu64 " accepted so far%s",
+		 (uint64_t)atomic_load(&g->connections), sum[COUNTER_LIVE_TUNNELS],
+		 registry_services(g->registry), sum[COUNTER_LIVE_SPLICES],
+		 sum[COUNTER_LIVE_PARKED], sum[COUNTER_ACCEPTED], p->draining ? ", draining" : "");
+}
+
+static void on_drain_tick(evutil_socket_t fd, short what, void *arg)
+{
+	struct program *p = arg;
+
+	p->waited += DRAIN_TICK_MS;
+	if (gateway_is_idle(&p->gateway) || p->waited >= p->gateway.config->timeouts.drain)
+		event_base_loopbreak(p->base);
+}
+
+static void on_terminate(evutil_socket_t signal, short what, void *arg)
+{
+	struct program *p = arg;
+	const struct timeval tick = { .tv_usec = DRAIN_TICK_MS * 1000 };
+
+	if (p->draining) {
+		log_info("second signal: ending at once");
+		event_base_loopbreak(p->base);
+		return;
+	}
+	p->draining = true;
+	log_info("ending: no new connections; streams have %" PRIu64 " s to finish",
+		 p->gateway.config->timeouts.drain / 1000);
+	sd_notify(0, "STOPPING=1\nSTATUS=draining");
+	gateway_drain(&p->gateway);
+	event_add(p->drain_timer, &tick);
+}
+
+static void on_usr1(evutil_socket_t signal, short what, void *arg)
+{
+	status_line(arg);
+}
+
+static void on_hup(evutil_socket_t signal, short what, void *arg)
+{
+	log_warning("SIGHUP: this version reads its config at start only; restart to change it");
+}
+
+static bool prepare(struct program *p)
+{
+	const struct {
+		int signal;
+		event_callback_fn fn;
+	} signals[] = { { SIGTERM, on_terminate },
+			{ SIGINT, on_terminate },
+			{ SIGUSR1, on_usr1 },
+			{ SIGHUP, on_hup } };
+
+	p->base = event_base_new();
+	if (!p->base)
+		return false;
+	p->drain_timer = event_new(p->base, -1, EV_PERSIST, on_drain_tick, p);
+	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) {
+		p->signals[i] = evsignal_new(p->base, signals[i].signal, signals[i].fn, p);
+		if (!p->signals[i] || event_add(p->signals[i], NULL) < 0)
+			return false;
+	}
+	return p->drain_timer;
+}
+
+static bool start_metrics(struct program *p)
+{
+	char *why = NULL;
+
+	if (p->gateway.config->metrics.kind == ADDRESS_NONE)
+		return true;
+	p->metrics = metrics_start(p->base, &p->gateway, &why);
+	if (!p->metrics)
+		log_error("metrics: %s", why ? why : "out of memory");
+	free(why);
+	return p->metrics;
+}
+
+static int run(const struct relay_config *config)
+{
+	struct program p = { .gateway.config = config };
+	bool good;
+
+	log_setup((enum log_level)config->log.level, (enum log_format)config->log.format,
+		  (enum log_target)config->log.target);
+	signal(SIGPIPE, SIG_IGN);
+	evthread_use_pthreads();
+	hub_install(&p.gateway);
+	good = prepare(&p) && gateway_start(&p.gateway) && start_metrics(&p);
+	if (good) {
+		log_info("attest-relay " VERSION " ready, %u workers", p.gateway.n_workers);
+		sd_notify(0, "READY=1\nSTATUS=relaying");
+		event_base_dispatch(p.base);
+	}
+	gateway_end(&p.gateway);
+	metrics_stop(p.metrics);
+	gateway_deinit(&p.gateway);
+	for (size_t i = 0; i < sizeof(p.signals) / sizeof(p.signals[0]); i++)
+		if (p.signals[i])
+			event_free(p.signals[i]);
+	if (p.drain_timer)
+		event_free(p.drain_timer);
+	if (p.base)
+		event_base_free(p.base);
+	libevent_global_shutdown();
+	if (good)
+		log_info("ended");
+	return good ? 0 : 1;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "config", required_argument, NULL, 'c' }, { "check-config", no_argument, NULL, 'k' },
+		{ "dump-config", no_argument, NULL, 'd' },  { "help", no_argument, NULL, 'h' },
+		{ "version", no_argument, NULL, 'V' },	    { 0 },
+	};
+	const char *path = NULL;
+	bool check = false, dump = false;
+	struct config_errors errors = { 0 };
+	struct relay_config *config;
+	int o, r = 0;
+
+	if (argc > 1 && strcmp(argv[1], "token") == 0)
+		return token_command(argc, argv);
+	while ((o = getopt_long(argc, argv, "c:hV", options, NULL)) != -1) {
+		switch (o) {
+		case 'c':
+			path = optarg;
+			break;
+		case 'k':
+			check = true;
+			break;
+		case 'd':
+			dump = true;
+			break;
+		case 'h':
+			fputs(usage, stdout);
+			return 0;
+		case 'V':
+			puts("attest-relay " VERSION);
+			return 0;
+		default:
+			fputs("Try attest-relay --help.\n", stderr);
+			return EXIT_USAGE;
+		}
+	}
+	if (!path || optind < argc) {
+		fprintf(stderr, "attest-relay: %s\nTry attest-relay --help.\n",
+			path ? "too many arguments" : "--config FILE is needed");
+		return EXIT_USAGE;
+	}
+	config = relay_config_load(path, &errors);
+	if (!config) {
+		config_errors_print(&errors, stderr);
+		config_errors_deinit(&errors);
+		return 1;
+	}
+	config_errors_deinit(&errors);
+	if (dump)
+		relay_config_dump(config, stdout);
+	else if (check)
+		fprintf(stderr, "%s: good\n", path);
+	else
+		r = run(config);
+	relay_config_unref(config);
+	return r;
+}
