@@ -12,6 +12,7 @@
 #ifndef TUNNEL_WS_H
 #define TUNNEL_WS_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "relay/reason.h"
@@ -19,7 +20,7 @@
 #define WS_SUBPROTOCOL "attest-relay.v1"
 #define WS_PATH "/tunnel"
 #define WS_RX_MAX ((size_t)256 * 1024) /* unread bytes held, then the peer is paused */
-#define WS_MESSAGE_MAX 65536	       /* bytes of one message we send */
+#define WS_MESSAGE_MAX (65536 - 64) /* bytes of one message we send; its head fits in 64 KiB too */
 
 struct conduit;
 struct worker;
