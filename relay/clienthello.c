@@ -2,12 +2,12 @@
  * clienthello: what a TLS client says first.
  *
  * Theory of operation: two layers, both bounded by lengths that were checked before use. assemble()
- * walks the TLS records and yields the handshake message: in place when it lies in one record (nearly
- * always), else copied into a buffer on the stack. The message is then read with a reader that knows
- * two ends: how many bytes the enclosing length field promises (past it: BAD) and how many of them
- * are here (past it: MORE). So a hello is judged as far as it has come, and a length that cannot be
- * true is refused at once. Unknown extensions, ciphers, names and versions (GREASE among them) are
- * stepped over.
+ * walks the TLS records and yields the handshake message: in place when it lies in one record
+ * (nearly always), else copied into a buffer on the stack. The message is then read with a reader
+ * that knows two ends: how many bytes the enclosing length field promises (past it: BAD) and how
+ * many of them are here (past it: MORE). So a hello is judged as far as it has come, and a length
+ * that cannot be true is refused at once. Unknown extensions, ciphers, names and versions (GREASE
+ * among them) are stepped over.
  */
 #include "relay/clienthello.h"
 
@@ -138,8 +138,8 @@ static enum clienthello_result server_name(struct reader *extension)
 		if (fault)
 			return bad(out, fault);
 		for (size_t i = 0; i < len; i++)
-			out->host[i] = (char)(host[i] >= 'A' && host[i] <= 'Z' ? host[i] | 0x20 :
-										 host[i]);
+			out->host[i] =
+				(char)(host[i] >= 'A' && host[i] <= 'Z' ? host[i] | 0x20 : host[i]);
 		out->host[len] = '\0';
 	}
 	return CLIENTHELLO_OK;
@@ -169,7 +169,8 @@ static enum clienthello_result alpn(struct reader *extension)
 		result = take(&name, len, &bytes);
 		if (result != CLIENTHELLO_OK)
 			return result;
-		if (len == sizeof(CLIENTHELLO_ALPN) - 1 && memcmp(bytes, CLIENTHELLO_ALPN, len) == 0)
+		if (len == sizeof(CLIENTHELLO_ALPN) - 1 &&
+		    memcmp(bytes, CLIENTHELLO_ALPN, len) == 0)
 			out->alpn_tunnel = true;
 	}
 	return CLIENTHELLO_OK;
@@ -234,9 +235,9 @@ static enum clienthello_result body(struct reader *r)
 	if (bytes[0] != 3)
 		return bad(r->out, "the ClientHello is of an unknown TLS version");
 	if ((result = take(r, 1 + 32, &bytes)) != CLIENTHELLO_OK ||
-	    (result = step_over(r, 1, 0, 32, 1)) != CLIENTHELLO_OK || /* session id */
+	    (result = step_over(r, 1, 0, 32, 1)) != CLIENTHELLO_OK ||    /* session id */
 	    (result = step_over(r, 2, 2, 65534, 2)) != CLIENTHELLO_OK || /* cipher suites */
-	    (result = step_over(r, 1, 1, 255, 1)) != CLIENTHELLO_OK) /* compression */
+	    (result = step_over(r, 1, 1, 255, 1)) != CLIENTHELLO_OK)     /* compression */
 		return result;
 	if (r->left == 0) /* TLS 1.2 without extensions */
 		return CLIENTHELLO_OK;
@@ -275,12 +276,13 @@ static enum clienthello_result learn(struct message *m, size_t overhead, struct 
 static enum clienthello_result record_header(const uint8_t *h, size_t len, bool first,
 					     struct clienthello *out, size_t *size)
 {
-	static const uint8_t least[] = { CONTENT_HANDSHAKE, 3, 0 }, most[] = { CONTENT_HANDSHAKE, 3, 4 };
+	static const uint8_t least[] = { CONTENT_HANDSHAKE, 3, 0 },
+			     most[] = { CONTENT_HANDSHAKE, 3, 4 };
 
 	for (size_t i = 0; i < len && i < sizeof(least); i++)
 		if (h[i] < least[i] || h[i] > most[i])
-			return first ? CLIENTHELLO_NOT_TLS :
-				       bad(out, "another record inside the ClientHello");
+			return first ? CLIENTHELLO_NOT_TLS
+				     : bad(out, "another record inside the ClientHello");
 	if (len < RECORD_HEADER)
 		return CLIENTHELLO_MORE;
 	*size = (size_t)h[3] << 8 | h[4];
@@ -345,8 +347,10 @@ enum clienthello_result clienthello_parse(const uint8_t *data, size_t len, struc
 		len = CLIENTHELLO_MAX; /* what is behind the hello, or it is too large anyway */
 	result = assemble(data, len, copy, &m, out);
 	if (m.total && (result == CLIENTHELLO_OK || result == CLIENTHELLO_MORE)) {
-		r = (struct reader){ .at = m.at + MESSAGE_HEADER, .left = m.total - MESSAGE_HEADER,
-				     .here = m.len - MESSAGE_HEADER, .out = out };
+		r = (struct reader){ .at = m.at + MESSAGE_HEADER,
+				     .left = m.total - MESSAGE_HEADER,
+				     .here = m.len - MESSAGE_HEADER,
+				     .out = out };
 		inner = body(&r);
 		if (inner != CLIENTHELLO_OK)
 			result = inner;

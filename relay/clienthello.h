@@ -12,14 +12,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define CLIENTHELLO_MAX 16384	  /* the whole hello with its record headers */
+#define CLIENTHELLO_MAX 16384     /* the whole hello with its record headers */
 #define CLIENTHELLO_HOST_SIZE 256 /* the longest DNS name, and a NUL */
 #define CLIENTHELLO_ALPN "attest-relay/1"
 
 enum clienthello_result {
 	CLIENTHELLO_MORE,    /* good so far, not complete */
-	CLIENTHELLO_OK,	     /* complete */
-	CLIENTHELLO_NOT_TLS, /* the first bytes are no TLS record of a ClientHello: other doors may try */
+	CLIENTHELLO_OK,      /* complete */
+	CLIENTHELLO_NOT_TLS, /* the first bytes are no TLS record of a ClientHello: other doors may
+				try */
 	CLIENTHELLO_BAD,     /* TLS, but broken or not for us; why says how */
 };
 
@@ -30,9 +31,9 @@ struct clienthello {
 	 * literal (RFC 6066 forbids it), a trailing dot, NUL, an empty name, two host names.
 	 */
 	char host[CLIENTHELLO_HOST_SIZE];
-	bool alpn;	  /* the client offers ALPN at all */
+	bool alpn;        /* the client offers ALPN at all */
 	bool alpn_tunnel; /* ... and CLIENTHELLO_ALPN is among it */
-	size_t need;	  /* on MORE: no sense in calling with fewer bytes than this */
+	size_t need;      /* on MORE: no sense in calling with fewer bytes than this */
 	const char *why;  /* on BAD: a static line for logs; "" otherwise */
 };
 

@@ -1,10 +1,10 @@
 /*
  * httphead: the head of an HTTP/1.x request.
  *
- * Theory of operation: one pass, line by line, over all bytes so far. next_line() finds a line's end
- * and refuses what no line may hold; the line's own function splits it. The last, unfinished line
- * is looked at too, as far as that is cheap: a client of another protocol is told from its first
- * bytes, not at its time-out. No byte behind HTTPHEAD_MAX is ever read.
+ * Theory of operation: one pass, line by line, over all bytes so far. next_line() finds a line's
+ * end and refuses what no line may hold; the line's own function splits it. The last, unfinished
+ * line is looked at too, as far as that is cheap: a client of another protocol is told from its
+ * first bytes, not at its time-out. No byte behind HTTPHEAD_MAX is ever read.
  */
 #include "relay/httphead.h"
 
@@ -81,8 +81,9 @@ static enum httphead_result request_line(struct httphead_slice s, bool whole, st
 	for (; i < s.len; i++) {
 		size_t k = i - from;
 
-		if (k < sizeof(version) - 1 ? s.at[i] != version[k] :
-					      k > sizeof(version) - 1 || (s.at[i] != '0' && s.at[i] != '1'))
+		if (k < sizeof(version) - 1
+			    ? s.at[i] != version[k]
+			    : k > sizeof(version) - 1 || (s.at[i] != '0' && s.at[i] != '1'))
 			return bad(out, "not HTTP/1.0 or HTTP/1.1");
 	}
 	if (i - from < sizeof(version))
@@ -229,8 +230,8 @@ static bool is_host(const char *s, size_t len)
 	for (size_t i = 0; i < len; i++) {
 		unsigned char ch = (unsigned char)s[i];
 
-		if (ch == '.' ? i == 0 || i + 1 == len || s[i - 1] == '.' :
-				!((ch >= '0' && ch <= '9') || (ch >= 'a' && ch <= 'z') ||
+		if (ch == '.' ? i == 0 || i + 1 == len || s[i - 1] == '.'
+			      : !((ch >= '0' && ch <= '9') || (ch >= 'a' && ch <= 'z') ||
 				  (ch >= 'A' && ch <= 'Z') || ch == '-' || ch == '_'))
 			return false;
 	}

@@ -12,13 +12,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define HTTPHEAD_MAX 8192    /* bytes, the empty line included */
+#define HTTPHEAD_MAX 8192     /* bytes, the empty line included */
 #define HTTPHEAD_LINES_MAX 64 /* header lines */
 
 enum httphead_result {
 	HTTPHEAD_MORE,
 	HTTPHEAD_OK,
-	HTTPHEAD_BAD,	    /* no request, or one we will not read; known as early as can be */
+	HTTPHEAD_BAD,       /* no request, or one we will not read; known as early as can be */
 	HTTPHEAD_TOO_LARGE, /* over one of the two limits: HTTP 431 */
 };
 
@@ -34,7 +34,7 @@ struct httphead_line {
 struct httphead {
 	struct httphead_slice method, target;
 	unsigned minor; /* HTTP/1.minor: 0 or 1 */
-	size_t len;	/* of the whole head; what follows belongs to the body or the tunnel */
+	size_t len;     /* of the whole head; what follows belongs to the body or the tunnel */
 	struct httphead_line line[HTTPHEAD_LINES_MAX];
 	unsigned lines;
 	const char *why; /* on BAD and TOO_LARGE: a static line for logs; "" otherwise */

@@ -1,0 +1,421 @@
+/*
+ * tls: TLS over a plain socket, as a conduit.
+ *
+ * Theory of operation: OpenSSL talks to the socket through a BIO of ours. Reading is recv(2), with
+ * OpenSSL reading ahead. Writing goes to the out buffer, a worker's buffer held only while it is
+ * not empty; flush() hands it to the socket, several records with one send. So SSL_write never
+ * stops half-way and has nothing to be retried. What the socket does not take goes out in the
+ * background: EV_WRITE is armed while anything is left, whatever the owner wants, and nothing more
+ * is encrypted until then.
+ *
+ *   handshake  h is set; its step runs from the loop until done() is told, the conduit has no owner
+ *   open       the owner's; reads and writes
+ *   closing    closed by its owner with a clean reason; what is left and close_notify go out, then
+ *              FIN, then input is thrown away until the peer has ended too (a socket closed over
+ *              unread bytes makes the kernel send RST, which can destroy our last ones at the
+ * peer). Bounded by TLS_FLUSH_MS and then TLS_LINGER_MS.
+ *
+ * OpenSSL may hold bytes the socket knows nothing of, so level-triggered reading needs two flags:
+ * hungry (OpenSSL has said that only the socket can help) and drained (the last recv came back
+ * short: the next one is not worth the call). Both end when the event fires. While READY_READ is
+ * wanted and OpenSSL is not hungry but has bytes, or the end, telling it is deferred work.
+ *
+ * Interest is armed at once and disarmed lazily, as in fd.c; waiting for READY_ABORT alone too.
+ * A failed send is remembered in broken: what the peer sent before can still be read, then the
+ * error shows instead of EOF.
+ */
+#include "relay/tls.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <openssl/err.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "relay/tls_conduit.h"
+#include "relay/tls_context.h"
+
+#define TLS_LINGER_MS 2000 /* after our FIN: for the peer's */
+#define TLS_FLUSH_MS 10000 /* after close: for the peer to take what is left */
+#define TLS_RECORDS 3  /* of full size in the out buffer; what is left is for alerts and the like \
+			*/
+#define TLS_DISCARD 16 /* recv calls per wake-up while closing */
+
+_Static_assert(TLS_RECORDS *(SSL3_RT_MAX_PLAIN_LENGTH + SSL3_RT_MAX_ENCRYPTED_OVERHEAD +
+			     SSL3_RT_HEADER_LENGTH) +
+			       1024 <
+		       WORKER_BUFFER,
+	       "the out buffer holds TLS_RECORDS records");
+
+static struct tls_conduit *of(const struct conduit *c)
+{
+	return (struct tls_conduit *)c;
+}
+
+static void on_event(evutil_socket_t fd, short what, void *arg);
+static void closing_step(struct tls_conduit *t);
+
+void tls_arm(struct tls_conduit *t, unsigned what)
+{
+	int mask = (what & READY_READ ? EV_READ : 0) | (what & READY_WRITE ? EV_WRITE : 0) |
+		   (what == READY_ABORT ? EV_READ | EV_CLOSED | EV_ET : 0);
+
+	if (t->armed)
+		event_del(&t->event);
+	t->armed = 0;
+	if (!mask)
+		return;
+	event_assign(&t->event, t->base.worker->base, t->fd, (short)(mask | EV_PERSIST), on_event,
+		     t);
+	if (event_add(&t->event, NULL) == 0)
+		t->armed = (uint8_t)what;
+}
+
+unsigned tls_needed(const struct tls_conduit *t)
+{
+	unsigned what = t->wanted;
+
+	if (t->out)
+		what |= READY_WRITE;
+	if (t->blocked)
+		what &= (unsigned)~READY_READ;
+	if (what & (READY_READ | READY_WRITE))
+		what &= (unsigned)~READY_ABORT; /* either notices an abort anyway */
+	return what;
+}
+
+/* Arms what is missing; what is too much stays until it fires. */
+static void rearm(struct tls_conduit *t)
+{
+	unsigned what = tls_needed(t);
+
+	/* an edge-triggered watch does not serve for reading, nor the other way round */
+	if (what & (unsigned)~t->armed || (t->armed == READY_ABORT && what != READY_ABORT))
+		tls_arm(t, what);
+}
+
+/* True if read() has something to say although the socket may stay silent. */
+static bool readable(const struct tls_conduit *t)
+{
+	return t->base.dead || SSL_get_shutdown(t->ssl) & SSL_RECEIVED_SHUTDOWN ||
+	       (!t->hungry && !t->blocked && SSL_has_pending(t->ssl));
+}
+
+static void tls_want(struct conduit *c, unsigned events)
+{
+	struct tls_conduit *t = of(c);
+
+	t->wanted = (uint8_t)(events & (READY_READ | READY_WRITE | READY_ABORT));
+	rearm(t);
+	if (events & READY_READ && readable(t))
+		worker_defer(c->worker, &t->tell);
+	else
+		worker_undefer(&t->tell);
+}
+
+void tls_tell(struct deferred *d)
+{
+	struct tls_conduit *t =
+		(struct tls_conduit *)((char *)d - offsetof(struct tls_conduit, tell));
+
+	if (t->h)
+		tls_handshake_step(t);
+	else if (t->wanted & READY_READ)
+		conduit_ready(&t->base, READY_READ);
+}
+
+static bool aborted(const struct tls_conduit *t)
+{
+	struct pollfd p = { .fd = t->fd };
+
+	return poll(&p, 1, 0) > 0 && (p.revents & POLLERR);
+}
+
+static void on_event(evutil_socket_t fd, short what, void *arg)
+{
+	struct tls_conduit *t = arg;
+	unsigned events = 0;
+	bool was_blocked = t->blocked;
+
+	if (what & (EV_READ | EV_CLOSED))
+		t->hungry = t->drained = 0;
+	if (what & EV_WRITE)
+		tls_flush(t);
+	if (t->h) {
+		tls_handshake_step(t);
+		return;
+	}
+	if (t->closing) {
+		closing_step(t);
+		return;
+	}
+	if (t->broken || (t->armed == READY_ABORT && aborted(t)))
+		events = READY_ABORT;
+	if ((what & EV_READ || was_blocked) && !t->blocked)
+		events |= READY_READ;
+	if (what & EV_WRITE && !t->out)
+		events |= READY_WRITE;
+	events &= t->wanted;
+	if (t->armed & (unsigned)~tls_needed(t))
+		tls_arm(t, tls_needed(t));
+	else
+		rearm(t);
+	if (events)
+		conduit_ready(&t->base, events);
+}
+
+/* --- reading and writing --- */
+
+/* Makes what OpenSSL's last call failed of the conduit's end. */
+static int die(struct tls_conduit *t, int ssl_error)
+{
+	unsigned long e = ERR_peek_error();
+
+	if (t->error)
+		t->base.dead = t->error;
+	else if (t->eof)
+		t->base.dead = -ECONNABORTED; /* FIN without close_notify */
+	else if (ssl_error == SSL_ERROR_SSL && ERR_GET_LIB(e) == ERR_LIB_SSL &&
+		 ERR_GET_REASON(e) >= SSL_AD_REASON_OFFSET)
+		t->base.dead = -ECONNRESET; /* the peer's alert */
+	else
+		t->base.dead = -EPROTO;
+	tls_flush(t); /* our alert */
+	return t->base.dead;
+}
+
+static ssize_t tls_read(struct conduit *c, void *buf, size_t max)
+{
+	struct tls_conduit *t = of(c);
+	size_t done = 0, n;
+	int r = SSL_ERROR_NONE;
+
+	if (c->dead)
+		return c->dead;
+	while (done < max) {
+		ERR_clear_error();
+		if (SSL_read_ex(t->ssl, (char *)buf + done, max - done, &n) != 1) {
+			r = SSL_get_error(t->ssl, 0);
+			break;
+		}
+		done += n;
+	}
+	if (r == SSL_ERROR_WANT_READ)
+		t->hungry = 1;
+	else if (r != SSL_ERROR_NONE && r != SSL_ERROR_ZERO_RETURN && r != SSL_ERROR_WANT_WRITE)
+		die(t, r);
+	if (t->out && !t->base.dead) { /* an answer of OpenSSL's own, such as a key update */
+		tls_flush(t);
+		rearm(t);
+	}
+	if (done)
+		return (ssize_t)done;
+	if (r == SSL_ERROR_ZERO_RETURN && t->broken)
+		c->dead = t->broken;
+	if (c->dead)
+		return c->dead;
+	return r == SSL_ERROR_ZERO_RETURN ? 0 : -EAGAIN;
+}
+
+/* Encrypts up to TLS_RECORDS records into the empty out buffer. Bytes taken; c->dead on failure. */
+static size_t encrypt(struct tls_conduit *t, const uint8_t *data, size_t len)
+{
+	size_t done = 0, n;
+
+	for (int i = 0; i < TLS_RECORDS && done < len; i++) {
+		size_t part = len - done < SSL3_RT_MAX_PLAIN_LENGTH ? len - done
+								    : SSL3_RT_MAX_PLAIN_LENGTH;
+
+		ERR_clear_error();
+		if (SSL_write_ex(t->ssl, data + done, part, &n) != 1) {
+			die(t, SSL_get_error(t->ssl, 0));
+			break;
+		}
+		done += n;
+	}
+	return done;
+}
+
+static ssize_t tls_write(struct conduit *c, const void *buf, size_t len)
+{
+	struct tls_conduit *t = of(c);
+	size_t done = 0;
+
+	tls_flush(t);
+	while (!c->dead && !t->broken && !t->out && done < len) {
+		done += encrypt(t, (const uint8_t *)buf + done, len - done);
+		tls_flush(t);
+	}
+	if (t->out)
+		rearm(t);
+	if (c->dead)
+		return c->dead;
+	if (t->broken)
+		return t->broken;
+	return done || len == 0 ? (ssize_t)done : -EAGAIN;
+}
+
+/* Puts close_notify behind all that was written, and FIN behind that. 0 or -EAGAIN: not yet. */
+static int finish(struct tls_conduit *t)
+{
+	tls_flush(t);
+	if (!t->out && !t->close_sent) {
+		ERR_clear_error();
+		SSL_shutdown(t->ssl);
+		t->close_sent = 1;
+		tls_flush(t);
+	}
+	if (t->out)
+		return -EAGAIN;
+	if (!t->fin_sent && !t->broken)
+		shutdown(t->fd,
+			 SHUT_WR); /* fails only if the connection is gone: seen on reading */
+	t->fin_sent = 1;
+	return 0;
+}
+
+static int tls_shutdown(struct conduit *c)
+{
+	struct tls_conduit *t = of(c);
+	int r;
+
+	if (c->dead)
+		return c->dead;
+	r = finish(t);
+	if (t->broken)
+		return t->broken;
+	if (r == -EAGAIN)
+		rearm(t);
+	return r;
+}
+
+/* --- the end --- */
+
+void tls_free(struct reapable *r)
+{
+	struct tls_conduit *t =
+		(struct tls_conduit *)((char *)r - offsetof(struct tls_conduit, reapable));
+
+	SSL_free(t->ssl);
+	tls_context_unref(t->context);
+	free(t->h);
+	free(t);
+}
+
+void tls_end(struct tls_conduit *t, bool reset)
+{
+	struct linger now = { .l_onoff = 1, .l_linger = 0 };
+
+	tls_arm(t, 0);
+	worker_undefer(&t->tell);
+	timer_cancel(t->base.worker, &t->timer);
+	tls_out_drop(t);
+	if (reset) /* refused by Unix and vsock sockets, which cannot reset */
+		setsockopt(t->fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+	close(t->fd);
+	t->fd = -1;
+	conduit_deinit(&t->base);
+	worker_reap(t->base.worker, &t->reapable);
+}
+
+bool tls_discard(struct tls_conduit *t)
+{
+	char nothing[4096];
+	ssize_t n = 1;
+
+	if (t->eof || t->error)
+		return true;
+	for (int i = 0; i < TLS_DISCARD && n > 0; i++)
+		n = recv(t->fd, nothing, sizeof(nothing), 0);
+	t->eof = n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
+	return t->eof;
+}
+
+static void on_closing_timer(struct timer *timer)
+{
+	tls_end((struct tls_conduit *)((char *)timer - offsetof(struct tls_conduit, timer)), false);
+}
+
+static void closing_step(struct tls_conduit *t)
+{
+	bool over = tls_discard(t), finished = t->fin_sent;
+
+	if (finish(t) == 0 && (over || t->broken || t->base.dead)) {
+		tls_end(t, false);
+		return;
+	}
+	if (t->fin_sent && !finished)
+		timer_set(t->base.worker, &t->timer, TLS_LINGER_MS, on_closing_timer);
+	t->wanted = over ? 0 : READY_READ;
+	t->blocked = 0;
+	tls_arm(t, tls_needed(t));
+}
+
+static void tls_close(struct conduit *c, enum reason why)
+{
+	struct tls_conduit *t = of(c);
+
+	worker_undefer(&t->tell);
+	if (!reason_is_clean(why) || c->dead || t->broken) {
+		tls_end(t, !reason_is_clean(why));
+		return;
+	}
+	t->closing = 1;
+	/* after close_notify nothing comes that could turn our close into RST */
+	if (finish(t) == 0 && SSL_get_shutdown(t->ssl) & SSL_RECEIVED_SHUTDOWN) {
+		tls_end(t, false);
+		return;
+	}
+	timer_set(c->worker, &t->timer, t->fin_sent ? TLS_LINGER_MS : TLS_FLUSH_MS,
+		  on_closing_timer);
+	closing_step(t);
+}
+
+static void tls_detach(struct conduit *c)
+{
+	struct tls_conduit *t = of(c);
+
+	worker_undefer(&t->tell);
+	t->wanted = 0;
+	tls_arm(t, 0);
+}
+
+static int tls_attach(struct conduit *c, struct worker *w)
+{
+	struct tls_conduit *t = of(c);
+
+	c->worker = w;
+	rearm(t); /* what is in the out buffer goes on there */
+	return 0;
+}
+
+static enum reason tls_why(const struct conduit *c)
+{
+	return c->dead == -EPROTO   ? REASON_PROTOCOL
+	       : c->dead == -ENOMEM ? REASON_NO_MEMORY
+				    : REASON_NONE;
+}
+
+const struct conduit_ops tls_ops = {
+	.name = "tls",
+	.read = tls_read,
+	.write = tls_write,
+	.shutdown = tls_shutdown,
+	.want = tls_want,
+	.close = tls_close,
+	.detach = tls_detach,
+	.attach = tls_attach,
+	.why = tls_why,
+};
+
+const char *tls_conduit_alpn(const struct conduit *c)
+{
+	return tls_context_alpn(of(c)->context, of(c)->ssl);
+}
+
+int tls_conduit_socket(const struct conduit *c)
+{
+	return of(c)->fd;
+}

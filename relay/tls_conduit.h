@@ -1,0 +1,72 @@
+/*
+ * tls_conduit: what the parts of the TLS conduit share; see relay/tls.h for the contract.
+ *
+ * tls.c has the conduit, tls_bio.c the out buffer and OpenSSL's way to the socket, tls_handshake.c
+ * the way to an open conduit. The theory of operation is in tls.c.
+ */
+#ifndef RELAY_TLS_CONDUIT_H
+#define RELAY_TLS_CONDUIT_H
+
+#include <event2/event_struct.h>
+#include <openssl/ssl.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "relay/conduit.h"
+#include "relay/timer.h"
+#include "relay/worker.h"
+
+struct tls_handshake;
+
+struct tls_conduit {
+	struct conduit base; /* first: cast both ways */
+	struct event event;
+	struct deferred tell; /* READY_READ without an event; the handshake's first step */
+	struct timer timer;   /* of the handshake, or of closing */
+	struct reapable reapable;
+	SSL *ssl;
+	struct tls_context *context;
+	struct tls_handshake *h; /* while the handshake is under way */
+	uint8_t *out;
+	uint32_t out_start, out_end;
+	int fd;
+	int error;             /* -errno of a failed recv, or of an allocation in the BIO */
+	int broken;            /* -errno of a failed send */
+	uint8_t wanted, armed; /* events the owner wants; those libevent watches for */
+	uint8_t hungry : 1, drained : 1, eof : 1 /* TCP's */;
+	uint8_t blocked : 1;    /* reading waits until the out buffer is empty */
+	uint8_t close_sent : 1; /* close_notify is in the out buffer or gone */
+	uint8_t fin_sent : 1, closing : 1;
+};
+
+extern const struct conduit_ops tls_ops;
+
+static inline size_t tls_out_len(const struct tls_conduit *t)
+{
+	return t->out_end - t->out_start;
+}
+
+/* Hands the out buffer to the socket, as far as it takes it. */
+void tls_flush(struct tls_conduit *t);
+void tls_out_drop(struct tls_conduit *t);
+/* OpenSSL's way to the conduit's socket. NULL: no memory. */
+BIO *tls_bio_new(struct tls_conduit *t);
+
+/* What the socket has to be watched for, from the state alone. */
+unsigned tls_needed(const struct tls_conduit *t);
+/* Makes libevent watch for exactly what. */
+void tls_arm(struct tls_conduit *t, unsigned what);
+/* Throws away what has come in; true when the peer has ended or is gone. */
+bool tls_discard(struct tls_conduit *t);
+/* Closes the socket now; the memory goes at the end of the turn. */
+void tls_end(struct tls_conduit *t, bool reset);
+/* Deferred: the handshake's next step, or READY_READ without an event. */
+void tls_tell(struct deferred *d);
+/* For the reaper. */
+void tls_free(struct reapable *r);
+
+/* Goes on with t->h; t may be over, or have an owner, afterwards. */
+void tls_handshake_step(struct tls_conduit *t);
+
+#endif
