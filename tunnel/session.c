@@ -525,7 +525,7 @@ static void arm(struct session *s)
 
 	if (s->limits.dead_ms)
 		at = s->last_rx + s->limits.dead_ms - TIME_SLACK;
-	if (s->limits.ping_ms && !s->ping_us && s->last_ping + s->limits.ping_ms < at)
+	if (s->limits.ping_ms && s->last_ping + s->limits.ping_ms < at)
 		at = s->last_ping + s->limits.ping_ms;
 	if (s->retire_at && s->retire_at < at)
 		at = s->retire_at;
@@ -560,9 +560,10 @@ static void on_time(struct timer *t)
 				      NGHTTP2_NO_ERROR, NULL, 0);
 		session_schedule(s);
 	}
-	if (s->limits.ping_ms && !s->ping_us && now >= s->last_ping + s->limits.ping_ms) {
+	if (s->limits.ping_ms && now >= s->last_ping + s->limits.ping_ms) {
 		s->last_ping = now;
-		s->ping_us = ping(s);
+		if (!s->ping_us) /* one under way is enough */
+			s->ping_us = ping(s);
 	}
 	arm(s);
 }

@@ -1,0 +1,995 @@
+/* session: two of them back to back over a socketpair, in one worker, and hostile bytes into one. */
+#include "tunnel/session.h"
+
+#include <arpa/inet.h>
+#include <nghttp2/nghttp2.h>
+#include <stdbool.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "relay/fd.h"
+#include "relay/worker.c" /* to turn the loop by hand */
+#include "tests/unit/check.h"
+#include "tunnel/stream.h"
+
+#define WAIT_S 60
+#define MIB ((size_t)1024 * 1024)
+
+static struct worker *w;
+
+/* One turn of worker_run. */
+static void turn(void)
+{
+	struct deferred *head = &w->private->deferred;
+
+	event_base_loop(w->base, head->next == head ? EVLOOP_ONCE : EVLOOP_NONBLOCK);
+	run_deferred(w);
+	reap(w);
+}
+
+/* So that a condition that never comes true is a failure and not a hang. */
+static void tick(struct timer *t)
+{
+	timer_set(w, t, 50, tick);
+}
+
+#define TEST(name, ...)                                                                            \
+	do {                                                                                       \
+		if (getenv("VERBOSE"))                                                             \
+			fprintf(stderr, "%s(%s)\n", #name, #__VA_ARGS__);                          \
+		name(__VA_ARGS__);                                                                 \
+	} while (0)
+
+#define UNTIL(cond)                                                                                \
+	do {                                                                                       \
+		struct timer timer_ = { 0 };                                                       \
+		time_t end_ = time(NULL) + WAIT_S;                                                 \
+		tick(&timer_);                                                                     \
+		while (!(cond)) {                                                                  \
+			turn();                                                                    \
+			if (time(NULL) > end_) {                                                   \
+				fprintf(stderr, "%s:%d: never: %s\n", __FILE__, __LINE__, #cond);  \
+				abort();                                                           \
+			}                                                                          \
+		}                                                                                  \
+		timer_cancel(w, &timer_);                                                          \
+	} while (0)
+
+/* The owner of one end of a stream: sends a pattern, checks what it gets. */
+struct owner {
+	struct conduit *c;
+	size_t to_send, sent, got;
+	unsigned tx, rx; /* pattern seeds */
+	bool eof_after, paused, greedy;
+	bool eof_sent, eof_seen, opened, aborted;
+	ssize_t error;
+	size_t read_max; /* bytes taken per event, 0: all */
+	unsigned close_on; /* events in which to close */
+	enum reason close_why;
+	struct owner *victim; /* closed in the same events instead */
+	enum reason why; /* session_stream_reason at death */
+};
+
+static uint8_t pattern(unsigned seed, size_t i)
+{
+	return (uint8_t)(i * 31 + (i >> 8) * 7 + seed);
+}
+
+static void owner_want(struct owner *o)
+{
+	unsigned want = READY_OPEN;
+
+	if (!o->c)
+		return;
+	if (!o->paused && !o->eof_seen && !o->error)
+		want |= READY_READ;
+	if (!o->error && (o->sent < o->to_send || (o->eof_after && !o->eof_sent)))
+		want |= READY_WRITE;
+	if (o->opened)
+		want &= (unsigned)~READY_OPEN;
+	if (!want && !o->aborted)
+		want = READY_ABORT;
+	conduit_want(o->c, o->error ? 0 : want);
+}
+
+static void owner_close(struct owner *o, enum reason why)
+{
+	struct conduit *c = o->c;
+
+	o->c = NULL;
+	conduit_close(c, why);
+}
+
+static void owner_read(struct owner *o)
+{
+	size_t max = o->read_max ? o->read_max : SIZE_MAX;
+	uint8_t buf[3000];
+
+	while (max > 0) {
+		const uint8_t *data = buf;
+		bool peek = o->tx % 2; /* half of them read, the others peek */
+		ssize_t n = peek ? conduit_peek(o->c, &data) :
+				   conduit_read(o->c, buf, max < sizeof(buf) ? max : sizeof(buf));
+
+		if (n == -EAGAIN)
+			return;
+		if (n == 0)
+			o->eof_seen = true;
+		if (n < 0) {
+			o->error = n;
+			o->why = session_stream_reason(o->c);
+		}
+		if (n <= 0)
+			return;
+		if ((size_t)n > max)
+			n = (ssize_t)max;
+		for (ssize_t i = 0; i < n; i++)
+			CHECK(data[i] == pattern(o->rx, o->got + (size_t)i));
+		if (peek)
+			conduit_consume(o->c, (size_t)n);
+		o->got += (size_t)n;
+		max -= (size_t)n;
+	}
+}
+
+static void owner_write(struct owner *o)
+{
+	size_t room = 0;
+	uint8_t *to = o->c->ops->room(o->c, &room);
+
+	while (to && o->sent < o->to_send) {
+		size_t n = o->to_send - o->sent < room ? o->to_send - o->sent : room;
+		ssize_t r;
+
+		for (size_t i = 0; i < n; i++)
+			to[i] = pattern(o->tx, o->sent + i);
+		r = conduit_write(o->c, to, n);
+		CHECK(r > 0);
+		o->sent += (size_t)r;
+		to = o->c->ops->room(o->c, &room);
+	}
+	if (o->sent == o->to_send && o->eof_after && !o->eof_sent) {
+		CHECK_INT(conduit_shutdown(o->c), 0);
+		o->eof_sent = true;
+	}
+}
+
+static void on_ready(struct conduit *c, unsigned events)
+{
+	struct owner *o = c->user;
+
+	CHECK(o->c == c);
+	if (events & o->close_on) {
+		struct owner *v = o->victim ? o->victim : o;
+
+		if (v->c)
+			owner_close(v, o->close_why);
+		if (v == o)
+			return;
+	}
+	if (events & READY_OPEN)
+		o->opened = true;
+	if (events & READY_ABORT)
+		o->aborted = true;
+	if (events & READY_READ)
+		owner_read(o);
+	if (events & READY_WRITE && !o->error)
+		owner_write(o);
+	owner_want(o);
+}
+
+static void own(struct owner *o, struct conduit *c)
+{
+	o->c = c;
+	c->user = o;
+	c->ready = on_ready;
+	owner_want(o);
+}
+
+/* Two sessions. */
+struct side {
+	struct session *s;
+	unsigned ended, goaways, exhausted, replies, requests;
+	enum reason why;
+	char detail[200];
+	int status;
+	char service[130], id[70], path[130];
+	struct fields fields;
+	int32_t request_id;
+	bool hold_reply, big_reply, close_on_reply;
+};
+
+#define OWNERS 1100
+static struct side relay, agent;
+static struct owner front[OWNERS], back[OWNERS]; /* relay's ends, agent's ends */
+static unsigned n_back;
+static enum reason accept_why;	/* what accept answers */
+static bool accept_closes;	/* it owns the stream, and closes it at once */
+static bool accept_answers = true;
+static struct owner back_template;
+static int carrier_fd[2];
+static struct conduit *carrier[2];
+
+static enum reason on_accept(struct session *s, struct conduit *c, const char *service,
+			     const char *id)
+{
+	struct owner *o;
+
+	CHECK(conduit_is_stream(c));
+	snprintf(agent.service, sizeof(agent.service), "%s", service);
+	snprintf(agent.id, sizeof(agent.id), "%s", id);
+	if (accept_why != REASON_NONE)
+		return accept_why;
+	if (accept_closes) {
+		conduit_close(c, REASON_DIAL_REFUSED);
+		return REASON_NONE;
+	}
+	o = &back[n_back];
+	*o = back_template;
+	o->tx = n_back + 100;
+	o->rx = n_back;
+	n_back++;
+	if (accept_answers)
+		session_stream_answer(c);
+	own(o, c);
+	return REASON_NONE;
+}
+
+static void on_request(struct session *s, int32_t id, const char *path, const struct fields *f)
+{
+	static struct fields answer;
+
+	agent.requests++;
+	agent.request_id = id;
+	snprintf(agent.path, sizeof(agent.path), "%s", path);
+	memcpy(&agent.fields, f, sizeof(*f)); /* its pointers still point into f: not used */
+	CHECK_STR(fields_get(f, "attest-x"), "y");
+	if (agent.hold_reply)
+		return;
+	fields_init(&answer);
+	CHECK_INT(fields_add(&answer, "attest-token", "secret", true), 0);
+	CHECK_INT(fields_add(&answer, "attest-instance", "one", false), 0);
+	for (int i = 0; agent.big_reply && i < 4; i++) {
+		char value[4000];
+
+		memset(value, 'a', sizeof(value));
+		value[3999] = '\0';
+		CHECK_INT(fields_add(&answer, "attest-big", value, false), 0);
+	}
+	session_reply(s, id, 200, &answer);
+}
+
+static void on_reply(struct session *s, int32_t id, int status, const struct fields *f)
+{
+	relay.replies++;
+	relay.status = status;
+	relay.request_id = id;
+	if (status == 200 && !agent.big_reply)
+		CHECK_STR(fields_get(f, "attest-instance"), "one");
+	if (relay.close_on_reply) {
+		static struct fields why;
+
+		fields_init(&why);
+		fields_add(&why, "attest-x", "y", false);
+		CHECK(session_request(s, "/refused", &why) > 0);
+		session_close(s, REASON_BAD_CREDENTIAL, "the token is not known");
+	}
+}
+
+static void on_goaway(struct session *s)
+{
+	struct side *x = session_user(s);
+
+	x->goaways++;
+}
+
+static void on_exhausted(struct session *s)
+{
+	relay.exhausted++;
+}
+
+static void on_end(struct session *s, enum reason why, const char *detail)
+{
+	struct side *x = session_user(s);
+
+	CHECK(detail);
+	x->ended++;
+	x->why = why;
+	snprintf(x->detail, sizeof(x->detail), "%s", detail);
+	x->s = NULL;
+}
+
+static const struct session_events relay_events = { .reply = on_reply,
+						    .goaway = on_goaway,
+						    .exhausted = on_exhausted,
+						    .end = on_end };
+static const struct session_events agent_events = { .accept = on_accept,
+						    .request = on_request,
+						    .goaway = on_goaway,
+						    .end = on_end };
+static const struct session_limits defaults = { .streams = 2000,
+						.streams_total = 1u << 30,
+						.stream_window = 262144,
+						.session_window = 16 * 1024 * 1024,
+						.ping_ms = 5000,
+						.dead_ms = 10000 };
+
+static void start_with(const struct session_limits *r, const struct session_limits *a)
+{
+	memset(&relay, 0, sizeof(relay));
+	memset(&agent, 0, sizeof(agent));
+	memset(front, 0, sizeof(front));
+	memset(back, 0, sizeof(back));
+	memset(&back_template, 0, sizeof(back_template));
+	n_back = 0;
+	accept_why = REASON_NONE;
+	accept_closes = false;
+	accept_answers = true;
+	w = worker_new(0);
+	CHECK(w);
+	CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, carrier_fd),
+		  0);
+	for (int i = 0; i < 2; i++) {
+		carrier[i] = fd_conduit_new(w, carrier_fd[i]);
+		CHECK(carrier[i]);
+	}
+	relay.s = r ? session_new(carrier[0], SESSION_RELAY, r, &relay_events, &relay) : NULL;
+	agent.s = a ? session_new(carrier[1], SESSION_AGENT, a, &agent_events, &agent) : NULL;
+	CHECK(!r || relay.s);
+	CHECK(!a || agent.s);
+}
+
+static void start(void)
+{
+	start_with(&defaults, &defaults);
+}
+
+static void stop(void)
+{
+	if (relay.s)
+		session_close(relay.s, REASON_SHUTDOWN, "end of test");
+	if (agent.s)
+		session_close(agent.s, REASON_SHUTDOWN, "end of test");
+	UNTIL(!relay.s && !agent.s);
+	CHECK(relay.ended <= 1 && agent.ended <= 1);
+	for (unsigned i = 0; i < OWNERS; i++) {
+		if (front[i].c)
+			owner_close(&front[i], REASON_SHUTDOWN);
+		if (back[i].c)
+			owner_close(&back[i], REASON_SHUTDOWN);
+	}
+	reap(w);
+	w = worker_free(w);
+}
+
+static struct owner *open_stream(unsigned i)
+{
+	enum reason why = REASON_NONE;
+	struct conduit *c = session_open(relay.s, "kbs.acme", "17", &why);
+
+	CHECK(c);
+	front[i].tx = i;
+	front[i].rx = i + 100;
+	own(&front[i], c);
+	return &front[i];
+}
+
+static void test_fields(void)
+{
+	static struct fields f;
+	char big[FIELDS_BYTES_MAX];
+
+	fields_init(&f);
+	CHECK_INT(fields_add(&f, "A-Name", "value", false), 0);
+	CHECK_STR(fields_get(&f, "a-name"), "value");
+	CHECK_STR(f.at[0].name, "a-name");
+	CHECK(!fields_get(&f, "b"));
+	CHECK_INT(fields_add(&f, "a", "b\nc", false), -EINVAL);
+	CHECK_INT(fields_add(&f, "", "b", false), -EINVAL);
+	CHECK_INT(fields_add(&f, ":path", "b", false), -EINVAL);
+	memset(big, 'x', sizeof(big) - 1);
+	big[sizeof(big) - 1] = '\0';
+	CHECK_INT(fields_add(&f, "big", big, false), -E2BIG);
+	for (int i = 1; i < FIELDS_MAX; i++)
+		CHECK_INT(fields_add(&f, "n", "v", false), 0);
+	CHECK_INT(fields_add(&f, "n", "v", false), -E2BIG);
+	CHECK_INT(f.n, FIELDS_MAX);
+}
+
+static int32_t request(const char *path)
+{
+	static struct fields f;
+
+	fields_init(&f);
+	CHECK_INT(fields_add(&f, "attest-x", "y", false), 0);
+	return session_request(relay.s, path, &f);
+}
+
+static void test_control(void)
+{
+	int32_t id;
+
+	start();
+	id = request("/attest-relay/1/hello");
+	CHECK(id > 0);
+	UNTIL(relay.replies == 1);
+	CHECK_INT(relay.status, 200);
+	CHECK_INT(relay.request_id, id);
+	CHECK_STR(agent.path, "/attest-relay/1/hello");
+
+	agent.hold_reply = true; /* answered later; no more than 8 under way */
+	for (int i = 0; i < 8; i++)
+		CHECK((id = request("/move")) > 0);
+	CHECK_INT(request("/move"), -1);
+	UNTIL(agent.requests == 9);
+	session_reply(agent.s, agent.request_id, 204, NULL);
+	session_reply(agent.s, agent.request_id, 204, NULL); /* the second changes nothing */
+	session_reply(agent.s, 9999, 204, NULL);
+	UNTIL(relay.replies == 2);
+	CHECK_INT(relay.status, 204);
+	CHECK_INT(relay.request_id, id);
+	CHECK(request("/move") > 0);
+	stop();
+	CHECK_INT(relay.replies, 2); /* the session's end is no answer */
+}
+
+static void test_oversized_reply(void)
+{
+	start();
+	agent.big_reply = true; /* 4 * 4000 bytes and the rest: fits */
+	request("/hello");
+	UNTIL(relay.replies == 1);
+	CHECK_INT(relay.status, 200);
+	stop();
+}
+
+/* The refusal reaches the agent before the relay is gone. */
+static void test_refusal(void)
+{
+	start();
+	relay.close_on_reply = true;
+	open_stream(0);
+	request("/hello");
+	UNTIL(agent.ended && relay.ended);
+	CHECK_INT(agent.requests, 2);
+	CHECK_STR(agent.path, "/refused");
+	CHECK_INT(relay.why, REASON_BAD_CREDENTIAL);
+	CHECK_STR(relay.detail, "the token is not known");
+	CHECK_INT(agent.why, REASON_EOF);
+	CHECK_INT(front[0].why, REASON_TUNNEL_LOST);
+	stop();
+}
+
+static bool both_done(unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (!front[i].eof_seen || !back[i].eof_seen || !front[i].eof_sent ||
+		    !back[i].eof_sent)
+			return false;
+	return true;
+}
+
+static void check_sums(unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		CHECK_INT(back[i].got, front[i].to_send);
+		CHECK_INT(front[i].got, back[i].to_send);
+		CHECK_INT(front[i].error, 0);
+		CHECK_INT(back[i].error, 0);
+		owner_close(&front[i], REASON_EOF);
+		owner_close(&back[i], REASON_EOF);
+	}
+	UNTIL(session_streams(relay.s) == 0 && session_streams(agent.s) == 0);
+	CHECK_INT(session_memory(relay.s), 0);
+	CHECK_INT(session_memory(agent.s), 0);
+}
+
+static void test_data(unsigned n, size_t up, size_t down)
+{
+	start();
+	back_template = (struct owner){ .to_send = down, .eof_after = true };
+	for (unsigned i = 0; i < n; i++) {
+		front[i].to_send = up;
+		front[i].eof_after = true;
+		front[i].read_max = i % 3 == 2 ? 1000 : 0;
+		open_stream(i);
+		if (i % 90 == 89) /* the agent's limit is known after its SETTINGS */
+			UNTIL(n_back == i + 1);
+	}
+	UNTIL(n_back == n);
+	CHECK_STR(agent.service, "kbs.acme");
+	CHECK_STR(agent.id, "17");
+	UNTIL(both_done(n));
+	CHECK_INT(session_opened(relay.s), n);
+	for (unsigned i = 0; i < n; i++)
+		CHECK(front[i].opened);
+	check_sums(n);
+	stop();
+}
+
+/* One side says EOF first and is answered with 10 MB after that. */
+static void test_half_close(bool relay_first)
+{
+	struct owner *late = relay_first ? &back[0] : &front[0];
+	struct owner *early = relay_first ? &front[0] : &back[0];
+
+	start();
+	if (relay_first) {
+		front[0].to_send = 5;
+		front[0].eof_after = true;
+	} else {
+		back_template = (struct owner){ .to_send = 5, .eof_after = true };
+	}
+	open_stream(0);
+	UNTIL(late->eof_seen && early->eof_sent);
+	CHECK_INT(late->got, 5);
+	CHECK(!early->eof_seen);
+	late->to_send = 10 * MIB;
+	late->eof_after = true;
+	owner_want(late);
+	UNTIL(early->eof_seen);
+	CHECK_INT(early->got, 10 * MIB);
+	check_sums(1);
+	stop();
+}
+
+static void test_abort(bool by_relay)
+{
+	struct owner *from = by_relay ? &front[0] : &back[0];
+	struct owner *to = by_relay ? &back[0] : &front[0];
+
+	start();
+	back_template.to_send = front[0].to_send = 100000;
+	open_stream(0);
+	UNTIL(front[0].got == 100000 && back[0].got == 100000);
+	owner_close(from, by_relay ? REASON_RESET : REASON_DIAL_REFUSED);
+	UNTIL(to->error);
+	CHECK_INT(to->error, -ECONNRESET);
+	CHECK(!to->eof_seen && to->aborted);
+	CHECK_INT(to->why, by_relay ? REASON_RESET : REASON_DIAL_FAILED);
+	CHECK_INT(conduit_write(to->c, "x", 1), -ECONNRESET);
+	CHECK_INT(conduit_shutdown(to->c), -ECONNRESET);
+	owner_close(to, REASON_RESET);
+	UNTIL(session_streams(relay.s) == 0 && session_streams(agent.s) == 0);
+	stop();
+}
+
+/* Refusals: by accept's answer, by closing in it; and a stream closed before its head was sent. */
+static void test_refused(void)
+{
+	start();
+	accept_why = REASON_LIMIT;
+	open_stream(0);
+	UNTIL(front[0].error);
+	CHECK_INT(front[0].why, REASON_AGENT_REFUSED);
+	accept_why = REASON_DIAL_TIMEOUT;
+	open_stream(1);
+	UNTIL(front[1].error);
+	CHECK_INT(front[1].why, REASON_DIAL_FAILED);
+	accept_why = REASON_NONE;
+	accept_closes = true;
+	open_stream(2);
+	UNTIL(front[2].error);
+	CHECK_INT(front[2].why, REASON_DIAL_FAILED);
+	accept_closes = false;
+	open_stream(3);
+	owner_close(&front[3], REASON_RESET);
+	open_stream(4);
+	owner_close(&front[4], REASON_EOF);
+	UNTIL(back[0].eof_seen); /* the one closed in order was opened and ended */
+	CHECK_INT(n_back, 1);
+	owner_close(&back[0], REASON_EOF);
+	UNTIL(session_streams(relay.s) == 0 && session_streams(agent.s) == 0);
+	/* dead before the owner asks: told all the same */
+	front[0].error = 0;
+	front[0].aborted = false;
+	owner_want(&front[0]);
+	UNTIL(front[0].error && front[0].aborted);
+	stop();
+}
+
+/* Received bytes can be read after the abort, then comes the abort. */
+static void test_abort_after_bytes(void)
+{
+	start();
+	front[0].to_send = 50000;
+	back_template.paused = true;
+	open_stream(0);
+	UNTIL(session_memory(agent.s) == 50000);
+	owner_close(&front[0], REASON_RESET);
+	UNTIL(back[0].aborted || session_streams(agent.s) == 0);
+	back[0].paused = false;
+	back[0].error = 0;
+	owner_want(&back[0]);
+	UNTIL(back[0].error);
+	CHECK_INT(back[0].got, 50000);
+	CHECK(!back[0].eof_seen);
+	CHECK_INT(session_memory(agent.s), 0);
+	stop();
+}
+
+static void test_stalled(void)
+{
+	start();
+	back_template.paused = true;
+	front[0].to_send = 64 * MIB;
+	open_stream(0);
+	UNTIL(n_back == 1);
+	back_template.paused = false;
+	front[1].to_send = 64 * MIB;
+	front[1].eof_after = true;
+	open_stream(1);
+	UNTIL(back[1].eof_seen);
+	CHECK_INT(back[1].got, 64 * MIB);
+	CHECK_INT(session_memory(agent.s), defaults.stream_window);
+	CHECK(front[0].sent <= defaults.stream_window);
+	/* and on it goes when it is read again */
+	front[0].to_send = 8 * MIB;
+	back[0].paused = false;
+	owner_want(&back[0]);
+	UNTIL(back[0].got == 8 * MIB);
+	CHECK_INT(session_memory(agent.s), 0);
+	stop();
+}
+
+/* All streams stall: the session holds session_window at most; nothing is lost after. */
+static void test_session_bound(void)
+{
+	struct session_limits l = defaults;
+	unsigned n = 40;
+	uint64_t quiet;
+	size_t before;
+
+	l.session_window = 1 * MIB;
+	start_with(&defaults, &l);
+	back_template.paused = true;
+	for (unsigned i = 0; i < n; i++) {
+		front[i].to_send = 100000;
+		front[i].eof_after = true;
+		open_stream(i);
+	}
+	UNTIL(session_memory(agent.s) >= l.session_window / 2);
+	quiet = worker_now(w) + 100;
+	UNTIL(worker_now(w) >= quiet);
+	before = session_memory(agent.s);
+	CHECK(before <= l.session_window);
+	for (unsigned i = 0; i < n_back; i++) {
+		back[i].paused = false;
+		owner_want(&back[i]);
+	}
+	back_template.paused = false;
+	for (unsigned i = 0; i < n; i++)
+		UNTIL(back[i].eof_seen && back[i].got == 100000);
+	stop();
+}
+
+static void test_limits(void)
+{
+	struct session_limits l = defaults, few = defaults;
+	enum reason why = REASON_NONE;
+
+	few.streams = 4;
+	start_with(&defaults, &few);
+	request("/hello");
+	UNTIL(relay.replies == 1); /* the agent's SETTINGS are known */
+	for (unsigned i = 0; i < 4; i++)
+		open_stream(i);
+	CHECK(!session_open(relay.s, "kbs.acme", "", &why));
+	CHECK_INT(why, REASON_LIMIT);
+	UNTIL(n_back == 4);
+	request("/move"); /* gets through all the same */
+	UNTIL(relay.replies == 2);
+	owner_close(&front[0], REASON_RESET);
+	UNTIL(session_streams(relay.s) == 3);
+	open_stream(0);
+	UNTIL(n_back == 5);
+	stop();
+
+	l.streams = 3;
+	l.streams_total = 5;
+	start_with(&l, &defaults);
+	for (unsigned i = 0; i < 3; i++)
+		open_stream(i);
+	CHECK(!session_open(relay.s, "kbs.acme", "", &why));
+	CHECK_INT(why, REASON_LIMIT);
+	for (unsigned i = 0; i < 5 + 1024 - 3; i++) {
+		owner_close(&front[i % 3], REASON_RESET);
+		UNTIL(session_streams(relay.s) == 2);
+		open_stream(i % 3);
+		UNTIL(front[i % 3].error || session_streams(agent.s) > 0);
+		CHECK(relay.exhausted <= (i >= 1));
+	}
+	CHECK_INT(relay.exhausted, 1);
+	owner_close(&front[0], REASON_RESET);
+	UNTIL(session_streams(relay.s) == 2);
+	CHECK(!session_open(relay.s, "kbs.acme", "", &why));
+	CHECK_INT(why, REASON_GOING_AWAY);
+	stop();
+}
+
+/* Both sides close, in each event, themselves or a neighbour, in order or not. */
+static void test_close_in_events(void)
+{
+	static const enum reason whys[] = { REASON_RESET, REASON_EOF };
+	static const unsigned events[] = { READY_READ, READY_WRITE, READY_OPEN, READY_ABORT };
+
+	start();
+	for (unsigned k = 0; k < 32; k++) {
+		struct owner spec = { .to_send = 200000, .eof_after = true,
+				      .close_on = events[k % 4], .close_why = whys[k / 4 % 2] };
+
+		n_back = 0;
+		memset(back, 0, sizeof(back[0]) * 2);
+		memset(front, 0, sizeof(front[0]) * 2);
+		back_template = (struct owner){ .to_send = 200000, .eof_after = true };
+		front[1] = back_template;
+		if (k & 8) {
+			back_template = spec;
+			back_template.victim = k & 16 ? &back[1] : NULL;
+			front[0] = front[1];
+		} else {
+			front[0] = spec;
+			front[0].victim = k & 16 ? &front[1] : NULL;
+		}
+		open_stream(0);
+		open_stream(1);
+		UNTIL(n_back == 2 || session_streams(relay.s) == 0);
+		UNTIL((front[1].eof_seen && front[1].eof_sent) || !front[1].c || front[1].error);
+		for (unsigned i = 0; i < 2; i++) {
+			if (front[i].c)
+				owner_close(&front[i], REASON_RESET);
+			if (back[i].c)
+				owner_close(&back[i], REASON_RESET);
+		}
+		UNTIL(session_streams(relay.s) == 0 && session_streams(agent.s) == 0);
+		CHECK_INT(session_memory(relay.s) + session_memory(agent.s), 0);
+	}
+	CHECK(!relay.ended && !agent.ended);
+	stop();
+}
+
+/* Thousands of aborted clients do not cost the session. */
+static void test_many_resets(void)
+{
+	start();
+	for (unsigned i = 0; i < 3000; i++) {
+		n_back = 0;
+		back[0] = (struct owner){ 0 };
+		front[0] = (struct owner){ .to_send = 10 };
+		open_stream(0);
+		UNTIL(n_back == 1);
+		owner_close(&front[0], REASON_RESET);
+		UNTIL(back[0].error);
+		owner_close(&back[0], REASON_RESET);
+	}
+	CHECK(!relay.ended && !agent.ended);
+	stop();
+}
+
+static void test_retire(bool by_agent)
+{
+	enum reason why = REASON_NONE;
+
+	start();
+	open_stream(0);
+	UNTIL(n_back == 1);
+	session_retire(by_agent ? agent.s : relay.s);
+	if (by_agent)
+		UNTIL(relay.goaways > 0);
+	CHECK(!session_open(relay.s, "kbs.acme", "", &why));
+	CHECK_INT(why, REASON_GOING_AWAY);
+	front[0].to_send = back[0].to_send = MIB; /* it lives on */
+	front[0].eof_after = back[0].eof_after = true;
+	owner_want(&front[0]);
+	owner_want(&back[0]);
+	UNTIL(both_done(1));
+	CHECK_INT(front[0].got, MIB);
+	CHECK_INT(back[0].got, MIB);
+	UNTIL(relay.ended && agent.ended);
+	CHECK_INT(by_agent ? agent.why : relay.why, REASON_GOING_AWAY);
+	CHECK_INT(by_agent ? relay.why : agent.why, REASON_EOF);
+	CHECK_INT(relay.goaways, by_agent);
+	CHECK_INT(front[0].error, 0); /* both directions had ended: nothing was lost */
+	stop();
+
+	start(); /* nothing open: over at once */
+	session_retire(by_agent ? agent.s : relay.s);
+	UNTIL(relay.ended && agent.ended);
+	stop();
+}
+
+static void test_dead(void)
+{
+	struct session_limits l = defaults;
+	struct timespec a, b;
+	long ms;
+
+	l.ping_ms = 50;
+	l.dead_ms = 300;
+	start_with(&l, &defaults);
+	open_stream(0);
+	UNTIL(session_rtt_us(relay.s) > 0);
+	clock_gettime(CLOCK_MONOTONIC, &a);
+	b = a;
+	while (b.tv_sec * 1000 + b.tv_nsec / 1000000 < a.tv_sec * 1000 + a.tv_nsec / 1000000 + 600) {
+		turn(); /* silence but for PINGs: alive */
+		clock_gettime(CLOCK_MONOTONIC, &b);
+	}
+	CHECK(!relay.ended);
+	conduit_want(carrier[1], 0); /* the peer reads no more, and so answers no more */
+	clock_gettime(CLOCK_MONOTONIC, &a);
+	UNTIL(relay.ended);
+	clock_gettime(CLOCK_MONOTONIC, &b);
+	ms = (b.tv_sec - a.tv_sec) * 1000 + (b.tv_nsec - a.tv_nsec) / 1000000;
+	CHECK_INT(relay.why, REASON_TUNNEL_DEAD);
+	if (ms > 300 || ms < 150)
+		fprintf(stderr, "%ld ms\n", ms);
+	CHECK(ms <= 300 && ms >= 150);
+	UNTIL(front[0].error);
+	CHECK_INT(front[0].why, REASON_TUNNEL_LOST);
+	conduit_want(carrier[1], READY_READ);
+	UNTIL(agent.ended);
+	stop();
+}
+
+static void test_carrier_killed(void)
+{
+	start();
+	back_template.to_send = front[0].to_send = 500 * MIB;
+	front[1].paused = true;
+	open_stream(0);
+	open_stream(1);
+	UNTIL(front[0].got > MIB && back[0].got > MIB && session_memory(relay.s) > 100000);
+	shutdown(carrier_fd[0], SHUT_RDWR);
+	UNTIL(relay.ended && agent.ended);
+	CHECK_INT(relay.why, REASON_TUNNEL_LOST);
+	CHECK_INT(agent.why, REASON_TUNNEL_LOST);
+	UNTIL(front[0].error && back[0].error && front[1].aborted);
+	CHECK_INT(front[0].why, REASON_TUNNEL_LOST);
+	CHECK_INT(back[0].why, REASON_TUNNEL_LOST);
+	CHECK(!front[0].eof_seen && !back[0].eof_seen);
+	/* the stalled one has its bytes still, after its session; then the error */
+	front[1].paused = false;
+	front[1].error = 0;
+	owner_want(&front[1]);
+	UNTIL(front[1].error);
+	CHECK(front[1].got > 100000);
+	stop();
+}
+
+/* The peer takes nothing any more: closing does not wait for it longer than a second. */
+static void test_close_blocked(void)
+{
+	uint64_t before;
+
+	start();
+	conduit_want(carrier[1], 0);
+	for (unsigned i = 0; i < 10; i++) {
+		front[i].to_send = 10 * MIB;
+		open_stream(i);
+	}
+	UNTIL(front[3].sent > 0); /* as much as the windows before SETTINGS allow */
+	before = worker_now(w);
+	session_close(relay.s, REASON_REPLACED, NULL);
+	UNTIL(relay.ended);
+	CHECK_INT(relay.why, REASON_REPLACED);
+	CHECK(worker_now(w) - before <= 1500);
+	conduit_want(carrier[1], READY_READ);
+	stop();
+}
+
+static void type(int fd, const void *bytes, size_t len)
+{
+	CHECK_INT(write(fd, bytes, len), len);
+}
+
+/* A relay that speaks by hand to an agent. */
+static void raw_frame(int fd, uint8_t kind, uint8_t flags, uint32_t id, const void *body, size_t len)
+{
+	uint8_t head[9] = { (uint8_t)(len >> 16), (uint8_t)(len >> 8), (uint8_t)len, kind, flags };
+
+	id = htonl(id);
+	memcpy(head + 5, &id, 4);
+	type(fd, head, 9);
+	type(fd, body, len);
+}
+
+static void test_hostile(void)
+{
+	static const char magic[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+	uint8_t junk[512], big[16384];
+
+	/* not HTTP/2 at all */
+	start_with(NULL, &defaults);
+	type(carrier_fd[0], "GET / HTTP/1.1\r\n\r\n-----------------", 35);
+	UNTIL(agent.ended);
+	CHECK_INT(agent.why, REASON_PROTOCOL);
+	conduit_close(carrier[0], REASON_EOF);
+	stop();
+
+	/* a frame where none may be */
+	start_with(NULL, &defaults);
+	type(carrier_fd[0], magic, 24);
+	raw_frame(carrier_fd[0], NGHTTP2_SETTINGS, 0, 0, "", 0);
+	raw_frame(carrier_fd[0], NGHTTP2_DATA, 0, 1, "xx", 2);
+	UNTIL(agent.ended);
+	CHECK_INT(agent.why, REASON_PROTOCOL);
+	conduit_close(carrier[0], REASON_EOF);
+	stop();
+
+	/* a header list without end: the stream is reset, the session lives */
+	start_with(NULL, &defaults);
+	type(carrier_fd[0], magic, 24);
+	raw_frame(carrier_fd[0], NGHTTP2_SETTINGS, 0, 0, "", 0);
+	memset(big, 0x82, sizeof(big)); /* :method GET, again and again */
+	raw_frame(carrier_fd[0], NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS, 1, big, 10000);
+	raw_frame(carrier_fd[0], NGHTTP2_PING, 0, 0, "12345678", 8);
+	/* literal without indexing "x: y", 3000 times */
+	for (size_t i = 0; i + 5 <= sizeof(big); i += 5)
+		memcpy(big + i, "\x00\x01x\x01y", 5);
+	memcpy(big, "\x83\x87\x84\x01\x05relay", 10); /* POST https / relay */
+	raw_frame(carrier_fd[0], NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS, 3, big, 10000);
+	UNTIL(recv(carrier_fd[0], junk, sizeof(junk), MSG_PEEK) > 60);
+	CHECK(!agent.ended);
+	CHECK_INT(agent.requests, 0);
+	conduit_close(carrier[0], REASON_EOF);
+	UNTIL(agent.ended);
+	stop();
+
+	/* noise, to both roles */
+	srand(1);
+	for (unsigned i = 0; i < 400; i++) {
+		bool to_agent = i % 2;
+
+		start_with(to_agent ? NULL : &defaults, to_agent ? &defaults : NULL);
+		if (to_agent)
+			type(carrier_fd[0], magic, 24);
+		raw_frame(carrier_fd[!to_agent], NGHTTP2_SETTINGS, 0, 0, "", 0);
+		if (relay.s)
+			open_stream(0);
+		for (unsigned k = 0; k < 20; k++) {
+			size_t len = (size_t)rand() % 64;
+
+			for (size_t j = 0; j < len; j++)
+				junk[j] = (uint8_t)rand();
+			raw_frame(carrier_fd[!to_agent], (uint8_t)(rand() % 10),
+				  (uint8_t)(rand() & 0x2d), (uint32_t)rand() % 4, junk, len);
+		}
+		shutdown(carrier_fd[!to_agent], SHUT_WR);
+		UNTIL(relay.ended || agent.ended);
+		conduit_close(carrier[!to_agent], REASON_EOF);
+		stop();
+	}
+}
+
+int main(void)
+{
+	TEST(test_fields);
+	TEST(test_control);
+	TEST(test_oversized_reply);
+	TEST(test_refusal);
+	TEST(test_data, 1, 0, 0);
+	TEST(test_data, 1, 32 * MIB, 32 * MIB);
+	TEST(test_data, 7, 3 * MIB, 100001);
+	TEST(test_data, 1000, 20000, 5000);
+	TEST(test_half_close, true);
+	TEST(test_half_close, false);
+	TEST(test_abort, true);
+	TEST(test_abort, false);
+	TEST(test_refused);
+	TEST(test_abort_after_bytes);
+	TEST(test_stalled);
+	TEST(test_session_bound);
+	TEST(test_limits);
+	TEST(test_close_in_events);
+	TEST(test_many_resets);
+	TEST(test_retire, true);
+	TEST(test_retire, false);
+	TEST(test_dead);
+	TEST(test_carrier_killed);
+	TEST(test_close_blocked);
+	TEST(test_hostile);
+	return 0;
+}
