@@ -197,7 +197,7 @@ int tunnel_config_add_service(struct tunnel_config *c, const char *text, char **
 struct tunnel_config *tunnel_config_free(struct tunnel_config *c); /* NULL is fine */
 void tunnel_config_dump(const struct tunnel_config *c, FILE *to);
 
-/* Looked up without case; NULL: none. */
+/* Looked up without case; NULL: none. By host name: the hostnames only, not NAME.<domain>. */
 const struct service_config *relay_config_service(const struct relay_config *c, const char *name);
 const struct service_config *relay_config_hostname(const struct relay_config *c, const char *host);
 const struct owner_config *relay_config_owner(const struct relay_config *c, const char *name);
