@@ -17,9 +17,7 @@
  * turn, when it is nobody's and lws has said good-bye (WSI_DESTROY).
  *
  * How it ends: the peer's 1000 is EOF, and writing says EPIPE. Without half-close the two directions end
- * together: shutdown sends 1000 when all is written, and the peer's answer to it is EOF. (Once our
- * 1000 is out, lws does not tell an answer from a lost connection. By then everything has been said.)
- * Another code, or a loss, is ECONNRESET, a text message EPROTO; bytes received before are read first.
+ * together: shutdown sends 1000 when all is written, and the peer's answer to it is EOF. Another code, or a loss, is ECONNRESET, a text message EPROTO; bytes received before are read first.
  *
  * Limits: received bytes WS_RX_MAX and a piece of lws' more, to send one message and what lws could not
  * hand to the socket of the one before, the end LINGER_MS, headers 4 KiB (lws).
@@ -53,6 +51,7 @@
 #define CLOSE_TEXT 1003
 #define CLOSE_ABORT 1011
 #define DESTROY_ROUNDS 1000
+#define WRITE_CLOSE ((enum lws_write_protocol)4) /* the gap in lws' enum, see give_close */
 
 _Static_assert(WS_MESSAGE_MAX + LWS_PRE <= WORKER_BUFFER, "a message and its head in one buffer");
 _Static_assert(WS_RX_MAX + LWS_PIECE <= (WS_RX_CHUNKS - 1) * WORKER_BUFFER, "the ring holds it");
@@ -287,29 +286,34 @@ static void on_gone(struct ws *s)
 	if (s->state == OPENING)
 		refuse(s, s->opening.client ? REASON_TARGET_RESET : REASON_RESET,
 		       "the connection ended during the WebSocket handshake");
-	else if (s->close_given && s->close_code == CLOSE_EOF)
-		s->rx_eof = true;
 	else if (!s->rx_eof && !s->base.dead)
 		s->base.dead = -ECONNRESET;
 	poke(s);
 }
 
-static void on_destroyed(struct ws *s)
+static void on_destroyed(struct ws *s, struct lws *wsi)
 {
-	lws_set_opaque_user_data(s->wsi, NULL);
+	lws_set_opaque_user_data(wsi, NULL);
 	s->wsi = NULL;
 	timer_cancel(s->base.worker, &s->timer);
 	on_gone(s);
 	release(s);
 }
 
-static int give_close(struct ws *s, unsigned code)
+/*
+ * Not lws_close_reason: that sends the close after the callback has returned an error, and Debian's
+ * lws (built with _DEBUG) closes twice then when the loop is libuv, the second time without sending.
+ * This way the peer's answer comes to on_peer_close, too.
+ */
+static int give_close(struct ws *s)
 {
-	s->close_code = code;
+	uint8_t buf[LWS_PRE + 2] = { 0 };
+
+	buf[LWS_PRE] = (uint8_t)(s->close_code >> 8);
+	buf[LWS_PRE + 1] = (uint8_t)s->close_code;
 	s->close_given = true;
 	linger(s);
-	lws_close_reason(s->wsi, (enum lws_close_status)code, NULL, 0);
-	return -1; /* lws sends it and waits for the peer's */
+	return lws_write(s->wsi, buf + LWS_PRE, 2, WRITE_CLOSE) < 0 ? -1 : 0;
 }
 
 static int on_writeable(struct ws *s)
@@ -329,7 +333,7 @@ static int on_writeable(struct ws *s)
 			ask_writeable(s);
 		return 0;
 	}
-	return s->close_code ? give_close(s, s->close_code) : 0;
+	return s->close_code ? give_close(s) : 0;
 }
 
 static int on_receive(struct ws *s, const void *data, size_t len)
@@ -343,9 +347,11 @@ static int on_receive(struct ws *s, const void *data, size_t len)
 	if (r < 0) {
 		if (!s->base.dead)
 			s->base.dead = r;
-		poke(s);
-		return s->close_given ? -1
-				      : give_close(s, r == -EPROTO ? CLOSE_TEXT : CLOSE_ABORT);
+		if (!s->close_given) {
+			tx_drop(s);
+			s->close_code = r == -EPROTO ? CLOSE_TEXT : CLOSE_ABORT;
+			ask_writeable(s);
+		}
 	}
 	if (s->rx.len >= WS_RX_MAX && !s->rx_paused) {
 		s->rx_paused = true;
@@ -365,7 +371,7 @@ static int on_peer_close(struct ws *s, const uint8_t *data, size_t len)
 	else if (!s->base.dead)
 		s->base.dead = -ECONNRESET;
 	poke(s);
-	return 0; /* lws answers */
+	return s->close_given ? -1 : 0; /* the answer to ours, or lws answers */
 }
 
 /* A request that will not do gets its HTTP error, then lws closes. */
@@ -470,7 +476,7 @@ static int on_lws(struct lws *wsi, enum lws_callback_reasons why, void *user, vo
 		on_gone(s);
 		return 0;
 	case LWS_CALLBACK_WSI_DESTROY:
-		on_destroyed(s);
+		on_destroyed(s, wsi);
 		return 0;
 	default:
 		return 0;
@@ -654,9 +660,9 @@ struct ws_opening *ws_accept(struct ws_context *x, struct conduit **network, uin
 /* Listens on a random abstract address for one connection. name: as lws wants it. */
 static int listen_for_lws(char name[64])
 {
-	/* lws passes the whole structure, so the zeros at the end are part of the name */
 	struct sockaddr_un sun = { .sun_family = AF_UNIX };
 	uint8_t random[16];
+	socklen_t len;
 	int fd, n, i;
 
 	if (getrandom(random, sizeof(random), 0) != (ssize_t)sizeof(random))
@@ -665,10 +671,12 @@ static int listen_for_lws(char name[64])
 	for (i = 0; i < (int)sizeof(random); i++)
 		n += snprintf(name + n, (size_t)(64 - n), "%02x", random[i]);
 	memcpy(sun.sun_path + 1, name + 2, strlen(name + 2));
+	/* the length is part of an abstract name: as lws 4.1 has it, without zeros at the end */
+	len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(name + 1));
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -1;
-	if (bind(fd, (struct sockaddr *)&sun, sizeof(sun)) < 0 || listen(fd, 1) < 0) {
+	if (bind(fd, (struct sockaddr *)&sun, len) < 0 || listen(fd, 1) < 0) {
 		close(fd);
 		return -1;
 	}
