@@ -39,6 +39,11 @@ void backoff_lost(struct backoff *b, uint64_t now, uint64_t up_ms)
 	b->soon_until = up_ms >= BACKOFF_HELD_MS ? now + BACKOFF_SOON_MS : 0;
 }
 
+void backoff_hope(struct backoff *b, uint64_t now)
+{
+	b->soon_until = now + BACKOFF_SOON_MS;
+}
+
 void backoff_reset(struct backoff *b)
 {
 	b->attempts = 0;

@@ -28,6 +28,9 @@ uint64_t backoff_next(struct backoff *b, uint64_t now, uint64_t random);
 /* The link held for up_ms and is lost now. */
 void backoff_lost(struct backoff *b, uint64_t now, uint64_t up_ms);
 
+/* Something changed for the better, perhaps: the low cap holds from now on. */
+void backoff_hope(struct backoff *b, uint64_t now);
+
 void backoff_reset(struct backoff *b);
 
 /* The wait after a refusal that does not end by itself. */

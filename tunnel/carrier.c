@@ -91,6 +91,7 @@ static const struct splice_spec plumbing_spec = {
 	.idle_ms = PLUMBING_IDLE_MS,
 	.half_closed_ms = PLUMBING_HALF_CLOSED_MS,
 	.end = on_plumbing_end,
+	.carrier = true,
 };
 
 static void on_upgraded(void *user, struct conduit *ws, enum reason why, const char *detail)

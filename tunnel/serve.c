@@ -67,8 +67,9 @@ static void stream_over(struct serve_stream *st)
 {
 	unlist(st);
 	timer_cancel(st->serve->worker, &st->timer);
-	st->serve->live--;
 	worker_reap(st->serve->worker, &st->reapable);
+	if (--st->serve->live == 0 && st->serve->idle)
+		st->serve->idle(st->serve);
 }
 
 static void log_end(const struct serve_stream *st, uint64_t up, uint64_t down, enum reason why)
@@ -283,6 +284,7 @@ int serve_init(struct serve *v, struct worker *w, const struct tunnel_config *co
 
 void serve_deinit(struct serve *v)
 {
+	v->idle = NULL;
 	while (v->streams)
 		stream_end(v->streams, REASON_SHUTDOWN);
 	free(v->offers);

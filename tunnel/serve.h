@@ -33,6 +33,7 @@ struct serve {
 	unsigned n_offers;
 	uint64_t live;	  /* from accept to end; at most limits.streams */
 	uint64_t counted; /* ever */
+	void (*idle)(struct serve *v); /* the last live one ended; may be NULL */
 	struct serve_stream *streams; /* those not yet joined: they have no splice */
 };
 

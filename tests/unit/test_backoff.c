@@ -57,8 +57,10 @@ static void test_lost(void)
 	CHECK_INT(bound_of(&b, 1000), BACKOFF_SOON_CAP_MS);
 	CHECK_INT(bound_of(&b, 1000 + BACKOFF_SOON_MS - 1), BACKOFF_SOON_CAP_MS);
 	CHECK_INT(bound_of(&b, 1000 + BACKOFF_SOON_MS), 16000);
+	backoff_hope(&b, 90000);
+	CHECK_INT(bound_of(&b, 90000), BACKOFF_SOON_CAP_MS);
 	b.attempts = BACKOFF_SOON_ATTEMPTS; /* it comes and goes: no mercy any more */
-	CHECK_INT(bound_of(&b, 1000), BACKOFF_CAP_MS);
+	CHECK_INT(bound_of(&b, 90000), BACKOFF_CAP_MS);
 	backoff_lost(&b, 1000, BACKOFF_STABLE_MS);
 	CHECK_INT(b.attempts, 0);
 	CHECK_INT(bound_of(&b, 1000), 500);

@@ -1,0 +1,570 @@
+/*
+ * link: one relay, one session up, whatever happens.
+ *
+ * Theory of operation. A line goes through
+ *
+ *   connecting -> handshaking -> hello -> up -> retiring -> over
+ *
+ * and may be over from any of them. It is the link's pending line until it is up, then its active
+ * one; retiring lines belong to nobody and end by themselves. The link has one rule: it needs a
+ * session when there is no active line, or when the relay asked for a fresh one (moving); then a line
+ * is pending, or the timer is set (waiting). So a successor beside a live session and a
+ * reconnection after a loss are the same thing.
+ *
+ * Transport auto: a line that reached something but never heard a hello is followed at once by one
+ * over the other carrier; only when both have failed is there a wait. What came up is tried first
+ * the next time.
+ *
+ * What is said: a failure for all to see the first time, then at debug until it changes or
+ * LINK_REMIND_MS have passed, so an unattended agent does not fill a disk.
+ *
+ * Ownership: a line owns its carrier, then its session; it is freed by the reaper after line_over,
+ * which is the one way out. The token is read for each hello, and wiped when it is on its way.
+ */
+#include "tunnel/link.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/config.h"
+#include "relay/conduit.h"
+#include "relay/log.h"
+#include "relay/token.h"
+#include "tunnel/agent.h"
+#include "tunnel/serve.h"
+#include "tunnel/session.h"
+
+#define LINK_REMIND_MS (10 * 60 * 1000)
+#define LINK_RETIRING_MAX 16 /* lines at a time; more moves than that are not followed */
+
+static const char *const state_words[] = {
+	[LINE_CONNECTING] = "connecting", [LINE_HANDSHAKING] = "handshaking",
+	[LINE_HELLO] = "hello",		  [LINE_UP] = "up",
+	[LINE_RETIRING] = "retiring",	  [LINE_OVER] = "over",
+};
+_Static_assert(sizeof(state_words) / sizeof(*state_words) == LINE_STATES, "a word for each state");
+
+static const struct session_events session_events;
+static const struct carrier_events carrier_events;
+
+static uint64_t now_of(const struct link *l)
+{
+	return worker_now(l->agent->worker);
+}
+
+static void set_state(struct line *line, enum line_state to)
+{
+	log_debug("%s (%s): %s -> %s", line->link->text, carrier_kind_text(line->kind),
+		  state_words[line->state], state_words[to]);
+	line->state = to;
+}
+
+static void changed(struct link *l)
+{
+	if (l->agent->spec->changed)
+		l->agent->spec->changed(l->agent);
+}
+
+/* For all to see, or only at debug if this is what was said last. wait_ms 0: no next try. */
+static void complain(struct link *l, enum log_level level, uint64_t wait_ms, const char *text)
+{
+	bool again = strcmp(l->said, text) == 0 && now_of(l) - l->said_at < LINK_REMIND_MS;
+
+	if (again)
+		level = LOG_LEVEL_DEBUG;
+	if (wait_ms)
+		log_fields(level, NULL, 0, "%s; next try in %" PRIu64 ".%" PRIu64 " s", text,
+			   wait_ms / 1000, wait_ms % 1000 / 100);
+	else
+		log_fields(level, NULL, 0, "%s", text);
+	if (again)
+		return;
+	snprintf(l->said, sizeof(l->said), "%s", text);
+	l->said_at = now_of(l);
+}
+
+/* ---- waiting ---- */
+
+static void on_retry_timer(struct timer *t)
+{
+	link_connect((struct link *)((char *)t - offsetof(struct link, timer)));
+}
+
+static bool needs_session(const struct link *l)
+{
+	return !l->agent->stopping && !l->finished && !l->pending && (!l->active || l->moving);
+}
+
+/* With once there is no next try: the link is done as soon as its lines are. */
+static bool give_up(struct link *l)
+{
+	if (l->agent->spec->once && !l->active)
+		l->finished = true;
+	return l->agent->stopping || l->agent->spec->once;
+}
+
+static void wait_for(struct link *l, uint64_t ms)
+{
+	log_debug("%s: waiting %" PRIu64 " ms", l->text, ms);
+	timer_set(l->agent->worker, &l->timer, ms, on_retry_timer);
+}
+
+/* ---- a line's end ---- */
+
+static void line_free(struct reapable *r)
+{
+	free((char *)r - offsetof(struct line, reapable));
+}
+
+static enum carrier_kind other(enum carrier_kind kind)
+{
+	return kind == CARRIER_DIRECT ? CARRIER_WEBSOCKET : CARRIER_DIRECT;
+}
+
+static void connect_by(struct link *l, enum carrier_kind kind, const char *first_failure);
+
+static void attempt_refused(struct link *l, const struct line *line)
+{
+	bool lasting = hello_refusal_is_lasting(line->refusal), done;
+	uint64_t wait = lasting ? backoff_refused(agent_random())
+				: backoff_next(&l->backoff, now_of(l), agent_random());
+
+	agent_failed(l->agent, lasting ? AGENT_REFUSED : AGENT_FAILED);
+	l->refused = lasting;
+	l->kind = line->kind; /* it got through */
+	done = give_up(l);
+	complain(l, lasting ? LOG_LEVEL_ERROR : LOG_LEVEL_WARNING, done ? 0 : wait, line->detail);
+	if (!done)
+		wait_for(l, wait);
+}
+
+static void attempt_failed(struct link *l, const struct line *line, bool reached,
+			   const char *detail)
+{
+	char text[LINK_DETAIL_MAX];
+	uint64_t wait;
+	bool done;
+
+	if (l->agent->spec->config->transport == TRANSPORT_AUTO && reached && !line->second &&
+	    !line->greeted) {
+		log_debug("%s (%s): %s", l->text, carrier_kind_text(line->kind), detail);
+		connect_by(l, other(line->kind), detail);
+		return;
+	}
+	if (line->second && strcmp(line->detail, detail) != 0)
+		snprintf(text, sizeof(text), "cannot connect to the relay %.200s: %s: %.120s; %s: %.120s",
+			 l->text, carrier_kind_text(other(line->kind)), line->detail,
+			 carrier_kind_text(line->kind), detail);
+	else if (reached)
+		snprintf(text, sizeof(text), "cannot connect to the relay %.200s: %.250s", l->text,
+			 detail);
+	else /* it names the address */
+		snprintf(text, sizeof(text), "cannot connect to the relay: %.400s", detail);
+	agent_failed(l->agent, AGENT_FAILED);
+	wait = backoff_next(&l->backoff, now_of(l), agent_random());
+	done = give_up(l);
+	complain(l, LOG_LEVEL_WARNING, done ? 0 : wait, text);
+	if (!done)
+		wait_for(l, wait);
+}
+
+static bool is_orderly(enum reason why)
+{
+	return why == REASON_EOF || why == REASON_GOING_AWAY || why == REASON_REPLACED ||
+	       why == REASON_SHUTDOWN;
+}
+
+/* The active line ended, or takes no new streams any more, and there is no successor. */
+static void lost(struct link *l, const struct line *line, enum reason why, const char *detail)
+{
+	uint64_t up = now_of(l) - line->up_since, wait;
+
+	if (!is_orderly(why))
+		agent_failed(l->agent, AGENT_FAILED);
+	if (give_up(l)) {
+		log_info("connection to %s ended: %s (%s)", l->text, detail, reason_word(why));
+		return;
+	}
+	backoff_lost(&l->backoff, now_of(l), up);
+	if (timer_is_set(&l->timer) || l->pending) { /* a successor is on its way already */
+		log_info("connection to %s lost: %s (%s)", l->text, detail, reason_word(why));
+		return;
+	}
+	wait = backoff_next(&l->backoff, now_of(l), agent_random());
+	log_warning("connection to %s lost after %" PRIu64 " s: %s (%s); next try in %" PRIu64
+		    ".%" PRIu64 " s%s",
+		    l->text, up / 1000, detail, reason_word(why), wait / 1000, wait % 1000 / 100,
+		    is_orderly(why) && l->backoff.attempts > 4 ?
+			    "; if this goes on, another agent may be using the same instance "
+			    "name: give each its own --instance" :
+			    "");
+	wait_for(l, wait);
+}
+
+/* The one way out. Carrier and session are over, or are being closed by the caller. */
+static void line_over(struct line *line, enum reason why, bool reached, const char *detail)
+{
+	struct link *l = line->link;
+	struct worker *w = l->agent->worker;
+
+	if (line->state == LINE_OVER)
+		return;
+	set_state(line, LINE_OVER);
+	timer_cancel(w, &line->timer);
+	*line->prevp = line->next;
+	if (line->next)
+		line->next->prevp = line->prevp;
+	if (line == l->active) {
+		l->active = NULL;
+		lost(l, line, why, detail);
+		changed(l);
+	} else if (line == l->pending) {
+		l->pending = NULL;
+		if (l->agent->stopping)
+			log_debug("%s: %s", l->text, detail);
+		else if (line->refused)
+			attempt_refused(l, line);
+		else
+			attempt_failed(l, line, reached, detail);
+	} else {
+		log_debug("%s: retired session ended: %s (%s)", l->text, detail, reason_word(why));
+	}
+	worker_reap(w, &line->reapable);
+	agent_check_over(l->agent);
+}
+
+void line_close(struct line *line)
+{
+	if (line->session) {
+		session_close(line->session, REASON_SHUTDOWN, "this agent is shutting down");
+		return;
+	}
+	carrier_cancel(line->carrier);
+	line->carrier = NULL;
+	line_over(line, REASON_SHUTDOWN, false, "given up: this agent is shutting down");
+}
+
+/* ---- hello ---- */
+
+static void on_hello_timer(struct timer *t)
+{
+	struct line *line = (struct line *)((char *)t - offsetof(struct line, timer));
+
+	session_close(line->session, REASON_HANDSHAKE_TIMEOUT,
+		      line->greeted ? "the relay did not say in time whether it takes this agent" :
+				      "no hello came in time; is this a relay's tunnel door?");
+}
+
+static int fill_hello(const struct link *l, const char *token, struct fields *f)
+{
+	const struct serve *v = &l->agent->serve;
+	struct hello h = { .token = token, .generation = agent_next_generation(l->agent) };
+
+	snprintf(h.instance, sizeof(h.instance), "%s", l->instance);
+	for (; h.n_offers < v->n_offers && h.n_offers < HELLO_SERVICES_MAX; h.n_offers++) {
+		const struct offer_config *o = v->offers[h.n_offers].config;
+
+		snprintf(h.offers[h.n_offers].name, HELLO_LABEL_MAX, "%s", o->name);
+		h.offers[h.n_offers].eager = o->dial == DIAL_EAGER;
+	}
+	return hello_encode(&h, f);
+}
+
+static void on_hello(struct line *line, int32_t id)
+{
+	const char *path = line->link->agent->spec->config->token_file;
+	char token[TOKEN_TEXT_MAX], *why = NULL;
+	struct fields fields;
+	bool exposed;
+	int r;
+
+	if (line->greeted || line->state != LINE_HELLO) {
+		session_close(line->session, REASON_PROTOCOL, "the relay said hello twice");
+		return;
+	}
+	r = token_read_file(path, token, &exposed, &why);
+	if (r < 0) {
+		session_close(line->session, REASON_BAD_CREDENTIAL, why ? why : "out of memory");
+		free(why);
+		line->greeted = true; /* the other carrier would not help */
+		return;
+	}
+	fields_init(&fields);
+	r = fill_hello(line->link, token, &fields);
+	if (r == 0)
+		session_reply(line->session, id, 200, &fields);
+	else
+		session_close(line->session, REASON_INTERNAL, strerror(-r));
+	token_wipe(token);
+	explicit_bzero(&fields, sizeof(fields));
+	line->greeted = true;
+	timer_set(line->link->agent->worker, &line->timer, HELLO_ANSWER_MS, on_hello_timer);
+}
+
+/* This line takes over: what was active until now is the relay's to retire. */
+static void promote(struct line *line)
+{
+	struct link *l = line->link;
+
+	if (l->active)
+		set_state(l->active, LINE_RETIRING);
+	l->active = line;
+	l->pending = NULL;
+	l->moving = false;
+	l->refused = false;
+	l->kind = line->kind;
+	l->said[0] = '\0';
+	line->up_since = now_of(l);
+	timer_cancel(l->agent->worker, &line->timer);
+	set_state(line, LINE_UP);
+	changed(l);
+}
+
+static void on_accepted(struct line *line, const struct fields *fields)
+{
+	struct link *l = line->link;
+	char why[HELLO_WHY_MAX], list[256] = "";
+	struct hello_accepted a;
+	size_t used = 0;
+
+	if (!line->greeted || line->state != LINE_HELLO) {
+		session_close(line->session, REASON_PROTOCOL, "acceptance came out of turn");
+		return;
+	}
+	if (hello_decode_accepted(&a, fields, why) < 0) {
+		session_close(line->session, REASON_PROTOCOL, why);
+		return;
+	}
+	for (unsigned i = 0; i < a.n_services && used < sizeof(list); i++)
+		used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%s", i ? ", " : "",
+					 a.services[i]);
+	promote(line);
+	log_info("connected to %s over %s as %s: %s", l->text, carrier_kind_text(line->kind),
+		 a.owner, list);
+	if (a.n_services < l->agent->serve.n_offers)
+		log_warning("%s accepted %u of the %u services offered; its operator decides which",
+			    l->text, a.n_services, l->agent->serve.n_offers);
+}
+
+static void on_refused(struct line *line, const struct fields *fields)
+{
+	struct hello_refused r;
+
+	hello_decode_refused(&r, fields);
+	line->refused = line->state == LINE_HELLO;
+	line->refusal = r.reason;
+	snprintf(line->detail, sizeof(line->detail), "the relay %.150s refuses this agent: %s%s%.300s",
+		 line->link->text, hello_refusal_word(r.reason), *r.message ? ": " : "", r.message);
+	/* it closes the session; if not, the timer does */
+}
+
+/* ---- moving ---- */
+
+static unsigned retiring_lines(const struct link *l)
+{
+	unsigned n = 0;
+
+	for (const struct line *line = l->agent->lines; line; line = line->next)
+		n += line->link == l && line->state == LINE_RETIRING;
+	return n;
+}
+
+static int on_move(struct line *line, const struct fields *fields)
+{
+	struct link *l = line->link;
+
+	if (line != l->active || l->agent->stopping)
+		return 204; /* a successor is there already, or none is wanted */
+	if (retiring_lines(l) >= LINK_RETIRING_MAX)
+		return 503;
+	if (!l->moving)
+		log_info("%s asks for a fresh session (%s)", l->text,
+			 hello_move_word(hello_decode_move(fields)));
+	l->moving = true;
+	if (!timer_is_set(&l->timer))
+		link_connect(l);
+	return 204;
+}
+
+/* ---- session events ---- */
+
+static enum reason on_accept(struct session *s, struct conduit *stream, const char *service,
+			     const char *id)
+{
+	struct line *line = session_user(s);
+
+	if (line->state != LINE_UP && line->state != LINE_RETIRING)
+		return REASON_GOING_AWAY;
+	return serve_accept(&line->link->agent->serve, stream, service, id);
+}
+
+static void on_request(struct session *s, int32_t id, const char *path, const struct fields *f)
+{
+	struct line *line = session_user(s);
+
+	if (strcmp(path, HELLO_PATH) == 0) {
+		on_hello(line, id);
+	} else if (strcmp(path, HELLO_PATH_ACCEPTED) == 0) {
+		session_reply(s, id, 204, NULL);
+		on_accepted(line, f);
+	} else if (strcmp(path, HELLO_PATH_REFUSED) == 0) {
+		session_reply(s, id, 204, NULL);
+		on_refused(line, f);
+	} else if (strcmp(path, HELLO_PATH_MOVE) == 0) {
+		session_reply(s, id, on_move(line, f), NULL);
+	} else {
+		session_reply(s, id, 404, NULL);
+	}
+}
+
+static void on_goaway(struct session *s)
+{
+	struct line *line = session_user(s);
+	struct link *l = line->link;
+
+	if (line != l->active)
+		return;
+	l->active = NULL;
+	set_state(line, LINE_RETIRING);
+	lost(l, line, REASON_GOING_AWAY, "the relay takes no new streams");
+	changed(l);
+}
+
+static void on_end(struct session *s, enum reason why, const char *detail)
+{
+	struct line *line = session_user(s);
+
+	line->session = NULL;
+	line_over(line, why, true, detail);
+}
+
+static const struct session_events session_events = {
+	.accept = on_accept,
+	.request = on_request,
+	.goaway = on_goaway,
+	.end = on_end,
+};
+
+/* ---- connecting ---- */
+
+static void on_connected(void *user)
+{
+	set_state(user, LINE_HANDSHAKING);
+}
+
+static void on_carrier(void *user, struct conduit *c, enum reason why, bool reached,
+		       const char *detail)
+{
+	struct line *line = user;
+	const struct tunnel_config *config = line->link->agent->spec->config;
+	const struct session_limits limits = {
+		.streams = (uint32_t)config->limits.streams,
+		.stream_window = (uint32_t)config->limits.stream_window,
+		.session_window = (uint32_t)config->limits.session_window,
+		.ping_ms = config->timeouts.ping,
+		.dead_ms = config->timeouts.dead,
+	};
+
+	line->carrier = NULL;
+	if (!c) {
+		line_over(line, why, reached, detail);
+		return;
+	}
+	line->session = session_new(c, SESSION_AGENT, &limits, &session_events, line);
+	if (!line->session) {
+		line_over(line, REASON_NO_MEMORY, false, "out of memory");
+		return;
+	}
+	set_state(line, LINE_HELLO);
+	timer_set(line->link->agent->worker, &line->timer, HELLO_ANSWER_MS, on_hello_timer);
+}
+
+static const struct carrier_events carrier_events = {
+	.connected = on_connected,
+	.done = on_carrier,
+};
+
+static void connect_by(struct link *l, enum carrier_kind kind, const char *first_failure)
+{
+	struct agent *a = l->agent;
+	struct line *line = calloc(1, sizeof(*line));
+
+	if (line) {
+		line->link = l;
+		line->kind = kind;
+		line->second = first_failure != NULL;
+		snprintf(line->detail, sizeof(line->detail), "%s",
+			 first_failure ? first_failure : "");
+		line->reapable.free = line_free;
+		line->carrier = carrier_open(&a->spec->carrier, kind, l->address, l->name,
+					     &carrier_events, line);
+	}
+	if (!line || !line->carrier) {
+		free(line);
+		wait_for(l, BACKOFF_CAP_MS); /* out of memory: later */
+		return;
+	}
+	line->next = a->lines;
+	line->prevp = &a->lines;
+	if (line->next)
+		line->next->prevp = &line->next;
+	a->lines = line;
+	l->pending = line;
+	log_debug("%s (%s): connecting", l->text, carrier_kind_text(kind));
+}
+
+void link_connect(struct link *l)
+{
+	timer_cancel(l->agent->worker, &l->timer);
+	if (needs_session(l))
+		connect_by(l, l->kind, NULL);
+}
+
+void link_retry(struct link *l, bool refused_too)
+{
+	if (!timer_is_set(&l->timer) || (l->refused && !refused_too))
+		return;
+	backoff_hope(&l->backoff, now_of(l));
+	link_connect(l);
+}
+
+void link_stop(struct link *l)
+{
+	timer_cancel(l->agent->worker, &l->timer);
+	for (struct line *line = l->agent->lines; line; line = line->next)
+		if (line->link == l && line->state >= LINE_UP)
+			session_retire(line->session);
+	if (l->pending)
+		line_close(l->pending);
+}
+
+/*
+ * Two addresses may lead to one relay, where the same instance would take over from itself without
+ * end: so each link but the first has a suffix to its name.
+ */
+static void name_instance(struct link *l, const char *instance, unsigned index)
+{
+	char suffix[16] = "";
+
+	if (index > 0)
+		snprintf(suffix, sizeof(suffix), ".%u", index + 1);
+	snprintf(l->instance, sizeof(l->instance), "%.*s%s",
+		 (int)(sizeof(l->instance) - 1 - strlen(suffix)), instance, suffix);
+}
+
+void link_init(struct link *l, struct agent *a, unsigned index)
+{
+	const struct tunnel_config *config = a->spec->config;
+
+	l->agent = a;
+	l->address = &config->relays.at[index];
+	l->name = config->server_name ? config->server_name : l->address->name;
+	l->kind = config->transport == TRANSPORT_WEBSOCKET ? CARRIER_WEBSOCKET : CARRIER_DIRECT;
+	address_format(l->address, l->text, sizeof(l->text));
+	name_instance(l, a->spec->instance, index);
+	wait_for(l, 0);
+}

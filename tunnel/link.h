@@ -1,0 +1,80 @@
+/*
+ * link: an agent's standing connection to one relay: keeps one session up, replaces it when it is
+ * lost or when the relay asks for a fresh one.
+ *
+ * A line is one attempt and, if it comes to that, the session that follows. A link has at most one
+ * line that is being made (pending) and one that is up (active), besides those that are retiring.
+ */
+#ifndef TUNNEL_LINK_H
+#define TUNNEL_LINK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "config/address.h"
+#include "relay/timer.h"
+#include "relay/worker.h"
+#include "tunnel/backoff.h"
+#include "tunnel/carrier.h"
+#include "tunnel/hello.h"
+
+struct agent;
+struct link;
+struct session;
+
+/* In this order only. */
+enum line_state {
+	LINE_CONNECTING,  /* carrier: the network */
+	LINE_HANDSHAKING, /* carrier: TLS, and the WebSocket upgrade */
+	LINE_HELLO,	  /* session; who we are is being settled: HELLO_ANSWER_MS for each step */
+	LINE_UP,	  /* session; accepted: streams are served */
+	LINE_RETIRING,	  /* session; live streams finish */
+	LINE_OVER,	  /* neither; freed at the end of the turn */
+	LINE_STATES
+};
+
+#define LINK_DETAIL_MAX 512
+
+struct line {
+	struct link *link;
+	struct line *next, **prevp; /* of agent->lines */
+	enum line_state state;
+	enum carrier_kind kind;
+	bool second; /* the other carrier was tried just before, and failed */
+	bool greeted; /* the hello was answered: this is a relay's tunnel door */
+	bool refused;
+	enum hello_refusal refusal;
+	struct carrier *carrier;
+	struct session *session;
+	struct timer timer;
+	struct reapable reapable;
+	uint64_t up_since;
+	char detail[LINK_DETAIL_MAX]; /* why it ended, if we know better than the session */
+};
+
+struct link {
+	struct agent *agent;
+	const struct address *address;
+	const char *name; /* the relay's, for SNI and verification */
+	char text[ADDRESS_TEXT_MAX];
+	char instance[HELLO_INSTANCE_MAX];
+	enum carrier_kind kind; /* to try next: what worked last */
+	struct line *active, *pending;
+	bool moving;   /* active is up, but a fresh session was asked for */
+	bool refused;  /* the last attempt was, for good */
+	bool finished; /* once: nothing more will be tried */
+	struct backoff backoff;
+	struct timer timer; /* set: waiting to try */
+	char said[LINK_DETAIL_MAX]; /* the last failure that was logged for all to see... */
+	uint64_t said_at;	    /* ... and when */
+};
+
+/* Zeroed before. index: the relay's place in the config. */
+void link_init(struct link *l, struct agent *a, unsigned index);
+void link_connect(struct link *l);		 /* now, if it needs a session */
+void link_retry(struct link *l, bool refused_too); /* if it is waiting */
+void link_stop(struct link *l);			 /* retires what is up, gives up what is not */
+
+void line_close(struct line *line); /* ends it at once, as part of our shutdown */
+
+#endif

@@ -1,0 +1,307 @@
+/*
+ * attest-tunnel: the guest owner's agent: offers local services behind a relay that it dials out to.
+ *
+ * Stages at start-up, in this order; a failure in one ends the program with STATUS_FAILED:
+ *
+ *   options   flags and file become one config; --check-config and --dump-config end here
+ *   log       from here on everything is said through the log
+ *   harden    no core dumps (the token passes through memory), as many descriptors as we may have
+ *   prepare   the token can be read, the CAs too; the instance's name; worker, TLS, WebSocket
+ *   signals   SIGTERM and SIGINT: end in order, a second one at once; SIGHUP: try again now
+ *   loop      one worker on this thread, until the agent is over
+ */
+#include <errno.h>
+#include <event2/event.h>
+#include <event2/thread.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <systemd/sd-daemon.h>
+
+#include "config/config.h"
+#include "relay/log.h"
+#include "relay/tls.h"
+#include "relay/token.h"
+#include "relay/worker.h"
+#include "tunnel/agent.h"
+#include "tunnel/hello.h"
+#include "tunnel/instance.h"
+#include "tunnel/netwatch.h"
+#include "tunnel/options.h"
+#include "tunnel/ws.h"
+
+#define SIGNALS 3
+
+struct program {
+	struct worker *worker;
+	struct agent_spec spec;
+	struct agent agent;
+	struct netwatch *netwatch;
+	struct event *signals[SIGNALS];
+	struct timer stop, watchdog;
+	uint64_t watchdog_ms; /* 0: none wanted */
+	char instance[HELLO_INSTANCE_MAX];
+	bool ready; /* systemd was told */
+	enum agent_outcome outcome;
+};
+
+static struct program program;
+
+/* ---- stages ---- */
+
+static void harden(void)
+{
+	struct rlimit files;
+
+#ifndef __SANITIZE_ADDRESS__ /* its leak checker attaches to the process */
+	prctl(PR_SET_DUMPABLE, 0);
+#endif
+	signal(SIGPIPE, SIG_IGN);
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
+		files.rlim_cur = files.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &files);
+	}
+}
+
+/* Later readings only fail a connection: the file may be being replaced just then. */
+static bool check_token(const struct tunnel_config *config)
+{
+	char token[TOKEN_TEXT_MAX], *why = NULL;
+	bool exposed;
+
+	if (token_read_file(config->token_file, token, &exposed, &why) < 0) {
+		log_error("%s", why ? why : "out of memory");
+		free(why);
+		return false;
+	}
+	token_wipe(token);
+	if (exposed)
+		log_warning("%s can be read by other users of this machine: chmod 600 it, and ask "
+			    "for a new token if anybody else may have seen it",
+			    config->token_file);
+	return true;
+}
+
+static bool make_instance(struct program *p)
+{
+	const struct tunnel_config *config = p->spec.config;
+
+	if (config->instance)
+		snprintf(p->instance, sizeof(p->instance), "%s", config->instance);
+	else if (instance_make(config, p->instance) < 0) {
+		log_error("cannot make a name for this instance: libcrypto has no SHA-256; give one "
+			  "with --instance");
+		return false;
+	}
+	p->spec.instance = p->instance;
+	return true;
+}
+
+static bool make_carriers(struct program *p)
+{
+	static const char *const alpn[CARRIER_KINDS][2] = {
+		[CARRIER_DIRECT] = { HELLO_ALPN, NULL },
+		[CARRIER_WEBSOCKET] = { CARRIER_ALPN_WEBSOCKET, NULL },
+	};
+	const struct tunnel_config *config = p->spec.config;
+	struct carrier_shared *shared = &p->spec.carrier;
+	char *why = NULL;
+
+	shared->worker = p->worker;
+	shared->dial_ms = config->timeouts.dial;
+	shared->handshake_ms = config->timeouts.handshake;
+	shared->dead_ms = config->timeouts.dead;
+	for (unsigned i = 0; i < CARRIER_KINDS; i++) {
+		shared->tls[i] = tls_client_context_new(config->ca_file, alpn[i], &why);
+		if (!shared->tls[i]) {
+			log_error("%s", why ? why : "out of memory");
+			free(why);
+			return false;
+		}
+	}
+	if (config->transport == TRANSPORT_DIRECT)
+		return true;
+	shared->ws = ws_context_new(p->worker);
+	return shared->ws;
+}
+
+/* ---- telling systemd ---- */
+
+static void on_changed(struct agent *a)
+{
+	unsigned up = agent_up(a);
+
+	if (up > 0 && !program.ready) {
+		program.ready = true;
+		sd_notify(0, "READY=1");
+	}
+	if (!a->stopping)
+		sd_notifyf(0, "STATUS=connected to %u of %u relays", up, a->n_links);
+}
+
+static void on_watchdog(struct timer *t)
+{
+	sd_notify(0, "WATCHDOG=1");
+	timer_set(program.worker, t, program.watchdog_ms, on_watchdog);
+}
+
+static void start_watchdog(struct program *p)
+{
+	uint64_t us;
+
+	if (sd_watchdog_enabled(0, &us) <= 0)
+		return;
+	p->watchdog_ms = us / 2000;
+	on_watchdog(&p->watchdog);
+}
+
+/* ---- events ---- */
+
+static void on_stop_timer(struct timer *t)
+{
+	worker_stop(program.worker);
+}
+
+/* The loop ends a few turns later: streams that lost their session are still to be told. */
+static void on_over(struct agent *a, enum agent_outcome outcome)
+{
+	program.outcome = outcome;
+	timer_set(program.worker, &program.stop, 0, on_stop_timer);
+}
+
+static void on_terminate(evutil_socket_t number, short what, void *arg)
+{
+	struct agent *a = &program.agent;
+
+	if (a->stopping) {
+		log_info("second signal: ending at once");
+		agent_kill(a);
+		return;
+	}
+	log_info("ending: %" PRIu64 " streams have %" PRIu64 " s to finish", a->serve.live,
+		 program.spec.config->timeouts.drain / 1000);
+	sd_notify(0, "STOPPING=1\nSTATUS=waiting for streams to finish");
+	agent_stop(a);
+}
+
+static void on_hangup(evutil_socket_t number, short what, void *arg)
+{
+	log_info("SIGHUP: trying to connect now where a connection is missing");
+	agent_retry(&program.agent, true);
+}
+
+static void on_network_change(void *user)
+{
+	log_debug("the network changed");
+	agent_retry(&program.agent, false);
+}
+
+static bool watch_signals(struct program *p)
+{
+	static const struct {
+		int number;
+		event_callback_fn fn;
+	} wanted[SIGNALS] = { { SIGTERM, on_terminate },
+			      { SIGINT, on_terminate },
+			      { SIGHUP, on_hangup } };
+
+	for (unsigned i = 0; i < SIGNALS; i++) {
+		p->signals[i] = evsignal_new(p->worker->base, wanted[i].number, wanted[i].fn, NULL);
+		if (!p->signals[i] || event_add(p->signals[i], NULL) < 0)
+			return false;
+	}
+	return true;
+}
+
+/* ---- the run ---- */
+
+static bool prepare(struct program *p)
+{
+	if (!check_token(p->spec.config) || !make_instance(p))
+		return false;
+	evthread_use_pthreads();
+	p->worker = worker_new(0);
+	if (!p->worker) {
+		log_error("cannot start: %s", strerror(errno));
+		return false;
+	}
+	if (!make_carriers(p))
+		return false;
+	p->spec.changed = on_changed;
+	p->spec.over = on_over;
+	if (!watch_signals(p) || agent_init(&p->agent, &p->spec) < 0) {
+		log_error("cannot start: out of memory");
+		return false;
+	}
+	return true;
+}
+
+static void release(struct program *p)
+{
+	netwatch_free(p->netwatch);
+	if (p->worker) {
+		agent_deinit(&p->agent);
+		timer_cancel(p->worker, &p->stop);
+		timer_cancel(p->worker, &p->watchdog);
+	}
+	for (unsigned i = 0; i < SIGNALS; i++)
+		if (p->signals[i])
+			event_free(p->signals[i]);
+	ws_context_free(p->spec.carrier.ws);
+	for (unsigned i = 0; i < CARRIER_KINDS; i++)
+		tls_context_unref(p->spec.carrier.tls[i]);
+	worker_free(p->worker);
+	libevent_global_shutdown();
+}
+
+static int run(const struct tunnel_config *config, bool once)
+{
+	struct program *p = &program;
+	int status = STATUS_FAILED;
+
+	log_setup((enum log_level)config->log.level, (enum log_format)config->log.format,
+		  (enum log_target)config->log.target);
+	harden();
+	p->spec.config = config;
+	p->spec.once = once;
+	if (prepare(p)) {
+		p->netwatch = netwatch_new(p->worker, on_network_change, NULL);
+		start_watchdog(p);
+		log_info("attest-tunnel " VERSION " started as instance %s, %zu services",
+			 p->instance, config->n_services);
+		worker_run(p->worker);
+		status = p->outcome == AGENT_ORDERLY ? STATUS_ORDERLY :
+			 p->outcome == AGENT_REFUSED ? STATUS_REFUSED :
+						       STATUS_FAILED;
+		log_info("ended");
+	}
+	release(p);
+	return status;
+}
+
+int main(int argc, char **argv)
+{
+	struct options o = options_read(argc, argv);
+	int status = STATUS_ORDERLY;
+
+	switch (o.action) {
+	case OPTIONS_DONE:
+		return o.status;
+	case OPTIONS_CHECK:
+		fprintf(stderr, "attest-tunnel: the config is good\n");
+		break;
+	case OPTIONS_DUMP:
+		tunnel_config_dump(o.config, stdout);
+		break;
+	case OPTIONS_RUN:
+		status = run(o.config, o.once);
+		break;
+	}
+	tunnel_config_free(o.config);
+	return status;
+}

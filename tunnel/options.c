@@ -1,0 +1,305 @@
+/*
+ * options: from argv to a complete config.
+ *
+ * Theory of operation: two passes. The first only looks for --config, so that its place among the flags
+ * does not matter; the file, or the defaults, is what the second pass changes: lists grow, single values
+ * are overridden. Then tunnel_config_check says what is missing.
+ *
+ * What is wrong on the command line ends with STATUS_USAGE, what is wrong in the file with
+ * STATUS_FAILED: so a supervisor can tell a typo in a unit from a bad config.
+ */
+#include "tunnel/options.h"
+
+#include <getopt.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/config.h"
+#include "config/xalloc.h"
+#include "tunnel/hello.h"
+
+#define PROGRAM "attest-tunnel"
+
+static const char help[] =
+	"Usage: attest-tunnel --relay ADDRESS --token-file FILE --service NAME=ADDRESS [...]\n"
+	"       attest-tunnel --config FILE [...]\n"
+	"\n"
+	"Connects out to an attest-relay and offers local services behind it: its clients reach them\n"
+	"as NAME.OWNER, with OWNER given by the token.\n"
+	"\n"
+	"  -r, --relay ADDRESS        tcp:HOST:PORT or unix:PATH; again for more relays\n"
+	"  -t, --token-file FILE      the token that the relay's operator gave out\n"
+	"  -s, --service NAME=ADDRESS what to offer, tcp:HOST:PORT, unix:PATH, vsock:CID:PORT or\n"
+	"                             hybrid:PATH:PORT; again for more. ADDRESS,dial=eager: connect\n"
+	"                             before the client's first byte (the service speaks first)\n"
+	"      --ca-file FILE         CAs that the relay's certificate is verified with (PEM);\n"
+	"                             default: the system's\n"
+	"      --server-name NAME     the name in that certificate; default: the relay's HOST\n"
+	"      --transport KIND       auto (default), direct (TLS) or websocket\n"
+	"      --instance NAME        this agent's name, stable over restarts; default: made from\n"
+	"                             the machine's id and the services\n"
+	"  -c, --config FILE          tunnel.yaml(5); flags add to it and override it\n"
+	"      --once                 connect once; end when that fails or is over\n"
+	"      --check-config         say what is wrong with the config and end; 0: nothing\n"
+	"      --dump-config          print the values in effect, defaults included, and end\n"
+	"      --log-level LEVEL      error, warning, info (default) or debug\n"
+	"      --log-format FORMAT    text (default) or json\n"
+	"  -h, --help                 this text\n"
+	"  -V, --version              the version\n"
+	"\n"
+	"Exit status: 0 ended in order, 1 could not start or (--once) connect, 2 wrong usage,\n"
+	"3 (--once) refused by the relay. See attest-tunnel(1).\n";
+
+enum {
+	OPTION_CA_FILE = 256,
+	OPTION_SERVER_NAME,
+	OPTION_TRANSPORT,
+	OPTION_INSTANCE,
+	OPTION_ONCE,
+	OPTION_CHECK,
+	OPTION_DUMP,
+	OPTION_LOG_LEVEL,
+	OPTION_LOG_FORMAT,
+};
+
+static const struct option long_options[] = {
+	{ "relay", required_argument, NULL, 'r' },
+	{ "token-file", required_argument, NULL, 't' },
+	{ "service", required_argument, NULL, 's' },
+	{ "ca-file", required_argument, NULL, OPTION_CA_FILE },
+	{ "server-name", required_argument, NULL, OPTION_SERVER_NAME },
+	{ "transport", required_argument, NULL, OPTION_TRANSPORT },
+	{ "instance", required_argument, NULL, OPTION_INSTANCE },
+	{ "config", required_argument, NULL, 'c' },
+	{ "once", no_argument, NULL, OPTION_ONCE },
+	{ "check-config", no_argument, NULL, OPTION_CHECK },
+	{ "dump-config", no_argument, NULL, OPTION_DUMP },
+	{ "log-level", required_argument, NULL, OPTION_LOG_LEVEL },
+	{ "log-format", required_argument, NULL, OPTION_LOG_FORMAT },
+	{ "help", no_argument, NULL, 'h' },
+	{ "version", no_argument, NULL, 'V' },
+	{ 0 },
+};
+static const char short_options[] = "r:t:s:c:hV";
+
+static bool complain(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+static bool complain(const char *fmt, ...)
+{
+	va_list args;
+
+	fputs(PROGRAM ": ", stderr);
+	va_start(args, fmt);
+	vfprintf(stderr, fmt, args);
+	va_end(args);
+	fputc('\n', stderr);
+	return false;
+}
+
+static void set_text(char **to, const char *text)
+{
+	free(*to);
+	*to = xstrdup(text);
+}
+
+/* One of words, by its place. */
+static bool set_word(int *to, const char *flag, const char *text, const char *const *words)
+{
+	for (int i = 0; words[i]; i++) {
+		if (strcmp(words[i], text) == 0) {
+			*to = i;
+			return true;
+		}
+	}
+	fprintf(stderr, PROGRAM ": --%s %s: expected %s", flag, text, words[0]);
+	for (int i = 1; words[i]; i++)
+		fprintf(stderr, "%s%s", words[i + 1] ? ", " : " or ", words[i]);
+	fputc('\n', stderr);
+	return false;
+}
+
+static bool add_relay(struct tunnel_config *c, const char *text)
+{
+	struct address a = { 0 };
+	char *why = NULL;
+
+	if (address_parse(&a, text, &why) < 0) {
+		complain("--relay %s: %s", text, why ? why : "out of memory");
+		free(why);
+		return false;
+	}
+	if (a.kind != ADDRESS_TCP && a.kind != ADDRESS_UNIX) {
+		address_deinit(&a);
+		return complain("--relay %s: expected tcp:HOST:PORT or unix:PATH", text);
+	}
+	c->relays.at = xreallocarray(c->relays.at, c->relays.n + 1, sizeof(*c->relays.at));
+	c->relays.at[c->relays.n++] = a;
+	return true;
+}
+
+static bool add_service(struct tunnel_config *c, const char *text)
+{
+	char *why = NULL;
+
+	if (tunnel_config_add_service(c, text, &why) == 0)
+		return true;
+	complain("--service %s", why ? why : text);
+	free(why);
+	return false;
+}
+
+static bool set_name(struct tunnel_config *c, const char *text)
+{
+	if (!*text)
+		return complain("--server-name: expected the name in the relay's certificate");
+	set_text(&c->server_name, text);
+	return true;
+}
+
+static bool set_instance(struct tunnel_config *c, const char *text)
+{
+	if (!hello_is_instance(text))
+		return complain("--instance %s: expected 1 to 64 of A-Z a-z 0-9 . _ -", text);
+	set_text(&c->instance, text);
+	return true;
+}
+
+/* False: what is wrong has been said. */
+static bool apply(struct options *o, int option, const char *value)
+{
+	static const char *const transports[] = { [TRANSPORT_AUTO] = "auto",
+						  [TRANSPORT_DIRECT] = "direct",
+						  [TRANSPORT_WEBSOCKET] = "websocket", NULL };
+	static const char *const levels[] = { [CONFIG_LOG_ERROR] = "error",
+					      [CONFIG_LOG_WARNING] = "warning",
+					      [CONFIG_LOG_INFO] = "info",
+					      [CONFIG_LOG_DEBUG] = "debug", NULL };
+	static const char *const formats[] = { [CONFIG_LOG_TEXT] = "text",
+					       [CONFIG_LOG_JSON] = "json", NULL };
+	struct tunnel_config *c = o->config;
+
+	switch (option) {
+	case 'r':
+		return add_relay(c, value);
+	case 's':
+		return add_service(c, value);
+	case 't':
+		set_text(&c->token_file, value);
+		return true;
+	case OPTION_CA_FILE:
+		set_text(&c->ca_file, value);
+		return true;
+	case OPTION_SERVER_NAME:
+		return set_name(c, value);
+	case OPTION_TRANSPORT:
+		return set_word(&c->transport, "transport", value, transports);
+	case OPTION_INSTANCE:
+		return set_instance(c, value);
+	case OPTION_LOG_LEVEL:
+		return set_word(&c->log.level, "log-level", value, levels);
+	case OPTION_LOG_FORMAT:
+		return set_word(&c->log.format, "log-format", value, formats);
+	case OPTION_ONCE:
+		o->once = true;
+		return true;
+	case OPTION_CHECK:
+		o->action = OPTIONS_CHECK;
+		return true;
+	case OPTION_DUMP:
+		o->action = OPTIONS_DUMP;
+		return true;
+	default: /* --config: done in the first pass */
+		return true;
+	}
+}
+
+static struct options end(struct options o, int status)
+{
+	o.config = tunnel_config_free(o.config);
+	o.action = OPTIONS_DONE;
+	o.status = status;
+	return o;
+}
+
+static struct options end_usage(struct options o)
+{
+	fputs("Try " PROGRAM " --help.\n", stderr);
+	return end(o, STATUS_USAGE);
+}
+
+/* Finds --config, and what ends the program right away. False: o is the result. */
+static bool first_pass(int argc, char **argv, const char **path, struct options *o)
+{
+	int option;
+
+	optind = 0;
+	while ((option = getopt_long(argc, argv, short_options, long_options, NULL)) != -1) {
+		switch (option) {
+		case 'c':
+			*path = optarg;
+			break;
+		case 'h':
+			fputs(help, stdout);
+			*o = end(*o, STATUS_ORDERLY);
+			return false;
+		case 'V':
+			puts(PROGRAM " " VERSION);
+			*o = end(*o, STATUS_ORDERLY);
+			return false;
+		case '?':
+			*o = end_usage(*o);
+			return false;
+		default:
+			break;
+		}
+	}
+	if (optind == argc)
+		return true;
+	complain("unexpected argument \"%s\"", argv[optind]);
+	*o = end_usage(*o);
+	return false;
+}
+
+static bool check(const struct tunnel_config *c, const char *name, struct config_errors *e)
+{
+	tunnel_config_check(c, name, e);
+	if (c->n_services > HELLO_SERVICES_MAX)
+		config_errors_add(e, "%s: %zu services; expected at most %d for one agent: start "
+				     "a second one for the others",
+				  name, c->n_services, HELLO_SERVICES_MAX);
+	if (c->instance && !hello_is_instance(c->instance))
+		config_errors_add(e, "%s: instance: %s; expected 1 to 64 of A-Z a-z 0-9 . _ -",
+				  name, c->instance);
+	return e->n == 0;
+}
+
+struct options options_read(int argc, char **argv)
+{
+	struct options o = { .action = OPTIONS_RUN };
+	struct config_errors errors = { 0 };
+	const char *path = NULL;
+	bool good = true;
+	int option;
+
+	if (!first_pass(argc, argv, &path, &o))
+		return o;
+	o.config = path ? tunnel_config_load(path, &errors) : tunnel_config_new();
+	if (!o.config) {
+		config_errors_print(&errors, stderr);
+		config_errors_deinit(&errors);
+		return end(o, STATUS_FAILED);
+	}
+	optind = 0;
+	while ((option = getopt_long(argc, argv, short_options, long_options, NULL)) != -1)
+		good = apply(&o, option, optarg) && good;
+	if (!good)
+		return end_usage(o);
+	good = check(o.config, path ? path : PROGRAM, &errors);
+	config_errors_print(&errors, stderr);
+	config_errors_deinit(&errors);
+	if (!good)
+		return path ? end(o, STATUS_FAILED) : end_usage(o);
+	return o;
+}

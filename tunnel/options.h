@@ -1,0 +1,23 @@
+/* options: attest-tunnel's command line: flags that fill a config, alone or on top of a file. */
+#ifndef TUNNEL_OPTIONS_H
+#define TUNNEL_OPTIONS_H
+
+#include <stdbool.h>
+
+struct tunnel_config;
+
+enum options_action { OPTIONS_RUN, OPTIONS_CHECK, OPTIONS_DUMP, OPTIONS_DONE };
+
+/* Exit statuses; attest-tunnel(1) explains them. */
+enum { STATUS_ORDERLY, STATUS_FAILED, STATUS_USAGE, STATUS_REFUSED };
+
+struct options {
+	enum options_action action;
+	int status;		      /* DONE: the exit status; what is wrong has been said */
+	struct tunnel_config *config; /* else: complete and checked; the caller's */
+	bool once;
+};
+
+struct options options_read(int argc, char **argv);
+
+#endif
