@@ -207,7 +207,10 @@ def dial(address):
         s.connect("\0" + rest[1:] if rest.startswith("@") else rest)
         return Conn(s)
     host, port = rest.rsplit(":", 1)
-    return Conn(socket.create_connection((host.strip("[]"), int(port)), DEADLINE))
+    try:
+        return Conn(socket.create_connection((host.strip("[]"), int(port)), DEADLINE))
+    except ConnectionResetError as e:  # accepted and reset before we looked
+        raise Aborted(str(e)) from None
 
 
 # ---- doors ----

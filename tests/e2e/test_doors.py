@@ -466,9 +466,9 @@ def test_static_doors(setting):
     with dial(setting.relay.listeners["static"]) as conn:
         roundtrip(conn, hello_of(setting.certificates.client(), f"tls.acme.{DOMAIN}"))
     for listener in ("static-dead", "static-absent"):
-        with dial(setting.relay.listeners[listener]) as conn:
-            conn.send(b"hello?")
-            with pytest.raises(Aborted):
+        with pytest.raises(Aborted):
+            with dial(setting.relay.listeners[listener]) as conn:
+                conn.send(b"hello?")
                 while conn.recv():
                     pass
                 raise AssertionError("refused with EOF instead of a reset")
