@@ -858,8 +858,10 @@ struct ws_context *ws_context_free(struct ws_context *x)
 	/* two steps: lws closes its handles, the loop confirms, then lws frees the rest */
 	if (x->lws)
 		lws_context_destroy(x->lws);
-	for (i = 0; i < DESTROY_ROUNDS && x->lws; i++)
-		uv_run(&x->loop.uv, UV_RUN_NOWAIT);
+	for (i = 0; i < DESTROY_ROUNDS && x->lws && uv_run(&x->loop.uv, UV_RUN_NOWAIT); i++)
+		;
+	if (x->lws)
+		lws_context_destroy(x->lws);
 	if (x->lws)
 		log_debug("libwebsockets did not end");
 	ws_loop_deinit(&x->loop);
