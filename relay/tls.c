@@ -13,7 +13,7 @@
  *   closing    closed by its owner with a clean reason; what is left and close_notify go out, then
  *              FIN, then input is thrown away until the peer has ended too (a socket closed over
  *              unread bytes makes the kernel send RST, which can destroy our last ones at the
- * peer). Bounded by TLS_FLUSH_MS and then TLS_LINGER_MS.
+ *              peer). Bounded by TLS_FLUSH_MS and then TLS_LINGER_MS.
  *
  * OpenSSL may hold bytes the socket knows nothing of, so level-triggered reading needs two flags:
  * hungry (OpenSSL has said that only the socket can help) and drained (the last recv came back
@@ -39,15 +39,10 @@
 
 #define TLS_LINGER_MS 2000 /* after our FIN: for the peer's */
 #define TLS_FLUSH_MS 10000 /* after close: for the peer to take what is left */
-#define TLS_RECORDS 3  /* of full size in the out buffer; what is left is for alerts and the like \
-			*/
-#define TLS_DISCARD 16 /* recv calls per wake-up while closing */
+#define TLS_RECORDS 3      /* in the out buffer, which has room for alerts and the like besides */
+#define TLS_DISCARD 16     /* recv calls per wake-up while closing */
 
-_Static_assert(TLS_RECORDS *(SSL3_RT_MAX_PLAIN_LENGTH + SSL3_RT_MAX_ENCRYPTED_OVERHEAD +
-			     SSL3_RT_HEADER_LENGTH) +
-			       1024 <
-		       WORKER_BUFFER,
-	       "the out buffer holds TLS_RECORDS records");
+_Static_assert(TLS_RECORDS *SSL3_RT_MAX_PACKET_SIZE + 1024 < WORKER_BUFFER, "records fit");
 
 static struct tls_conduit *of(const struct conduit *c)
 {
@@ -175,8 +170,8 @@ static int die(struct tls_conduit *t, int ssl_error)
 
 	if (t->error)
 		t->base.dead = t->error;
-	else if (t->eof)
-		t->base.dead = -ECONNABORTED; /* FIN without close_notify */
+	else if (t->eof) /* FIN without close_notify, unless a failed send had the RST's error */
+		t->base.dead = t->broken ? t->broken : -ECONNABORTED;
 	else if (ssl_error == SSL_ERROR_SSL && ERR_GET_LIB(e) == ERR_LIB_SSL &&
 		 ERR_GET_REASON(e) >= SSL_AD_REASON_OFFSET)
 		t->base.dead = -ECONNRESET; /* the peer's alert */

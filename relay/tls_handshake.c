@@ -59,8 +59,7 @@ static void explain_verify(const struct tls_handshake *h, long result, char *tex
 	case X509_V_ERR_HOSTNAME_MISMATCH:
 	case X509_V_ERR_IP_ADDRESS_MISMATCH:
 		snprintf(text, size,
-			 "the peer's certificate is not for %s; connect by a name that "
-			 "is in it",
+			 "the peer's certificate is not for %s; connect by a name that is in it",
 			 h->name);
 		return;
 	case X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
