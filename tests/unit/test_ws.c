@@ -16,7 +16,6 @@
 
 #include "relay/conduit.h"
 #include "relay/fd.h"
-#include "relay/log.h"
 #include "relay/splice.h"
 #include "relay/worker.h"
 #include "tests/unit/check.h"
@@ -651,7 +650,7 @@ static void expect_close(struct hand *h, unsigned code)
 
 	hear(h, f, 4);
 	CHECK_INT(f[0], 0x88);
-	CHECK_INT(f[1], 2);
+	CHECK(f[1] >= 2); /* lws may add words */
 	CHECK_INT(f[2] << 8 | f[3], code);
 }
 
@@ -686,6 +685,9 @@ static void test_bad_frames(void)
 
 	upgrade_by_hand(&rsv); /* "compressed" */
 	say(&rsv, f, frame(f, 0xc2, 0, 5));
+	expect_close(&rsv, 1002);
+	close(rsv.fd); /* or wait 5 s: so long libwebsockets waits for an answer */
+	rsv.fd = -1;
 	WAIT_FOR(is_over, &rsv.peer);
 	CHECK(rsv.peer.read_error < 0);
 	hand_close(&rsv);
@@ -929,8 +931,6 @@ int main(int argc, char **argv)
 	bool quick = argc > 1; /* under valgrind */
 
 	alarm(600);
-	if (getenv("WS_DEBUG"))
-		log_set_level(LOG_LEVEL_DEBUG);
 	/* lws would use it */
 	setenv("http_proxy", "http://127.0.0.1:9", 1);
 	w = worker_new(0);
