@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#define FIELDS_MAX 80	       /* fields of one message */
+#define FIELDS_MAX 80          /* fields of one message */
 #define FIELDS_BYTES_MAX 16384 /* names and values together, with their NULs */
 
 struct fields {
@@ -13,7 +13,7 @@ struct fields {
 	size_t used;
 	struct {
 		const char *name, *value; /* NUL-terminated, inside bytes */
-		bool secret;		  /* never indexed by HPACK, never logged */
+		bool secret;              /* never indexed by HPACK, never logged */
 	} at[FIELDS_MAX];
 	char bytes[FIELDS_BYTES_MAX];
 };

@@ -1,11 +1,11 @@
 /*
  * message: the header blocks of a session, and control exchanges.
  *
- * Theory of operation: nghttp2 tells a block as begin, field.., end; blocks never interleave, so the
- * session has one struct message that each begin empties. Only control messages keep their fields
- * (struct fields, 18 KB, from the first field to the end of the block); of a stream's messages only
- * what the protocol names is kept. A block over the limits is reset at the field that breaks
- * them: nghttp2 then decodes the rest for HPACK's sake and tells us no more of it.
+ * Theory of operation: nghttp2 tells a block as begin, field.., end; blocks never interleave, so
+ * the session has one struct message that each begin empties. Only control messages keep their
+ * fields (struct fields, 18 KB, from the first field to the end of the block); of a stream's
+ * messages only what the protocol names is kept. A block over the limits is reset at the field that
+ * breaks them: nghttp2 then decodes the rest for HPACK's sake and tells us no more of it.
  *
  * A control exchange is told to its user when its header block is complete; no body means anything,
  * so one is counted and dropped. Its slot is free again when HTTP/2 has closed the stream. Bounds:
@@ -22,10 +22,10 @@
 #include "config/address.h"
 #include "tunnel/session_private.h"
 
-#define NV(n, v, f)                                                                                \
-	{                                                                                          \
-		.name = (uint8_t *)(n), .namelen = strlen(n), .value = (uint8_t *)(v),             \
-		.valuelen = strlen(v), .flags = (f)                                                \
+#define NV(n, v, f)                                                                    \
+	{                                                                              \
+		.name = (uint8_t *)(n), .namelen = strlen(n), .value = (uint8_t *)(v), \
+		.valuelen = strlen(v), .flags = (f)                                    \
 	}
 
 static const struct fields no_fields;
@@ -289,8 +289,8 @@ static size_t fill(nghttp2_nv *nv, size_t n, const struct fields *f)
 {
 	for (unsigned i = 0; f && i < f->n; i++)
 		nv[n++] = (nghttp2_nv)NV(f->at[i].name, f->at[i].value,
-					 f->at[i].secret ? NGHTTP2_NV_FLAG_NO_INDEX :
-							   NGHTTP2_NV_FLAG_NONE);
+					 f->at[i].secret ? NGHTTP2_NV_FLAG_NO_INDEX
+							 : NGHTTP2_NV_FLAG_NONE);
 	return n;
 }
 

@@ -4,14 +4,10 @@
  * Theory of operation
  *
  * In. The carrier is read into the worker's input buffer, INPUT_TURN bytes at most a turn, and fed
- * to nghttp2, whose callbacks (here and in message.c) tell streams and users. Nothing is sent and
+ * to nghttp2, whose callbacks (session_h2.c, message.c) tell streams and users. Nothing is sent and
  * the session is never ended inside them: they mark, submit, and schedule a flush.
  *
- * Out. One flush at the end of a turn sends all that the turn produced. Frames are gathered in the
- * worker's output buffer (DATA is written there by its owner: NGHTTP2_DATA_FLAG_NO_COPY), then go
- * out in one write. A DATA frame is FRAME_MAX with its header, so it fills one TLS record. What
- * the carrier does not take is kept in rest, and nghttp2 is not asked for more until it is gone:
- * so rest is bounded by WORKER_SCRATCH and one frame, and everything else waits at its source.
+ * Out. One flush at the end of a turn sends all that the turn produced (session_send.c).
  *
  * Memory. Unread bytes of all streams are at most session_window: the connection's window is half
  * of it, and what comes in is given back to the window at once while less than the other half is
@@ -22,9 +18,9 @@
  * byte ends the session.
  *
  * Life: OPEN -> CLOSING (session_close, an error of the peer's, or nothing left after GOAWAY) ->
- * GOODBYE -> LINGER -> ENDED. Each step is taken by flush when all is sent. After LINGER_MS, or when
- * the carrier fails, it goes to ENDED from anywhere. LINGER waits for the peer's end of the carrier:
- * closing a socket with bytes unread resets it, and the peer might never see why.
+ * GOODBYE -> LINGER -> ENDED. Each step is taken by flush when all is sent. After LINGER_MS, or
+ * when the carrier fails, it goes to ENDED from anywhere. LINGER waits for the peer's end of the
+ * carrier: closing a socket with bytes unread resets it, and the peer might never see why.
  */
 #include "tunnel/session.h"
 
@@ -40,23 +36,15 @@
 
 #define INPUT_TURN ((size_t)256 * 1024)
 #define INPUT_SMALL 8192 /* a read this short has emptied the carrier, for now */
-#define OUTPUT_TURN ((size_t)512 * 1024)
-#define FRAME_MAX ((size_t)16384) /* of DATA, with its header: one TLS record */
-#define REST_SMALL ((size_t)32 * 1024)
 #define LINGER_MS 1000
-#define RETIRE_MS 1000		      /* the shutdown notice is known to the peer by then */
+#define RETIRE_MS 1000                 /* the shutdown notice is known to the peer by then */
 #define TIME_SLACK (TIMER_TICK_MS + 5) /* how late timer and clock may be */
 #define OPEN_AFTER_EXHAUSTED 1024
 #define STREAMS_TOTAL_MAX (1u << 29)
-#define PEER_STREAMS_UNKNOWN 100
-#define HEADER_LIST_MAX 16384
-/* Clients that abort reset streams; the relay has proven who it is and counts them by owner. */
-#define RESETS_BURST 1000000
-#define RESETS_A_SECOND 100000
 
 static void end(struct session *s, enum reason why);
 
-static uint64_t now_us(void)
+uint64_t session_now_us(void)
 {
 	struct timespec ts;
 
@@ -83,8 +71,7 @@ void session_settle(struct session *s)
 }
 
 /* The first reason given is the one that counts. */
-__attribute__((format(printf, 3, 4))) static void begin_close(struct session *s, enum reason why,
-							      const char *fmt, ...)
+void session_begin_close(struct session *s, enum reason why, const char *fmt, ...)
 {
 	va_list ap;
 
@@ -103,256 +90,7 @@ void session_check_idle(struct session *s)
 {
 	session_schedule(s); /* which looks whether HTTP/2 has anything left to do */
 	if (s->retiring && s->role == SESSION_RELAY && s->n_streams == 0 && exchange_count(s) == 0)
-		begin_close(s, REASON_GOING_AWAY, "retired: its last stream has ended");
-}
-
-/* Callbacks of nghttp2 */
-
-static int on_chunk(nghttp2_session *h2, uint8_t flags, int32_t id, const uint8_t *data, size_t len,
-		    void *session)
-{
-	struct session *s = session;
-	struct stream *st = nghttp2_session_get_stream_user_data(h2, id);
-
-	s->owed += len;
-	if (st)
-		stream_on_data(st, data, len);
-	else
-		exchange_body(s, id, len);
-	session_settle(s);
-	return 0;
-}
-
-static void on_ping_ack(struct session *s, const nghttp2_ping *ping)
-{
-	uint64_t sent;
-
-	memcpy(&sent, ping->opaque_data, sizeof(sent));
-	sent = be64toh(sent);
-	if (sent && sent == s->ping_us) {
-		s->rtt_us = now_us() - sent;
-		s->ping_us = 0;
-	} else if (sent && sent == s->retire_us) {
-		s->retire_at = worker_now(s->worker);
-		timer_set(s->worker, &s->timer, 0, s->timer.fire);
-	}
-}
-
-static void on_goaway(struct session *s, const nghttp2_goaway *goaway)
-{
-	bool first = !s->goaway_seen;
-
-	s->goaway_seen = true;
-	s->peer_error = goaway->error_code;
-	if (first && s->phase == PHASE_OPEN && s->events->goaway)
-		s->events->goaway(s);
-}
-
-static int on_frame(nghttp2_session *h2, const nghttp2_frame *frame, void *session)
-{
-	struct session *s = session;
-	struct stream *st;
-
-	switch (frame->hd.type) {
-	case NGHTTP2_HEADERS:
-		message_end(s, frame);
-		if (frame->headers.cat == NGHTTP2_HCAT_REQUEST)
-			break; /* END_STREAM was noted with the request */
-		/* fall through */
-	case NGHTTP2_DATA:
-		st = nghttp2_session_get_stream_user_data(h2, frame->hd.stream_id);
-		if (st && frame->hd.flags & NGHTTP2_FLAG_END_STREAM)
-			stream_on_eof(st);
-		break;
-	case NGHTTP2_SETTINGS:
-		s->settings_seen = true;
-		break;
-	case NGHTTP2_PING:
-		if (frame->hd.flags & NGHTTP2_FLAG_ACK)
-			on_ping_ack(s, &frame->ping);
-		break;
-	case NGHTTP2_GOAWAY:
-		on_goaway(s, &frame->goaway);
-		break;
-	default:
-		break;
-	}
-	return 0;
-}
-
-static int on_stream_close(nghttp2_session *h2, int32_t id, uint32_t code, void *session)
-{
-	struct session *s = session;
-	struct stream *st = nghttp2_session_get_stream_user_data(h2, id);
-
-	if (st)
-		stream_on_close(st, code);
-	else
-		exchange_closed(s, id);
-	return 0;
-}
-
-/* nghttp2 says GOAWAY by itself when the peer breaks the protocol; its debug data says how. */
-static int on_sent(nghttp2_session *h2, const nghttp2_frame *frame, void *session)
-{
-	struct session *s = session;
-	const nghttp2_goaway *g = &frame->goaway;
-
-	if (frame->hd.type != NGHTTP2_GOAWAY || g->error_code == NGHTTP2_NO_ERROR ||
-	    s->phase != PHASE_OPEN)
-		return 0;
-	begin_close(s, REASON_PROTOCOL, "%s (%.*s)", nghttp2_http2_strerror(g->error_code),
-		    g->opaque_data_len > 100 ? 100 : (int)g->opaque_data_len,
-		    g->opaque_data ? (const char *)g->opaque_data : "");
-	return 0;
-}
-
-static ssize_t frame_payload_max(nghttp2_session *h2, uint8_t type, int32_t id,
-				 int32_t session_window, int32_t stream_window, uint32_t frame_max,
-				 void *session)
-{
-	return FRAME_MAX - FRAME_HEAD;
-}
-
-/* The payload lies where it belongs already: pull() had it written there. */
-static int on_data_out(nghttp2_session *h2, nghttp2_frame *frame, const uint8_t *header, size_t len,
-		       nghttp2_data_source *source, void *session)
-{
-	struct session *s = session;
-
-	memcpy(s->worker->output + s->out, header, FRAME_HEAD);
-	s->out += FRAME_HEAD + len;
-	return s->out + FRAME_MAX > WORKER_SCRATCH ? NGHTTP2_ERR_PAUSE : 0;
-}
-
-/* Sending */
-
-/* 0, or -errno when the carrier is dead. What it does not take goes to rest. */
-static int write_out(struct session *s, const uint8_t *data, size_t len)
-{
-	ssize_t n = s->rest ? -EAGAIN : conduit_write(s->carrier, data, len);
-
-	if (n < 0 && n != -EAGAIN)
-		return (int)n;
-	if (n < 0)
-		n = 0;
-	if ((size_t)n == len)
-		return 0;
-	data += n;
-	len -= (size_t)n;
-	if (s->rest) { /* one frame more, behind the gathered ones */
-		uint8_t *more = realloc(s->rest, s->rest_end + len);
-
-		if (!more)
-			return -ENOMEM;
-		memcpy(more + s->rest_end, data, len);
-		s->rest = more;
-		s->rest_end += len;
-		return 0;
-	}
-	if (len > REST_SMALL && data + len == s->worker->output + s->out) {
-		/* much is left: take the buffer as it is, and give the worker another */
-		uint8_t *other = malloc(WORKER_SCRATCH);
-
-		if (!other)
-			return -ENOMEM;
-		s->rest = s->worker->output;
-		s->rest_start = (size_t)(data - s->worker->output);
-		s->rest_end = s->rest_start + len;
-		s->worker->output = other;
-		return 0;
-	}
-	s->rest = malloc(len);
-	if (!s->rest)
-		return -ENOMEM;
-	memcpy(s->rest, data, len);
-	s->rest_start = 0;
-	s->rest_end = len;
-	return 0;
-}
-
-/* 0: rest is gone. -EAGAIN, or dead. */
-static int write_rest(struct session *s)
-{
-	while (s->rest) {
-		ssize_t n = conduit_write(s->carrier, s->rest + s->rest_start,
-					  s->rest_end - s->rest_start);
-
-		if (n < 0)
-			return (int)n;
-		if (n == 0)
-			return -EAGAIN;
-		s->rest_start += (size_t)n;
-		if (s->rest_start == s->rest_end) {
-			free(s->rest);
-			s->rest = NULL;
-		}
-	}
-	return 0;
-}
-
-/* Gathers frames into worker->output and writes them. 1: nothing more to send; 0; or -errno. */
-static int gather(struct session *s)
-{
-	bool all = false;
-	int r = 0;
-
-	s->out = 0;
-	while (s->out + FRAME_MAX <= WORKER_SCRATCH) {
-		size_t before = s->out;
-		const uint8_t *frame;
-		ssize_t n = nghttp2_session_mem_send(s->h2, &frame);
-
-		if (n < 0)
-			return n == NGHTTP2_ERR_NOMEM ? -ENOMEM : -EPROTO;
-		if (n == 0 && s->out == before) {
-			all = true;
-			break;
-		}
-		if (n == 0)
-			continue;
-		if (s->out + (size_t)n <= WORKER_SCRATCH) {
-			memcpy(s->worker->output + s->out, frame, (size_t)n);
-			s->out += (size_t)n;
-			continue;
-		}
-		/* DATA filled the buffer in the same call, or a long header block */
-		r = write_out(s, s->worker->output, s->out);
-		s->out = 0;
-		return r < 0 ? r : write_out(s, frame, (size_t)n);
-	}
-	if (s->out > 0)
-		r = write_out(s, s->worker->output, s->out);
-	s->out = 0;
-	return r < 0 ? r : all;
-}
-
-/* 1: all is sent; 0: more to do, later (blocked, or flush is queued again); or -errno. */
-static int send_all(struct session *s)
-{
-	size_t turn = 0;
-
-	for (;;) {
-		int r = write_rest(s);
-
-		if (r == -EAGAIN) {
-			s->blocked = true;
-			conduit_want(s->carrier, READY_READ | READY_WRITE);
-			return 0;
-		}
-		if (r < 0)
-			return r;
-		if (turn >= OUTPUT_TURN) {
-			session_schedule(s);
-			return 0;
-		}
-		r = gather(s);
-		if (r < 0)
-			return r;
-		if (r > 0 && !s->rest)
-			return 1;
-		turn += WORKER_SCRATCH;
-	}
+		session_begin_close(s, REASON_GOING_AWAY, "retired: its last stream has ended");
 }
 
 static void kill_streams(struct session *s)
@@ -365,12 +103,12 @@ static void kill_streams(struct session *s)
 static void over(struct session *s)
 {
 	if (s->retiring)
-		begin_close(s, REASON_GOING_AWAY, "retired: its last stream has ended");
+		session_begin_close(s, REASON_GOING_AWAY, "retired: its last stream has ended");
 	else if (s->peer_error != NGHTTP2_NO_ERROR)
-		begin_close(s, REASON_PROTOCOL, "the peer gave up: %s",
-			    nghttp2_http2_strerror(s->peer_error));
+		session_begin_close(s, REASON_PROTOCOL, "the peer gave up: %s",
+				    nghttp2_http2_strerror(s->peer_error));
 	else
-		begin_close(s, REASON_EOF, "the peer ended the session in order");
+		session_begin_close(s, REASON_EOF, "the peer ended the session in order");
 }
 
 /* All is sent: the next step of the session's end. False: there is none now. */
@@ -385,9 +123,9 @@ static bool next_phase(struct session *s)
 		over(s);
 		return true;
 	case PHASE_CLOSING:
-		nghttp2_session_terminate_session(s->h2, s->why == REASON_PROTOCOL ?
-								 NGHTTP2_PROTOCOL_ERROR :
-								 NGHTTP2_NO_ERROR);
+		nghttp2_session_terminate_session(s->h2, s->why == REASON_PROTOCOL
+								 ? NGHTTP2_PROTOCOL_ERROR
+								 : NGHTTP2_NO_ERROR);
 		s->phase = PHASE_GOODBYE;
 		return true;
 	case PHASE_GOODBYE:
@@ -426,14 +164,15 @@ static void flush(struct deferred *d)
 			return;
 		if (s->phase >= PHASE_CLOSING)
 			kill_streams(s);
-		r = s->phase == PHASE_LINGER ? 1 : send_all(s);
+		r = s->phase == PHASE_LINGER ? 1 : session_send(s);
 	} while (r > 0 && next_phase(s));
 	if (r >= 0)
 		return;
 	if (s->phase == PHASE_OPEN)
 		snprintf(s->detail, sizeof(s->detail), "sending failed: %s", strerror(-r));
-	end(s, s->phase != PHASE_OPEN ? s->why : r == -ENOMEM ? REASON_NO_MEMORY :
-								REASON_TUNNEL_LOST);
+	end(s, s->phase != PHASE_OPEN ? s->why
+	       : r == -ENOMEM         ? REASON_NO_MEMORY
+				      : REASON_TUNNEL_LOST);
 }
 
 /* Receiving */
@@ -475,7 +214,8 @@ static bool input(struct session *s)
 		if (s->phase == PHASE_OPEN) {
 			r = nghttp2_session_mem_recv(s->h2, s->worker->input, (size_t)n);
 			if (r < 0)
-				begin_close(s, REASON_PROTOCOL, "%s", nghttp2_strerror((int)r));
+				session_begin_close(s, REASON_PROTOCOL, "%s",
+						    nghttp2_strerror((int)r));
 		}
 		if (n < INPUT_SMALL)
 			break;
@@ -503,7 +243,7 @@ static void on_carrier(struct conduit *c, unsigned events)
 /* Returns what was sent, for its acknowledgement; never 0. */
 static uint64_t ping(struct session *s)
 {
-	uint64_t now = now_us(), wire;
+	uint64_t now = session_now_us(), wire;
 
 	if (now == s->ping_us || now == s->retire_us)
 		now++;
@@ -591,64 +331,12 @@ static void end(struct session *s, enum reason why)
 	kill_streams(s);
 	worker_undefer(&s->flush);
 	timer_cancel(s->worker, &s->timer);
-	conduit_close(s->carrier, orderly ? REASON_EOF :
-				  reason_is_clean(why) ? REASON_TUNNEL_LOST :
-							 why);
+	conduit_close(s->carrier, orderly                ? REASON_EOF
+				  : reason_is_clean(why) ? REASON_TUNNEL_LOST
+							 : why);
 	s->carrier = NULL;
 	s->events->end(s, why, s->detail);
 	worker_reap(s->worker, &s->reapable);
-}
-
-static int make_h2(struct session *s)
-{
-	nghttp2_session_callbacks *cb = NULL;
-	nghttp2_option *option = NULL;
-	int r = nghttp2_session_callbacks_new(&cb);
-
-	if (r == 0)
-		r = nghttp2_option_new(&option);
-	if (r != 0)
-		goto done;
-	nghttp2_session_callbacks_set_on_begin_headers_callback(cb, message_begin);
-	nghttp2_session_callbacks_set_on_header_callback(cb, message_field);
-	nghttp2_session_callbacks_set_on_data_chunk_recv_callback(cb, on_chunk);
-	nghttp2_session_callbacks_set_on_frame_recv_callback(cb, on_frame);
-	nghttp2_session_callbacks_set_on_frame_send_callback(cb, on_sent);
-	nghttp2_session_callbacks_set_on_stream_close_callback(cb, on_stream_close);
-	nghttp2_session_callbacks_set_send_data_callback(cb, on_data_out);
-	nghttp2_session_callbacks_set_data_source_read_length_callback(cb, frame_payload_max);
-	nghttp2_option_set_no_auto_window_update(option, 1);
-	nghttp2_option_set_no_closed_streams(option, 1);
-	nghttp2_option_set_peer_max_concurrent_streams(option, PEER_STREAMS_UNKNOWN);
-	nghttp2_option_set_stream_reset_rate_limit(option, RESETS_BURST, RESETS_A_SECOND);
-	if (s->role == SESSION_RELAY)
-		r = nghttp2_session_client_new2(&s->h2, cb, s, option);
-	else
-		r = nghttp2_session_server_new2(&s->h2, cb, s, option);
-done:
-	nghttp2_option_del(option);
-	nghttp2_session_callbacks_del(cb);
-	return r;
-}
-
-static int submit_settings(struct session *s)
-{
-	const struct session_limits *l = &s->limits;
-	nghttp2_settings_entry entry[] = {
-		{ NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, l->stream_window },
-		{ NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, HEADER_LIST_MAX },
-		/* one more: session_open leaves it to control requests */
-		{ NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, l->streams + 1 },
-	};
-	int r;
-
-	if (s->role == SESSION_RELAY)
-		entry[2] = (nghttp2_settings_entry){ NGHTTP2_SETTINGS_ENABLE_PUSH, 0 };
-	r = nghttp2_submit_settings(s->h2, NGHTTP2_FLAG_NONE, entry, 3);
-	if (r != 0)
-		return r;
-	return nghttp2_session_set_local_window_size(s->h2, NGHTTP2_FLAG_NONE, 0,
-						     (int32_t)(l->session_window / 2));
 }
 
 struct session *session_new(struct conduit *carrier, enum session_role role,
@@ -670,7 +358,7 @@ struct session *session_new(struct conduit *carrier, enum session_role role,
 	s->flush.run = flush;
 	s->timer.fire = on_time;
 	s->reapable.free = free_session;
-	if (make_h2(s) != 0 || submit_settings(s) != 0)
+	if (session_h2_new(s) != 0)
 		goto fail;
 	s->last_rx = s->last_ping = worker_now(s->worker);
 	carrier->ready = on_carrier;
@@ -695,8 +383,8 @@ static enum reason may_open(struct session *s)
 	    s->opened >= (uint64_t)s->limits.streams_total + OPEN_AFTER_EXHAUSTED)
 		return REASON_GOING_AWAY;
 	if (s->settings_seen)
-		peer = nghttp2_session_get_remote_settings(
-			s->h2, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
+		peer = nghttp2_session_get_remote_settings(s->h2,
+							   NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
 	if (peer > 1)
 		peer--; /* so that a control request always gets through */
 	if (s->n_streams >= s->limits.streams || s->n_streams >= peer)
@@ -757,7 +445,7 @@ void session_retire(struct session *s)
 
 void session_close(struct session *s, enum reason why, const char *detail)
 {
-	begin_close(s, why, "%s", detail ? detail : reason_explanation(why));
+	session_begin_close(s, why, "%s", detail ? detail : reason_explanation(why));
 }
 
 void *session_user(const struct session *s)

@@ -25,9 +25,9 @@ struct session;
 enum session_role { SESSION_RELAY, SESSION_AGENT };
 
 struct session_limits {
-	uint32_t streams;	 /* at a time */
-	uint32_t streams_total;	 /* relay: after so many, events->exhausted is called once */
-	uint32_t stream_window;	 /* bytes unread of one stream; up to 4 times that many of one whose
+	uint32_t streams;        /* at a time */
+	uint32_t streams_total;  /* relay: after so many, events->exhausted is called once */
+	uint32_t stream_window;  /* bytes unread of one stream; up to 4 times that many of one whose
 				  * reader keeps up */
 	uint32_t session_window; /* bytes unread of all streams, those on their way counted */
 	uint64_t ping_ms, dead_ms;
@@ -97,9 +97,9 @@ void session_retire(struct session *s);
  */
 void session_close(struct session *s, enum reason why, const char *detail);
 
-unsigned session_streams(const struct session *s);    /* live CONNECT streams */
-uint64_t session_opened(const struct session *s);     /* ever */
-size_t session_memory(const struct session *s);	      /* bytes held unread, all streams */
-uint64_t session_rtt_us(const struct session *s);     /* of the last ping; 0: none yet */
+unsigned session_streams(const struct session *s); /* live CONNECT streams */
+uint64_t session_opened(const struct session *s);  /* ever */
+size_t session_memory(const struct session *s);    /* bytes held unread, all streams */
+uint64_t session_rtt_us(const struct session *s);  /* of the last ping; 0: none yet */
 
 #endif

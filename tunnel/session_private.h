@@ -1,9 +1,11 @@
 /*
  * session_private: what session.c, stream.c and message.c share. Nobody else includes it.
  *
- *   session.c  the carrier, sending, time, the life of the session
- *   stream.c   a CONNECT stream as a conduit
- *   message.c  header blocks: requests, answers, control exchanges
+ *   session.c       life: the carrier's input, time, endings
+ *   session_send.c  sending
+ *   session_h2.c    nghttp2's callbacks and options
+ *   stream.c        a CONNECT stream as a conduit (received.c: its unread bytes)
+ *   message.c       header blocks: requests, answers, control exchanges
  */
 #ifndef TUNNEL_SESSION_PRIVATE_H
 #define TUNNEL_SESSION_PRIVATE_H
@@ -17,7 +19,8 @@
 #include "tunnel/session.h"
 #include "tunnel/stream.h"
 
-#define FRAME_HEAD 9 /* bytes of an HTTP/2 frame header */
+#define FRAME_HEAD 9             /* bytes of an HTTP/2 frame header */
+#define PEER_STREAMS_UNKNOWN 100 /* at a time, until the peer's SETTINGS are known */
 
 /* In this order only. What may happen in each: see session.c. */
 enum session_phase {
@@ -49,8 +52,8 @@ struct session {
 
 	/* Streams. */
 	struct stream *streams; /* all that point here */
-	unsigned n_streams;	/* live for HTTP/2 */
-	uint64_t opened;	/* ever */
+	unsigned n_streams;     /* live for HTTP/2 */
+	uint64_t opened;        /* ever */
 	bool told_exhausted;
 
 	/* What a callback has in its hands: one chunk received, or room to be filled. */
@@ -70,19 +73,35 @@ struct session {
 
 	/* Time. */
 	uint64_t last_rx, last_ping; /* worker_now */
-	uint64_t ping_us;	     /* of the PING under way, or 0 */
-	uint64_t retire_us;	     /* of the PING after the shutdown notice, or 0 */
-	uint64_t retire_at;	     /* worker_now: the last GOAWAY goes out then in any case */
+	uint64_t ping_us;            /* of the PING under way, or 0 */
+	uint64_t retire_us;          /* of the PING after the shutdown notice, or 0 */
+	uint64_t retire_at;          /* worker_now: the last GOAWAY goes out then in any case */
 	uint64_t rtt_us;
 
 	bool settings_seen;
 	bool peer_closed;    /* the carrier's EOF was read */
-	bool retiring;	     /* by us */
+	bool retiring;       /* by us */
 	bool goaway_seen;    /* by the peer */
 	uint32_t peer_error; /* of its GOAWAY */
 	enum reason why;
 	char detail[192];
 };
+
+uint64_t session_now_us(void); /* of CLOCK_MONOTONIC */
+
+/* Starts to end. From anywhere; the first reason given is the one that counts. */
+void session_begin_close(struct session *s, enum reason why, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* session_h2.c: makes s->h2 and submits SETTINGS. 0 or an error of nghttp2's. */
+int session_h2_new(struct session *s);
+
+/* session_send.c. 1: all is sent; 0: more to do, later (blocked, or scheduled again); or -errno. */
+int session_send(struct session *s);
+ssize_t session_payload_max(nghttp2_session *h2, uint8_t type, int32_t id, int32_t session_window,
+			    int32_t stream_window, uint32_t frame_max, void *session);
+int session_data_out(nghttp2_session *h2, nghttp2_frame *frame, const uint8_t *header, size_t len,
+		     nghttp2_data_source *source, void *session);
 
 /* Sends at the end of this turn. From anywhere. */
 void session_schedule(struct session *s);

@@ -28,15 +28,7 @@
 
 #include "tunnel/session_private.h"
 
-#define BLOCK_MIN 512
-#define BLOCK_MAX 16384
 #define GROWTH_MAX 2
-
-struct stream_block {
-	struct stream_block *next;
-	uint32_t start, end, size;
-	uint8_t bytes[];
-};
 
 static struct stream *stream_of(const struct conduit *c)
 {
@@ -46,63 +38,27 @@ static struct stream *stream_of(const struct conduit *c)
 /* True when read and peek will not say -EAGAIN. */
 static bool readable(const struct stream *st)
 {
-	return st->head || st->eof_in || st->base.dead;
+	return st->received.held || st->eof_in || st->base.dead;
 }
 
 /* Received bytes */
 
-static void pop_block(struct stream *st)
-{
-	struct stream_block *b = st->head;
-
-	st->head = b->next;
-	if (!st->head)
-		st->tail = NULL;
-	free(b);
-}
-
 static void drop_received(struct stream *st)
 {
-	while (st->head)
-		pop_block(st);
 	if (st->session) {
-		st->session->held -= st->held;
+		st->session->held -= st->received.held;
 		session_settle(st->session);
 	}
-	st->held = 0;
+	received_clear(&st->received);
 }
 
 static int append(struct stream *st, const uint8_t *data, size_t len)
 {
-	while (len > 0) {
-		struct stream_block *b = st->tail;
-		size_t n;
+	size_t before = st->received.held;
+	int r = received_add(&st->received, data, len);
 
-		if (!b || b->end == b->size) {
-			/* the first may be small; who needs a second will need more */
-			size_t size = st->tail ? BLOCK_MAX : BLOCK_MIN;
-
-			while (size < len && size < BLOCK_MAX)
-				size *= 2;
-			b = malloc(sizeof(*b) + size);
-			if (!b)
-				return -ENOMEM;
-			*b = (struct stream_block){ .size = (uint32_t)size };
-			if (st->tail)
-				st->tail->next = b;
-			else
-				st->head = b;
-			st->tail = b;
-		}
-		n = b->size - b->end < len ? b->size - b->end : len;
-		memcpy(b->bytes + b->end, data, n);
-		b->end += (uint32_t)n;
-		data += n;
-		len -= n;
-		st->held += (uint32_t)n;
-		st->session->held += n;
-	}
-	return 0;
+	st->session->held += st->received.held - before;
+	return r;
 }
 
 /* The owner took len bytes: the peer may send as many. */
@@ -143,7 +99,7 @@ void stream_on_data(struct stream *st, const uint8_t *data, size_t len)
 	s->chunk_of = st;
 	s->chunk = data;
 	s->chunk_len = len;
-	if (!st->head && st->wants & READY_READ)
+	if (!st->received.held && st->wants & READY_READ)
 		conduit_ready(&st->base, READY_READ);
 	s->chunk_of = NULL;
 	if (st->closed)
@@ -167,10 +123,8 @@ static ssize_t stream_peek(struct conduit *c, const uint8_t **data)
 	struct stream *st = stream_of(c);
 	struct session *s = st->session;
 
-	if (st->head) {
-		*data = st->head->bytes + st->head->start;
-		return st->head->end - st->head->start;
-	}
+	if (st->received.held)
+		return (ssize_t)received_peek(&st->received, data);
 	if (s && s->chunk_of == st && s->chunk_len > 0) {
 		*data = s->chunk;
 		return (ssize_t)s->chunk_len;
@@ -187,11 +141,8 @@ static void stream_consume(struct conduit *c, size_t len)
 
 	if (len == 0)
 		return;
-	if (st->head) {
-		st->head->start += (uint32_t)len;
-		st->held -= (uint32_t)len;
-		if (st->head->start == st->head->end)
-			pop_block(st);
+	if (st->received.held) {
+		received_take(&st->received, len);
 		if (s) {
 			s->held -= len;
 			session_settle(s);
@@ -368,7 +319,7 @@ void stream_on_open(struct stream *st)
 void stream_on_eof(struct stream *st)
 {
 	st->eof_in = true;
-	if (!st->head && st->wants & READY_READ)
+	if (!st->received.held && st->wants & READY_READ)
 		conduit_ready(&st->base, READY_READ);
 	if (st->wants & READY_READ)
 		worker_defer(st->base.worker, &st->tell);
@@ -443,7 +394,7 @@ void stream_lose(struct stream *st)
 		nghttp2_session_set_stream_user_data(st->session->h2, st->id, NULL);
 		st->session->n_streams--;
 	}
-	st->session->held -= st->held;
+	st->session->held -= st->received.held;
 	st->gone = true;
 	unlink_stream(st);
 	st->session = NULL;
@@ -561,8 +512,9 @@ void session_stream_answer(struct conduit *c)
 {
 	struct stream *st = stream_of(c);
 	nghttp2_data_provider provider = stream_provider();
-	nghttp2_nv nv = { .name = (uint8_t *)":status", .value = (uint8_t *)"200", .namelen = 7,
-			  .valuelen = 3 };
+	nghttp2_nv nv = {
+		.name = (uint8_t *)":status", .value = (uint8_t *)"200", .namelen = 7, .valuelen = 3
+	};
 
 	if (st->answered || st->gone || st->reset)
 		return;

@@ -13,9 +13,9 @@
 
 #include "relay/conduit.h"
 #include "relay/worker.h"
+#include "tunnel/received.h"
 
 struct session;
-struct stream_block;
 
 struct stream {
 	struct conduit base;
@@ -23,25 +23,24 @@ struct stream {
 	struct stream *next, **prevp;
 	struct deferred tell;
 	struct reapable reapable;
-	struct stream_block *head, *tail; /* received, unread */
-	uint32_t held;			  /* bytes in there */
-	uint32_t prompt;		  /* bytes read at once since the window last grew */
+	struct received received;
+	uint32_t prompt; /* bytes read at once since the window last grew */
 	int32_t id;
 	uint32_t error; /* HTTP/2 code of the reset that killed it */
 	uint8_t wants;
-	uint8_t growth;	      /* the window is the limit's << growth */
-	bool agent : 1;	      /* the session's role */
-	bool answered : 1;    /* agent: 200 was submitted */
-	bool open : 1;	      /* relay: 200 was received */
+	uint8_t growth;    /* the window is the limit's << growth */
+	bool agent : 1;    /* the session's role */
+	bool answered : 1; /* agent: 200 was submitted */
+	bool open : 1;     /* relay: 200 was received */
 	bool open_told : 1;
-	bool eof_in : 1;      /* END_STREAM received */
-	bool eof_out : 1;     /* no more will be written */
-	bool eof_sent : 1;    /* END_STREAM submitted */
-	bool deferred : 1;    /* nghttp2 does not ask for bytes until resumed */
-	bool reset : 1;	      /* RST_STREAM submitted */
-	bool closed : 1;      /* by its owner */
-	bool gone : 1;	      /* for HTTP/2 */
-	bool lost : 1;	      /* the session ended first */
+	bool eof_in : 1;   /* END_STREAM received */
+	bool eof_out : 1;  /* no more will be written */
+	bool eof_sent : 1; /* END_STREAM submitted */
+	bool deferred : 1; /* nghttp2 does not ask for bytes until resumed */
+	bool reset : 1;    /* RST_STREAM submitted */
+	bool closed : 1;   /* by its owner */
+	bool gone : 1;     /* for HTTP/2 */
+	bool lost : 1;     /* the session ended first */
 };
 
 /* NULL: out of memory. id may be set later. */

@@ -1,4 +1,5 @@
-/* session: two of them back to back over a socketpair, in one worker, and hostile bytes into one. */
+/* session: two of them back to back over a socketpair, in one worker, and hostile bytes into one.
+ */
 #include "tunnel/session.h"
 
 #include <arpa/inet.h>
@@ -35,26 +36,26 @@ static void tick(struct timer *t)
 	timer_set(w, t, 50, tick);
 }
 
-#define TEST(name, ...)                                                                            \
-	do {                                                                                       \
-		if (getenv("VERBOSE"))                                                             \
-			fprintf(stderr, "%s(%s)\n", #name, #__VA_ARGS__);                          \
-		name(__VA_ARGS__);                                                                 \
+#define TEST(name, ...)                                                   \
+	do {                                                              \
+		if (getenv("VERBOSE"))                                    \
+			fprintf(stderr, "%s(%s)\n", #name, #__VA_ARGS__); \
+		name(__VA_ARGS__);                                        \
 	} while (0)
 
-#define UNTIL(cond)                                                                                \
-	do {                                                                                       \
-		struct timer timer_ = { 0 };                                                       \
-		time_t end_ = time(NULL) + WAIT_S;                                                 \
-		tick(&timer_);                                                                     \
-		while (!(cond)) {                                                                  \
-			turn();                                                                    \
-			if (time(NULL) > end_) {                                                   \
-				fprintf(stderr, "%s:%d: never: %s\n", __FILE__, __LINE__, #cond);  \
-				abort();                                                           \
-			}                                                                          \
-		}                                                                                  \
-		timer_cancel(w, &timer_);                                                          \
+#define UNTIL(cond)                                                                               \
+	do {                                                                                      \
+		struct timer timer_ = { 0 };                                                      \
+		time_t end_ = time(NULL) + WAIT_S;                                                \
+		tick(&timer_);                                                                    \
+		while (!(cond)) {                                                                 \
+			turn();                                                                   \
+			if (time(NULL) > end_) {                                                  \
+				fprintf(stderr, "%s:%d: never: %s\n", __FILE__, __LINE__, #cond); \
+				abort();                                                          \
+			}                                                                         \
+		}                                                                                 \
+		timer_cancel(w, &timer_);                                                         \
 	} while (0)
 
 /* The owner of one end of a stream: sends a pattern, checks what it gets. */
@@ -65,11 +66,11 @@ struct owner {
 	bool eof_after, paused, greedy;
 	bool eof_sent, eof_seen, opened, aborted;
 	ssize_t error;
-	size_t read_max; /* bytes taken per event, 0: all */
+	size_t read_max;   /* bytes taken per event, 0: all */
 	unsigned close_on; /* events in which to close */
 	enum reason close_why;
 	struct owner *victim; /* closed in the same events instead */
-	enum reason why; /* session_stream_reason at death */
+	enum reason why;      /* session_stream_reason at death */
 };
 
 static uint8_t pattern(unsigned seed, size_t i)
@@ -110,8 +111,8 @@ static void owner_read(struct owner *o)
 	while (max > 0) {
 		const uint8_t *data = buf;
 		bool peek = o->tx % 2; /* half of them read, the others peek */
-		ssize_t n = peek ? conduit_peek(o->c, &data) :
-				   conduit_read(o->c, buf, max < sizeof(buf) ? max : sizeof(buf));
+		ssize_t n = peek ? conduit_peek(o->c, &data)
+				 : conduit_read(o->c, buf, max < sizeof(buf) ? max : sizeof(buf));
 
 		if (n == -EAGAIN)
 			return;
@@ -205,8 +206,8 @@ struct side {
 static struct side relay, agent;
 static struct owner front[OWNERS], back[OWNERS]; /* relay's ends, agent's ends */
 static unsigned n_back;
-static enum reason accept_why;	/* what accept answers */
-static bool accept_closes;	/* it owns the stream, and closes it at once */
+static enum reason accept_why; /* what accept answers */
+static bool accept_closes;     /* it owns the stream, and closes it at once */
 static bool accept_answers = true;
 static struct owner back_template;
 static int carrier_fd[2];
@@ -301,14 +302,12 @@ static void on_end(struct session *s, enum reason why, const char *detail)
 	x->s = NULL;
 }
 
-static const struct session_events relay_events = { .reply = on_reply,
-						    .goaway = on_goaway,
-						    .exhausted = on_exhausted,
-						    .end = on_end };
-static const struct session_events agent_events = { .accept = on_accept,
-						    .request = on_request,
-						    .goaway = on_goaway,
-						    .end = on_end };
+static const struct session_events relay_events = {
+	.reply = on_reply, .goaway = on_goaway, .exhausted = on_exhausted, .end = on_end
+};
+static const struct session_events agent_events = {
+	.accept = on_accept, .request = on_request, .goaway = on_goaway, .end = on_end
+};
 static const struct session_limits defaults = { .streams = 2000,
 						.streams_total = 1u << 30,
 						.stream_window = 262144,
@@ -717,8 +716,10 @@ static void test_close_in_events(void)
 
 	start();
 	for (unsigned k = 0; k < 32; k++) {
-		struct owner spec = { .to_send = 200000, .eof_after = true,
-				      .close_on = events[k % 4], .close_why = whys[k / 4 % 2] };
+		struct owner spec = { .to_send = 200000,
+				      .eof_after = true,
+				      .close_on = events[k % 4],
+				      .close_why = whys[k / 4 % 2] };
 
 		n_back = 0;
 		memset(back, 0, sizeof(back[0]) * 2);
@@ -813,7 +814,8 @@ static void test_dead(void)
 	UNTIL(session_rtt_us(relay.s) > 0);
 	clock_gettime(CLOCK_MONOTONIC, &a);
 	b = a;
-	while (b.tv_sec * 1000 + b.tv_nsec / 1000000 < a.tv_sec * 1000 + a.tv_nsec / 1000000 + 600) {
+	while (b.tv_sec * 1000 + b.tv_nsec / 1000000 <
+	       a.tv_sec * 1000 + a.tv_nsec / 1000000 + 600) {
 		turn(); /* silence but for PINGs: alive */
 		clock_gettime(CLOCK_MONOTONIC, &b);
 	}
@@ -886,7 +888,8 @@ static void type(int fd, const void *bytes, size_t len)
 }
 
 /* A relay that speaks by hand to an agent. */
-static void raw_frame(int fd, uint8_t kind, uint8_t flags, uint32_t id, const void *body, size_t len)
+static void raw_frame(int fd, uint8_t kind, uint8_t flags, uint32_t id, const void *body,
+		      size_t len)
 {
 	uint8_t head[9] = { (uint8_t)(len >> 16), (uint8_t)(len >> 8), (uint8_t)len, kind, flags };
 

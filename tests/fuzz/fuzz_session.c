@@ -1,0 +1,307 @@
+/*
+ * fuzz_session: bytes of a hostile peer into a session of either role.
+ *
+ * Input: one byte of options, then what the carrier delivers. Every stream's owner reads, writes
+ * and closes by the options, so that the session meets users of all manners.
+ */
+#include <errno.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "relay/worker.c" /* to turn the loop by hand */
+#include "tunnel/session.h"
+
+enum {
+	OPTION_RELAY = 1 << 0,  /* the role under test */
+	OPTION_MAGIC = 1 << 1,  /* agent: a valid preface comes first */
+	OPTION_PIECES = 1 << 2, /* the carrier delivers and takes a few bytes at a time */
+	OPTION_STALL = 1 << 3,  /* owners read nothing */
+	OPTION_CLOSE = 1 << 4,  /* owners close after some events */
+	OPTION_CLEAN = 1 << 5,  /* ... in order */
+	OPTION_REFUSE = 1 << 6, /* accept refuses every other stream */
+	OPTION_RETIRE = 1 << 7, /* the session is retired half-way */
+};
+
+#define TURNS 400
+#define OWNED 64
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* A carrier in memory. */
+struct memory {
+	struct conduit base;
+	struct reapable reapable;
+	const uint8_t *data;
+	size_t size, at;
+	unsigned wants, option, turn;
+	bool closed;
+};
+
+static struct worker *w;
+static unsigned option, n_events, n_accepted;
+static bool ended;
+static struct conduit *owned[OWNED]; /* so that none is leaked */
+
+static ssize_t memory_read(struct conduit *c, void *buf, size_t max)
+{
+	struct memory *m = (struct memory *)c;
+	size_t n = m->size - m->at;
+
+	if (n == 0)
+		return 0;
+	if (n > max)
+		n = max;
+	if (m->option & OPTION_PIECES && n > 7)
+		n = 7;
+	memcpy(buf, m->data + m->at, n);
+	m->at += n;
+	return (ssize_t)n;
+}
+
+static ssize_t memory_write(struct conduit *c, const void *buf, size_t len)
+{
+	struct memory *m = (struct memory *)c;
+
+	if (!(m->option & OPTION_PIECES))
+		return (ssize_t)len;
+	if (m->turn % 2)
+		return -EAGAIN;
+	return (ssize_t)(len > 100 ? 100 : len);
+}
+
+static int memory_shutdown(struct conduit *c)
+{
+	return 0;
+}
+
+static void memory_want(struct conduit *c, unsigned events)
+{
+	((struct memory *)c)->wants = events;
+}
+
+static void memory_free(struct reapable *r)
+{
+	free((char *)r - offsetof(struct memory, reapable));
+}
+
+static void memory_close(struct conduit *c, enum reason why)
+{
+	((struct memory *)c)->closed = true; /* freed at the end of the input */
+}
+
+static const struct conduit_ops memory_ops = {
+	.name = "memory",
+	.read = memory_read,
+	.write = memory_write,
+	.shutdown = memory_shutdown,
+	.want = memory_want,
+	.close = memory_close,
+};
+
+static void drop(unsigned i, enum reason why)
+{
+	struct conduit *c = owned[i];
+
+	owned[i] = NULL;
+	conduit_close(c, why);
+}
+
+static void on_ready(struct conduit *c, unsigned events)
+{
+	unsigned i = (unsigned)((struct conduit **)c->user - owned), want = 0;
+	const uint8_t *bytes;
+	ssize_t n = -EAGAIN;
+	size_t room = 0;
+	void *to;
+
+	n_events++;
+	if (option & OPTION_CLOSE && n_events % 5 == 4) {
+		/* not always the one that speaks */
+		unsigned j = n_events % 2 ? i : n_events % OWNED;
+
+		if (owned[j])
+			drop(j, option & OPTION_CLEAN ? REASON_EOF : REASON_RESET);
+		if (!owned[i])
+			return;
+	}
+	if (events & READY_READ) {
+		n = conduit_peek(c, &bytes);
+		if (n > 0) {
+			size_t half = (size_t)n - (size_t)n / 2;
+			volatile uint8_t sum = 0;
+
+			for (ssize_t k = 0; k < n; k++)
+				sum = (uint8_t)(sum + bytes[k]);
+			conduit_consume(c, half);
+		}
+	}
+	if (events & READY_WRITE) {
+		to = c->ops->room(c, &room);
+		if (to && conduit_write(c, "some bytes", room < 10 ? room : 10) > 0 &&
+		    n_events % 7 == 0)
+			conduit_shutdown(c);
+	}
+	if (!(option & OPTION_STALL) && (n > 0 || n == -EAGAIN))
+		want |= READY_READ;
+	if (n_events % 3)
+		want |= READY_WRITE;
+	conduit_want(c, want);
+}
+
+static bool own(struct conduit *c)
+{
+	for (unsigned i = 0; i < OWNED; i++) {
+		if (owned[i])
+			continue;
+		owned[i] = c;
+		c->user = &owned[i];
+		c->ready = on_ready;
+		conduit_want(c,
+			     READY_WRITE | READY_OPEN | (option & OPTION_STALL ? 0 : READY_READ));
+		return true;
+	}
+	return false;
+}
+
+static enum reason on_accept(struct session *s, struct conduit *c, const char *service,
+			     const char *id)
+{
+	if (strlen(service) > 127 || strlen(id) > 64)
+		abort();
+	if (option & OPTION_REFUSE && n_accepted++ % 2)
+		return REASON_UNKNOWN_SERVICE;
+	if (!own(c))
+		return REASON_LIMIT;
+	session_stream_answer(c);
+	return REASON_NONE;
+}
+
+static void on_request(struct session *s, int32_t id, const char *path, const struct fields *f)
+{
+	if (f->n % 2)
+		session_reply(s, id, 200, f);
+	else if (f->n == 4)
+		session_close(s, REASON_SHUTDOWN, path);
+}
+
+static void on_reply(struct session *s, int32_t id, int status, const struct fields *f)
+{
+	if (status)
+		session_request(s, "/again", f);
+}
+
+static void on_end(struct session *s, enum reason why, const char *detail)
+{
+	if (ended || !detail)
+		abort();
+	ended = true;
+}
+
+static void turn(struct memory *m)
+{
+	unsigned events = m->wants & (READY_READ | (m->turn % 2 ? 0 : READY_WRITE));
+
+	m->turn++;
+	if (events && !m->closed)
+		conduit_ready(&m->base, events);
+	run_deferred(w);
+	reap(w);
+}
+
+static const struct session_limits limits = { .streams = 50,
+					      .streams_total = 100,
+					      .stream_window = 4096,
+					      .session_window = 131072,
+					      .ping_ms = 0,
+					      .dead_ms = 0 };
+static const struct session_events events = {
+	.accept = on_accept, .request = on_request, .reply = on_reply, .end = on_end
+};
+
+static void open_some(struct session *s)
+{
+	static struct fields f;
+	enum reason why;
+
+	fields_init(&f);
+	if (fields_add(&f, "attest-x", "y", true) < 0)
+		abort();
+	session_request(s, "/attest-relay/1/hello", &f);
+	for (int i = 0; i < 3; i++) {
+		struct conduit *c = session_open(s, "kbs.acme", "1", &why);
+
+		if (c && !own(c))
+			conduit_close(c, REASON_LIMIT);
+	}
+}
+
+static void run(const uint8_t *data, size_t size)
+{
+	enum session_role role = option & OPTION_RELAY ? SESSION_RELAY : SESSION_AGENT;
+	struct memory *m = calloc(1, sizeof(*m));
+	struct session *s;
+
+	if (!m)
+		abort();
+	conduit_init(&m->base, &memory_ops, w);
+	m->data = data;
+	m->size = size;
+	m->option = option;
+	m->reapable.free = memory_free;
+	ended = false;
+	n_events = n_accepted = 0;
+	s = session_new(&m->base, role, &limits, &events, NULL);
+	if (!s)
+		abort();
+	if (role == SESSION_RELAY)
+		open_some(s);
+	for (int i = 0; i < TURNS && !ended; i++) {
+		if (session_memory(s) > limits.session_window)
+			abort();
+		if (i == 3 && option & OPTION_RETIRE)
+			session_retire(s);
+		turn(m);
+	}
+	m->at = m->size; /* what is left takes too long */
+	m->option &= ~(unsigned)OPTION_PIECES;
+	for (int i = 0; i < TURNS && !ended; i++)
+		turn(m);
+	if (!ended)
+		abort();
+	for (unsigned i = 0; i < OWNED; i++)
+		if (owned[i])
+			drop(i, REASON_SHUTDOWN);
+	run_deferred(w);
+	reap(w);
+	conduit_deinit(&m->base);
+	free(m);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	static const char magic[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+	uint8_t *bytes;
+	size_t n = 0;
+
+	if (size < 1 || size > 65536)
+		return 0;
+	if (!w)
+		w = worker_new(0);
+	if (!w)
+		abort();
+	option = data[0];
+	bytes = malloc(size + sizeof(magic));
+	if (!bytes)
+		abort();
+	if (!(option & OPTION_RELAY) && option & OPTION_MAGIC) {
+		n = sizeof(magic) - 1;
+		memcpy(bytes, magic, n);
+	}
+	memcpy(bytes + n, data + 1, size - 1);
+	run(bytes, n + size - 1);
+	free(bytes);
+	return 0;
+}
