@@ -162,6 +162,8 @@ enum httphead_result httphead_parse(const void *data, size_t len, struct httphea
 		} else {
 			result = header_line(line, found == HTTPHEAD_OK, out);
 		}
+		if (result == HTTPHEAD_OK)
+			result = found; /* a line is good, and may still lack its CRLF */
 		if (result == HTTPHEAD_MORE && len >= HTTPHEAD_MAX)
 			return too_large(out, "a head of more than 8192 bytes");
 		if (result != HTTPHEAD_OK)
