@@ -20,7 +20,10 @@
  * together: shutdown sends 1000 when all is written, and the peer's answer to it is EOF. Another code, or a loss, is ECONNRESET, a text message EPROTO; bytes received before are read first.
  *
  * Limits: received bytes WS_RX_MAX and a piece of lws' more, to send one message and what lws could not
- * hand to the socket of the one before, the end LINGER_MS, headers 4 KiB (lws).
+ * hand to the socket of the one before, the end LINGER_MS, headers 4 KiB (lws). After a frame that breaks
+ * RFC 6455, lws waits up to 5 s for the peer's close before it tells us. It takes unmasked frames.
+ *
+ * Longer than other files, so that no other has to know lws.
  */
 #include "tunnel/ws.h"
 
@@ -46,7 +49,7 @@
 #define LINGER_MS 2000	     /* to get the rest and the close out */
 #define LWS_PIECE 65536	     /* lws reads and delivers at most this much at once */
 #define LWS_SECONDS 100000   /* lws' own time-outs: out of the way, ours hold */
-#define LWS_FDS_MAX 1048576  /* lws allocates a table for as many as RLIMIT_NOFILE allows */
+#define LWS_FDS_MAX 65536    /* WebSockets per worker: lws has tables of this size, all written */
 #define CLOSE_EOF 1000
 #define CLOSE_TEXT 1003
 #define CLOSE_ABORT 1011
@@ -765,7 +768,7 @@ static unsigned fd_limit(void)
 
 	if (getrlimit(RLIMIT_NOFILE, &r) < 0 || r.rlim_cur > LWS_FDS_MAX)
 		return LWS_FDS_MAX;
-	return 0; /* lws' own choice: all, with the faster look-up */
+	return 0; /* lws' own choice: RLIMIT_NOFILE, with a faster look-up */
 }
 
 static struct lws_context *create(struct ws_context *x)

@@ -654,9 +654,14 @@ static void expect_close(struct hand *h, unsigned code)
 	CHECK_INT(f[2] << 8 | f[3], code);
 }
 
+static bool has_5(void *arg)
+{
+	return ((struct peer *)arg)->received == 5;
+}
+
 static bool is_over_or_has_5(void *arg)
 {
-	return is_over(arg) || ((struct peer *)arg)->received == 5;
+	return is_over(arg) || has_5(arg);
 }
 
 static void test_bad_frames(void)
@@ -800,6 +805,7 @@ static void answered_with(const char *answer, const char *detail)
 	struct hand h = { 0 };
 	char head[2000], key[40], text[1000];
 	const char *at = strstr(answer, "%s");
+	size_t n;
 
 	hand_open(&h, do_hand_client);
 	hear_head(&h, head, sizeof(head));
@@ -813,13 +819,19 @@ static void answered_with(const char *answer, const char *detail)
 		snprintf(text, sizeof(text), "%.*s%s%s", (int)(at - answer), answer, key, at + 2);
 	else
 		snprintf(text, sizeof(text), "%s", answer);
-	say(&h, text, strlen(text));
+	n = strlen(text);
+	if (detail && !*detail) { /* the first frame in one go with the answer */
+		memcpy(text + n, "\x82\x05\x00\x01\x02\x03\x04", 7);
+		n += 7;
+	}
+	say(&h, text, n);
 	if (!detail)
 		shutdown(h.fd, SHUT_WR);
 	WAIT_FOR(is_done, &h.peer);
 	fprintf(stderr, "answered: %s (%s)\n", h.peer.detail, reason_word(h.peer.why));
 	if (detail && !*detail) {
 		CHECK(h.peer.c);
+		WAIT_FOR(has_5, &h.peer);
 	} else {
 		CHECK(!h.peer.c);
 		CHECK(h.peer.why != REASON_NONE);
