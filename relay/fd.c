@@ -6,9 +6,8 @@
  * event is taken away when it fires unwanted. So a request/reply exchange costs no epoll_ctl, and
  * backpressure costs one wake-up.
  *
- * Waiting for READY_ABORT alone is edge-triggered: whatever happens on the socket wakes us once, and
- * poll(2) tells whether it was an abort. (EV_CLOSED alone would not do: libevent reports EPOLLERR as
- * reading and writing only, so a reset would spin unseen.)
+ * Waiting for READY_ABORT alone is an edge-triggered watch without any event, which tells of errors
+ * only. Once made it stays until the socket goes: it costs nothing while nothing happens.
  *
  * close with an abort reason sets SO_LINGER 0 on TCP, so that the peer sees RST and not FIN; Unix
  * and vsock sockets cannot say it. A clean close of a TCP socket in which received bytes lie unread
@@ -21,19 +20,21 @@
 #include <event2/event.h>
 #include <event2/event_struct.h>
 #include <netinet/in.h>
-#include <poll.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <linux/vm_sockets.h>
 
 #include "relay/conduit.h"
+#include "relay/edge.h"
 #include "relay/worker.h"
 
 struct fd_conduit {
 	struct conduit base; /* first: cast both ways */
 	struct event event;
+	struct edge edge;
 	int fd;
 	int broken; /* -errno of a failed send: from then on EOF is no orderly end any more */
 	uint8_t wanted, armed;
@@ -47,10 +48,18 @@ static struct fd_conduit *of(struct conduit *c)
 
 static void on_event(evutil_socket_t fd, short what, void *arg);
 
+static void on_edge(struct edge *e, uint32_t events)
+{
+	struct fd_conduit *f = (struct fd_conduit *)((char *)e - offsetof(struct fd_conduit, edge));
+
+	/* EPOLLHUP alone: both directions have ended, in order */
+	if (events & EPOLLERR && f->wanted == READY_ABORT)
+		conduit_ready(&f->base, READY_ABORT);
+}
+
 static short mask_of(unsigned events)
 {
-	return (short)((events & READY_READ ? EV_READ : 0) | (events & READY_WRITE ? EV_WRITE : 0) |
-		       (events == READY_ABORT ? EV_READ | EV_CLOSED | EV_ET : 0));
+	return (short)((events & READY_READ ? EV_READ : 0) | (events & READY_WRITE ? EV_WRITE : 0));
 }
 
 /* Makes libevent watch for exactly what. */
@@ -73,20 +82,13 @@ static void fd_want(struct conduit *c, unsigned events)
 {
 	struct fd_conduit *f = of(c);
 
-	events &= READY_READ | READY_WRITE | READY_ABORT;
-	if (events & (READY_READ | READY_WRITE))
-		events &= (unsigned)~READY_ABORT; /* reading or writing notices an abort anyway */
-	f->wanted = (uint8_t)events;
-	/* an edge-triggered watch does not serve for reading, nor the other way round */
-	if (events & (unsigned)~f->armed || (f->armed == READY_ABORT && events != READY_ABORT))
+	f->wanted = (uint8_t)(events & (READY_READ | READY_WRITE | READY_ABORT));
+	events &= READY_READ | READY_WRITE;
+	if (events & (unsigned)~f->armed)
 		arm(f, events);
-}
-
-static bool aborted(const struct fd_conduit *f)
-{
-	struct pollfd p = { .fd = f->fd };
-
-	return poll(&p, 1, 0) > 0 && (p.revents & POLLERR);
+	/* reading or writing notices an abort by itself */
+	if (f->wanted == READY_ABORT && !f->edge.worker)
+		edge_watch(c->worker, &f->edge, f->fd, 0, on_edge);
 }
 
 static void on_event(evutil_socket_t fd, short what, void *arg)
@@ -95,11 +97,9 @@ static void on_event(evutil_socket_t fd, short what, void *arg)
 	unsigned events = (unsigned)((what & EV_READ ? READY_READ : 0) |
 				     (what & EV_WRITE ? READY_WRITE : 0));
 
-	if (f->wanted == READY_ABORT)
-		events = aborted(f) ? READY_ABORT : 0;
 	events &= f->wanted;
 	if (f->armed & (unsigned)~f->wanted)
-		arm(f, f->wanted);
+		arm(f, f->wanted & (READY_READ | READY_WRITE));
 	if (events)
 		conduit_ready(&f->base, events);
 }
@@ -158,6 +158,7 @@ static void fd_close(struct conduit *c, enum reason why)
 	struct fd_conduit *f = of(c);
 
 	arm(f, 0);
+	edge_forget(&f->edge);
 	f->wanted = 0;
 	if (!reason_is_clean(why)) {
 		struct linger now = { .l_onoff = 1, .l_linger = 0 };
@@ -182,6 +183,7 @@ static void fd_detach(struct conduit *c)
 
 	f->wanted = 0;
 	arm(f, 0);
+	edge_forget(&f->edge);
 }
 
 static int fd_attach(struct conduit *c, struct worker *w)
@@ -228,6 +230,7 @@ int fd_conduit_release(struct conduit *c)
 	int fd = f->fd;
 
 	arm(f, 0);
+	edge_forget(&f->edge);
 	c->ready = NULL;
 	conduit_deinit(c);
 	worker_reap(c->worker, &f->reapable);

@@ -16,16 +16,16 @@
 #include "relay/intake.h"
 
 #include <errno.h>
-#include <event2/event.h>
-#include <event2/event_struct.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "relay/clienthello.h"
+#include "relay/edge.h"
 #include "relay/fd.h"
 #include "relay/gateway.h"
 #include "relay/httphead.h"
@@ -41,7 +41,7 @@ struct intake {
 	struct listener *listener;
 	struct worker *worker;
 	int fd;			    /* PEEKING */
-	struct event event;	    /* PEEKING */
+	struct edge edge;	    /* PEEKING */
 	struct tls_handshake *shake; /* SHAKING */
 	struct conduit *conduit;    /* READING */
 	bool secure;		    /* READING inside TLS */
@@ -69,7 +69,7 @@ static void leave(struct intake *i)
 	if (i->next)
 		i->next->prevp = i->prevp;
 	if (i->fd >= 0) {
-		event_del(&i->event);
+		edge_forget(&i->edge);
 		close(i->fd);
 	}
 	tls_handshake_cancel(i->shake);
@@ -96,7 +96,7 @@ static struct conduit *take_conduit(struct intake *i)
 		leave(i);
 		return NULL;
 	}
-	event_del(&i->event);
+	edge_forget(&i->edge);
 	i->fd = -1; /* consumed */
 	return c;
 }
@@ -275,7 +275,7 @@ static void start_tls(struct intake *i)
 	uint64_t now = worker_now(i->worker);
 	int fd = i->fd;
 
-	event_del(&i->event);
+	edge_forget(&i->edge);
 	i->fd = -1; /* consumed */
 	i->shake = tls_accept(i->worker, fd, i->listener->gateway->tls,
 			      i->deadline > now ? i->deadline - now : 1, on_shaken, i);
@@ -342,18 +342,18 @@ static void on_hello(struct intake *i, const uint8_t *data, size_t len, bool end
 	}
 }
 
-static void on_peek(evutil_socket_t fd, short what, void *arg)
+static void on_peek(struct edge *e, uint32_t events)
 {
-	struct intake *i = arg;
+	struct intake *i = (struct intake *)((char *)e - offsetof(struct intake, edge));
 	uint8_t *data = i->worker->scratch;
-	ssize_t n = recv(fd, data, CLIENTHELLO_MAX, MSG_PEEK);
+	ssize_t n = recv(i->fd, data, CLIENTHELLO_MAX, MSG_PEEK);
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n <= 0) {
 		vanish(i, n == 0 ? REASON_EOF : REASON_RESET);
 	} else if (data[0] == TLS_RECORD_HANDSHAKE) {
-		on_hello(i, data, (size_t)n, what & EV_CLOSED);
+		on_hello(i, data, (size_t)n, events & EPOLLRDHUP);
 	} else if (i->listener->config->doors & DOOR_CONNECT) {
 		struct conduit *c = take_conduit(i);
 
@@ -421,9 +421,7 @@ void intake_new(struct listener *l, int fd)
 	gw->intakes = i;
 	counter_add(&i->worker->counters.value[COUNTER_LIVE_INTAKES], 1);
 	timer_set(i->worker, &i->timer, l->gateway->config->timeouts.handshake, on_deadline);
-	event_assign(&i->event, i->worker->base, fd, EV_READ | EV_CLOSED | EV_ET | EV_PERSIST,
-		     on_peek, i);
-	if (event_add(&i->event, NULL) < 0)
+	if (edge_watch(i->worker, &i->edge, fd, EPOLLIN | EPOLLRDHUP, on_peek) < 0)
 		vanish(i, REASON_NO_MEMORY);
 }
 

@@ -82,6 +82,14 @@ static void delist(struct opening *o)
 		o->link->prevp = o->prevp;
 }
 
+/* While it waits: an abort is noticed, nothing is read. */
+static void watch_client(struct opening *o)
+{
+	o->client->ready = on_client_abort;
+	o->client->user = o;
+	conduit_want(o->client, READY_ABORT);
+}
+
 static void set_text(char **to, const char *text)
 {
 	free(*to);
@@ -305,6 +313,7 @@ static void open_stream(struct opening *o, const struct offer *offer)
 		return;
 	}
 	/* "established" is a promise: with an eager service it can be kept */
+	watch_client(o);
 	o->target = stream.conduit;
 	o->target->ready = on_answer;
 	o->target->user = o;
@@ -316,13 +325,6 @@ struct move {
 	struct opening *opening;
 	struct offer offer;
 };
-
-static void watch_client(struct opening *o)
-{
-	o->client->ready = on_client_abort;
-	o->client->user = o;
-	conduit_want(o->client, READY_ABORT);
-}
 
 /* The mailbox of the tunnel's worker. */
 static void on_arrival(struct worker *w, void *arg)
@@ -339,7 +341,6 @@ static void on_arrival(struct worker *w, void *arg)
 		refuse(o, REASON_NO_MEMORY);
 		return;
 	}
-	watch_client(o);
 	open_stream(o, &offer);
 }
 
@@ -405,6 +406,7 @@ static void try_address(struct opening *o, const struct address *address)
 	char text[ADDRESS_TEXT_MAX];
 
 	set_text(&o->via, address_format(address, text, sizeof(text)));
+	watch_client(o);
 	o->dial = dial_start(o->worker, address, o->gateway->config->timeouts.dial, on_dialled, o);
 	if (!o->dial)
 		target_failed(o, REASON_NO_MEMORY, text_of(o->via));
@@ -443,6 +445,7 @@ static void park(struct opening *o)
 	o->absent = false;
 	o->next = 0;
 	gauge(o, COUNTER_LIVE_PARKED, 1);
+	watch_client(o);
 	timer_set(o->worker, &o->timer, g->config->timeouts.pickup - waited, on_pickup_timeout);
 	/* one may have come while this opening was on its way here: its call was not for us yet */
 	if (pick(o, &offer)) {
@@ -523,7 +526,6 @@ void opening_new(struct listener *l, struct worker *w, struct conduit *client, e
 	memcpy(o->service, route->service, strlen(route->service) + 1);
 	enlist(o);
 	gauge(o, COUNTER_LIVE_OPENINGS, 1);
-	watch_client(o);
 	try_targets(o);
 }
 

@@ -20,9 +20,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "relay/edge.h"
 
 #define PIPE_SIZE (1024 * 1024) /* asked for; the kernel may give less (pipe-max-size) */
 
@@ -37,7 +40,7 @@ struct pooled {
 };
 
 struct worker_private {
-	struct event *timer_event, *mail_event;
+	struct event *timer_event, *mail_event, *edge_event;
 	int mail_fd;
 	pthread_mutex_t mail_lock;
 	struct letter *mail, **mail_end;
@@ -65,6 +68,11 @@ uint64_t worker_now(const struct worker *w)
 static void on_timer(evutil_socket_t fd, short what, void *arg)
 {
 	timer_turn(arg);
+}
+
+static void on_edge(evutil_socket_t fd, short what, void *arg)
+{
+	edge_turn(arg);
 }
 
 static void on_mail(evutil_socket_t fd, short what, void *arg)
@@ -260,7 +268,7 @@ struct worker *worker_new(unsigned index)
 	p = w->private = calloc(1, sizeof(*p));
 	if (!p)
 		goto fail;
-	p->mail_fd = -1;
+	w->edge_fd = p->mail_fd = -1;
 	p->mail_end = &p->mail;
 	p->deferred.next = p->deferred.prev = &p->deferred;
 	pthread_mutex_init(&p->mail_lock, NULL);
@@ -269,14 +277,17 @@ struct worker *worker_new(unsigned index)
 	event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK); /* one thread; mail has its own lock */
 	w->base = event_base_new_with_config(config);
 	p->mail_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	w->edge_fd = epoll_create1(EPOLL_CLOEXEC);
 	w->scratch = malloc(WORKER_SCRATCH);
 	w->input = malloc(WORKER_SCRATCH);
 	w->output = malloc(WORKER_SCRATCH);
-	if (!w->base || p->mail_fd < 0 || !w->scratch || !w->input || !w->output)
+	if (!w->base || p->mail_fd < 0 || w->edge_fd < 0 || !w->scratch || !w->input || !w->output)
 		goto fail;
 	p->timer_event = event_new(w->base, -1, 0, on_timer, w);
 	p->mail_event = event_new(w->base, p->mail_fd, EV_READ | EV_PERSIST, on_mail, w);
-	if (!p->timer_event || !p->mail_event || event_add(p->mail_event, NULL) < 0)
+	p->edge_event = event_new(w->base, w->edge_fd, EV_READ | EV_PERSIST, on_edge, w);
+	if (!p->timer_event || !p->mail_event || !p->edge_event ||
+	    event_add(p->mail_event, NULL) < 0 || event_add(p->edge_event, NULL) < 0)
 		goto fail;
 	w->timers.event = p->timer_event;
 	event_config_free(config);
@@ -301,8 +312,12 @@ static void free_private(struct worker *w)
 		event_free(p->timer_event);
 	if (p->mail_event)
 		event_free(p->mail_event);
+	if (p->edge_event)
+		event_free(p->edge_event);
 	if (p->mail_fd >= 0)
 		close(p->mail_fd);
+	if (w->edge_fd >= 0)
+		close(w->edge_fd);
 	while ((l = p->mail)) {
 		p->mail = l->next;
 		free(l);

@@ -56,6 +56,7 @@ struct worker {
 	 */
 	uint8_t *scratch, *input, *output; /* WORKER_SCRATCH bytes each */
 	struct timer_wheel timers;
+	int edge_fd; /* the epoll instance of edge.h */
 	struct counters counters;
 	unsigned conduits; /* not yet closed for good, those that still linger included */
 	struct worker_private *private;

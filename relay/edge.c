@@ -1,0 +1,50 @@
+/*
+ * edge: edge-triggered watches.
+ *
+ * Theory of operation: a thin layer on epoll. A watch that is forgotten while its event waits in the batch
+ * at hand is recognised by its worker being NULL: its memory lives to the end of the turn at least (the
+ * reaper's rule).
+ */
+#include "relay/edge.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <sys/epoll.h>
+
+#include "relay/worker.h"
+
+#define BATCH 64
+
+int edge_watch(struct worker *w, struct edge *e, int fd, uint32_t events,
+	       void (*fired)(struct edge *e, uint32_t events))
+{
+	struct epoll_event ev = { .events = events | EPOLLET, .data.ptr = e };
+
+	if (epoll_ctl(w->edge_fd, EPOLL_CTL_ADD, fd, &ev) < 0)
+		return -errno;
+	e->worker = w;
+	e->fd = fd;
+	e->fired = fired;
+	return 0;
+}
+
+void edge_forget(struct edge *e)
+{
+	if (!e->worker)
+		return;
+	epoll_ctl(e->worker->edge_fd, EPOLL_CTL_DEL, e->fd, NULL);
+	e->worker = NULL;
+}
+
+void edge_turn(struct worker *w)
+{
+	struct epoll_event batch[BATCH];
+	int n = epoll_wait(w->edge_fd, batch, BATCH, 0);
+
+	for (int i = 0; i < n; i++) {
+		struct edge *e = batch[i].data.ptr;
+
+		if (e->worker)
+			e->fired(e, batch[i].events);
+	}
+}
