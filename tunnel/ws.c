@@ -9,19 +9,22 @@
  *   OPENING  the handshake runs; the timer is its time-out
  *   DECIDED  it came out one way or the other: done() is called at the end of the turn
  *   OPEN     a conduit, the owner's
- *   ENDING   nobody's; lws still sends the rest, the close, or the HTTP error; the timer is the bound
+ *   ENDING   nobody's; lws still sends the rest, the close, or the HTTP error, within a bound
  *
  * lws calls back from its loop, but also from inside calls to it. So its callbacks only note what
  * happened and defer telling the owner. Ops likewise only note what is wanted, and lws is asked for
- * a WRITEABLE callback, in which one message, or the close, is sent. The object is freed at the end of a
- * turn, when it is nobody's and lws has said good-bye (WSI_DESTROY).
+ * a WRITEABLE callback, in which one message, or the close, is sent. The object is freed at the end
+ * of a turn, when it is nobody's and lws has said good-bye (WSI_DESTROY).
  *
- * How it ends: the peer's 1000 is EOF, and writing says EPIPE. Without half-close the two directions end
- * together: shutdown sends 1000 when all is written, and the peer's answer to it is EOF. Another code, or a loss, is ECONNRESET, a text message EPROTO; bytes received before are read first.
+ * How it ends: the peer's 1000 is EOF, and writing says EPIPE. Without half-close the two
+ * directions end together: shutdown sends 1000 when all is written, and the peer's answer to it is
+ * EOF. Another code, or a loss, is ECONNRESET, a text message EPROTO; bytes received before are
+ * read first.
  *
- * Limits: received bytes WS_RX_MAX and a piece of lws' more, to send one message and what lws could not
- * hand to the socket of the one before, the end LINGER_MS, headers 4 KiB (lws). After a frame that breaks
- * RFC 6455, lws waits up to 5 s for the peer's close before it tells us. It takes unmasked frames.
+ * Limits: received bytes WS_RX_MAX and a piece of lws' more, to send one message and what lws could
+ * not hand to the socket of the one before, the end LINGER_MS, headers 4 KiB (lws). After a frame
+ * that breaks RFC 6455, lws waits up to 5 s for the peer's close before it tells us. It takes
+ * unmasked frames.
  *
  * Longer than other files, so that no other has to know lws.
  */
@@ -46,10 +49,10 @@
 #include "tunnel/ws_loop.h"
 #include "tunnel/ws_rx.h"
 
-#define LINGER_MS 2000	     /* to get the rest and the close out */
-#define LWS_PIECE 65536	     /* lws reads and delivers at most this much at once */
-#define LWS_SECONDS 100000   /* lws' own time-outs: out of the way, ours hold */
-#define LWS_FDS_MAX 65536    /* WebSockets per worker: lws has tables of this size, all written */
+#define LINGER_MS 2000     /* to get the rest and the close out */
+#define LWS_PIECE 65536    /* lws reads and delivers at most this much at once */
+#define LWS_SECONDS 100000 /* lws' own time-outs: out of the way, ours hold */
+#define LWS_FDS_MAX 65536  /* WebSockets per worker: lws has tables of this size, all written */
 #define CLOSE_EOF 1000
 #define CLOSE_TEXT 1003
 #define CLOSE_ABORT 1011
@@ -78,11 +81,11 @@ struct ws_opening {
 enum state { OPENING, DECIDED, OPEN, ENDING };
 
 struct ws {
-	struct conduit base;	  /* first: cast both ways */
+	struct conduit base; /* first: cast both ways */
 	struct ws_opening opening;
 	struct ws_context *context; /* NULL: it went away before us */
-	struct lws *wsi;	  /* NULL: lws is done with us */
-	struct ws *next, **prevp; /* in the context's list */
+	struct lws *wsi;            /* NULL: lws is done with us */
+	struct ws *next, **prevp;   /* in the context's list */
 	enum state state;
 	unsigned wanted;
 	struct deferred tell;
@@ -224,8 +227,8 @@ static void end(struct ws *s)
 
 /* --- opening --- */
 
-static void __attribute__((format(printf, 3, 4))) refuse(struct ws *s, enum reason why,
-							  const char *fmt, ...)
+static void __attribute__((format(printf, 3, 4)))
+refuse(struct ws *s, enum reason why, const char *fmt, ...)
 {
 	va_list ap;
 
@@ -305,8 +308,8 @@ static void on_destroyed(struct ws *s, struct lws *wsi)
 
 /*
  * Not lws_close_reason: that sends the close after the callback has returned an error, and Debian's
- * lws (built with _DEBUG) closes twice then when the loop is libuv, the second time without sending.
- * This way the peer's answer comes to on_peer_close, too.
+ * lws (built with _DEBUG) closes twice then when the loop is libuv, the second time without
+ * sending. This way the peer's answer comes to on_peer_close, too.
  */
 static int give_close(struct ws *s)
 {
@@ -775,7 +778,9 @@ static struct lws_context *create(struct ws_context *x)
 {
 	static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER; /* lws has globals */
 	static const struct lws_protocols protocols[] = {
-		{ .name = WS_SUBPROTOCOL, .callback = on_lws, .rx_buffer_size = LWS_PIECE,
+		{ .name = WS_SUBPROTOCOL,
+		  .callback = on_lws,
+		  .rx_buffer_size = LWS_PIECE,
 		  /* lws copies what is above this; the head is part of it */
 		  .tx_packet_size = WORKER_BUFFER },
 		{ 0 },
@@ -825,8 +830,9 @@ struct ws_context *ws_context_new(struct worker *w)
 	if (x->lws)
 		x->vhost = lws_get_vhost_by_name(x->lws, "default");
 	if (!x->vhost) {
-		log_error("cannot start WebSocket: libwebsockets does not start; is its libuv plugin "
-			  "there (Debian: package libwebsockets-evlib-uv)?");
+		log_error(
+			"cannot start WebSocket: libwebsockets does not start; is its libuv plugin "
+			"there (Debian: package libwebsockets-evlib-uv)?");
 		return ws_context_free(x);
 	}
 	ws_loop_kick(&x->loop);

@@ -1,8 +1,8 @@
 /*
  * ws_loop: a libuv loop inside a worker's libevent loop.
  *
- * Theory of operation: libuv's loop is one epoll descriptor and a next time-out. libevent watches the
- * descriptor and keeps a timer for the time-out; both callbacks run libuv for one round without
+ * Theory of operation: libuv's loop is one epoll descriptor and a next time-out. libevent watches
+ * the descriptor and keeps a timer for the time-out; both callbacks run libuv for one round without
  * waiting and arm the timer anew. libuv tells epoll of changed interest only when it runs, so
  * whoever changes something from outside kicks the loop: one more round at the end of the turn.
  * Interest changed inside libuv's own callbacks needs a round too: libwebsockets starts an idle

@@ -2,8 +2,8 @@
  * ws_rx: received bytes in a queue of a worker's buffers.
  *
  * Theory of operation: a ring of at most WS_RX_CHUNKS pooled buffers, filled at the tail, taken at
- * the head; an empty queue holds none. The bound is the ring's size: who fills it pauses the peer long
- * before (ws.c), and a put that does not fit is an error, not growth.
+ * the head; an empty queue holds none. The bound is the ring's size: who fills it pauses the peer
+ * long before (ws.c), and a put that does not fit is an error, not growth.
  */
 #include "tunnel/ws_rx.h"
 

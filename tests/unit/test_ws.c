@@ -1,9 +1,10 @@
 /*
  * test_ws: WebSockets against each other, and against bytes by hand.
  *
- * Theory of operation: one worker on a thread of its own; the test calls into it (call) and polls for
- * what it expects (wait_for), so the loop really sleeps and a lost wake-up shows. By hand means: the
- * network end of one WebSocket is taken out of its conduit and used as a blocking socket.
+ * Theory of operation: one worker on a thread of its own; the test calls into it (call) and polls
+ * for what it expects (wait_for), so the loop really sleeps and a lost wake-up shows. By hand
+ * means: the network end of one WebSocket is taken out of its conduit and used as a blocking
+ * socket.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -264,7 +265,8 @@ static void on_splice_end(struct splice *s, enum reason why)
 	((struct pair *)s->user)->splice = NULL;
 }
 
-static const struct splice_spec spec = { .idle_ms = 60000, .half_closed_ms = 60000,
+static const struct splice_spec spec = { .idle_ms = 60000,
+					 .half_closed_ms = 60000,
 					 .end = on_splice_end };
 
 static void do_pair(void *arg)
@@ -272,8 +274,8 @@ static void do_pair(void *arg)
 	struct pair *p = arg;
 
 	p->server.opening = ws_accept(x, &p->server.network, 10000, on_done, &p->server);
-	p->client.opening = ws_connect(x, "gw.example.net", &p->client.network, 10000, on_done,
-				       &p->client);
+	p->client.opening =
+		ws_connect(x, "gw.example.net", &p->client.network, 10000, on_done, &p->client);
 	CHECK(p->server.opening && p->client.opening);
 	CHECK(p->server.network && p->client.network);
 	p->splice = splice_new(w, p->client.network, p->server.network, &spec, p);
@@ -482,8 +484,8 @@ static void do_hand_client(void *arg)
 {
 	struct hand *h = arg;
 
-	h->peer.opening = ws_connect(x, "gw.example.net", &h->peer.network, h->timeout, on_done,
-				     &h->peer);
+	h->peer.opening =
+		ws_connect(x, "gw.example.net", &h->peer.network, h->timeout, on_done, &h->peer);
 	CHECK(h->peer.opening);
 	h->fd = fd_conduit_release(h->peer.network);
 }
@@ -598,9 +600,9 @@ static void test_frames(void)
 		say(&h, upgrade + i, 1);
 	hear_head(&h, (char *)f, sizeof(f));
 	n += frame(f + n, 0x82, 0, 5);
-	n += frame(f + n, 0x02, 5, 100);  /* fragments, */
-	n += frame(f + n, 0x89, 0, 4);    /* a ping between them, */
-	n += frame(f + n, 0x00, 105, 0);  /* an empty one */
+	n += frame(f + n, 0x02, 5, 100); /* fragments, */
+	n += frame(f + n, 0x89, 0, 4);   /* a ping between them, */
+	n += frame(f + n, 0x00, 105, 0); /* an empty one */
 	n += frame(f + n, 0x80, 105, 195);
 	n += frame(f + n, 0x82, 300, 0);
 	for (i = 0; i < n; i++)
@@ -763,11 +765,12 @@ static void variant(const char *from, const char *to, const char *status)
 
 static void test_refusals(void)
 {
-	static const char get[] = "GET /tunnel HTTP/1.1\r\nHost: gw\r\n\r\n",
-			  other[] = "GET / HTTP/1.1\r\nHost: gw\r\n\r\n",
-			  post[] = "POST /tunnel HTTP/1.1\r\nHost: gw\r\nContent-Length: 5\r\n\r\nhello",
-			  h2[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-			  garbage[] = "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\n\n\n\n\n\n";
+	static const char
+		get[] = "GET /tunnel HTTP/1.1\r\nHost: gw\r\n\r\n",
+		other[] = "GET / HTTP/1.1\r\nHost: gw\r\n\r\n",
+		post[] = "POST /tunnel HTTP/1.1\r\nHost: gw\r\nContent-Length: 5\r\n\r\nhello",
+		h2[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+		garbage[] = "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\n\n\n\n\n\n";
 
 	variant("/tunnel", "/elsewhere", "404");
 	variant("/tunnel", "/tunnel/../tunnelx", "404");
@@ -845,20 +848,24 @@ static void answered_with(const char *answer, const char *detail)
 static void test_answers(void)
 {
 	answered_with(SWITCH "Sec-WebSocket-Accept: %s\r\n"
-			     "Sec-WebSocket-Protocol: attest-relay.v1\r\n\r\n", "");
+			     "Sec-WebSocket-Protocol: attest-relay.v1\r\n\r\n",
+		      "");
 	answered_with("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n",
 		      "HTTP 403 instead of 101 Switching Protocols");
 	answered_with("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 3\r\n\r\nno\n", "HTTP 502");
 	answered_with("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/tunnel\r\n"
-		      "Content-Length: 0\r\n\r\n", "HTTP 302");
+		      "Content-Length: 0\r\n\r\n",
+		      "HTTP 302");
 	answered_with("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"\r\n"
-		      "Content-Length: 0\r\n\r\n", "HTTP 401");
+		      "Content-Length: 0\r\n\r\n",
+		      "HTTP 401");
 	answered_with("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", "HTTP 200");
 	answered_with(SWITCH "Sec-WebSocket-Accept: %s\r\n\r\n", "subprotocol");
 	answered_with(SWITCH "Sec-WebSocket-Accept: %s\r\nSec-WebSocket-Protocol: chat\r\n\r\n",
 		      "PROTOCOL");
 	answered_with(SWITCH "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"
-			     "Sec-WebSocket-Protocol: attest-relay.v1\r\n\r\n", "handshake");
+			     "Sec-WebSocket-Protocol: attest-relay.v1\r\n\r\n",
+		      "handshake");
 	answered_with("SSH-2.0-OpenSSH_9.2\r\n\r\n", NULL);
 	answered_with("", NULL);
 }
@@ -873,8 +880,8 @@ static void do_cancel(void *arg)
 
 static void test_silence(void)
 {
-	struct hand server = { .timeout = 100 }, client = { .timeout = 100 }, half = { .timeout = 100 },
-		    a = { 0 }, b = { 0 }, gone = { 0 };
+	struct hand server = { .timeout = 100 }, client = { .timeout = 100 },
+		    half = { .timeout = 100 }, a = { 0 }, b = { 0 }, gone = { 0 };
 
 	hand_open(&server, do_hand_server);
 	hand_open(&client, do_hand_client);
@@ -931,11 +938,11 @@ static void test_context_free(void)
 	CHECK(!h.peer.done);
 }
 
-#define RUN(test)                                                                                  \
-	do {                                                                                       \
-		double t_ = now();                                                                 \
-		test;                                                                              \
-		fprintf(stderr, "%s: %.2f s\n", #test, now() - t_);                               \
+#define RUN(test)                                                   \
+	do {                                                        \
+		double t_ = now();                                  \
+		test;                                               \
+		fprintf(stderr, "%s: %.2f s\n", #test, now() - t_); \
 	} while (0)
 
 int main(int argc, char **argv)
