@@ -21,7 +21,7 @@
 #define WS_SUBPROTOCOL "attest-relay.v1"
 #define WS_PATH "/tunnel"
 #define WS_RX_MAX ((size_t)256 * 1024) /* unread bytes held, then the peer is paused */
-#define WS_MESSAGE_MAX (65536 - 64) /* bytes of one message we send; 64 KiB with its head */
+#define WS_MESSAGE_MAX (65536 - 64)    /* bytes of one message we send; 64 KiB with its head */
 
 struct conduit;
 struct worker;
