@@ -8,8 +8,8 @@
  *
  * A link that was up and is lost is most often a relay being restarted, and is back in seconds. So
  * for half a minute after the loss a low cap holds; otherwise a few short waits in a row would be
- * followed by a long one just when the relay returns. Two agents that take a name from each other again
-and again run out of it.
+ * followed by a long one just when the relay returns. A relay that takes and drops its agents, and two
+ * agents that take a name from each other again and again, use it up.
  *
  * The modulo's bias over 64 random bits is far below anything that matters here.
  */
@@ -36,7 +36,7 @@ void backoff_lost(struct backoff *b, uint64_t now, uint64_t up_ms)
 {
 	if (up_ms >= BACKOFF_STABLE_MS)
 		b->attempts = 0;
-	b->soon_until = up_ms >= BACKOFF_HELD_MS ? now + BACKOFF_SOON_MS : 0;
+	b->soon_until = now + BACKOFF_SOON_MS;
 }
 
 void backoff_hope(struct backoff *b, uint64_t now)

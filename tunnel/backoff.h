@@ -11,8 +11,7 @@
 #define BACKOFF_DOUBLINGS 6	 /* as many, then the cap holds */
 #define BACKOFF_CAP_MS 30000	 /* no wait is longer */
 #define BACKOFF_STABLE_MS 60000	 /* a link that held for so long starts again at the first */
-#define BACKOFF_HELD_MS 1000	 /* one that held for so long was no refusal in disguise: */
-#define BACKOFF_SOON_MS 30000	 /* for so long after its loss, */
+#define BACKOFF_SOON_MS 30000	 /* for so long after any link's loss, */
 #define BACKOFF_SOON_CAP_MS 2000 /* no wait is longer than this */
 #define BACKOFF_SOON_ATTEMPTS 32 /* ... unless so many failed since it was last stable */
 #define BACKOFF_REFUSED_MS 60000 /* after a lasting refusal, less or more a quarter */

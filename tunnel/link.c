@@ -109,7 +109,8 @@ static bool give_up(struct link *l)
 
 static void wait_for(struct link *l, uint64_t ms)
 {
-	log_debug("%s: waiting %" PRIu64 " ms", l->text, ms);
+	if (ms)
+		log_debug("%s: waiting %" PRIu64 " ms", l->text, ms);
 	timer_set(l->agent->worker, &l->timer, ms, on_retry_timer);
 }
 
@@ -142,6 +143,27 @@ static void attempt_refused(struct link *l, const struct line *line)
 		wait_for(l, wait);
 }
 
+/* What to say about an attempt: where, as whom if that was set by hand, what happened. */
+static void describe(const struct line *line, bool reached, const char *detail,
+		     char text[LINK_DETAIL_MAX])
+{
+	const struct link *l = line->link;
+	char where[256];
+
+	snprintf(where, sizeof(where), "%.150s%s%.80s", l->text, l->named ? ", as " : "",
+		 l->named ? l->name : "");
+	if (line->second && strcmp(line->detail, detail) != 0)
+		snprintf(text, LINK_DETAIL_MAX,
+			 "cannot connect to the relay %.230s: %s: %.115s; %s: %.115s", where,
+			 carrier_kind_text(other(line->kind)), line->detail,
+			 carrier_kind_text(line->kind), detail);
+	else if (reached)
+		snprintf(text, LINK_DETAIL_MAX, "cannot connect to the relay %.230s: %.240s", where,
+			 detail);
+	else /* it names the address */
+		snprintf(text, LINK_DETAIL_MAX, "cannot connect to the relay: %.400s", detail);
+}
+
 static void attempt_failed(struct link *l, const struct line *line, bool reached,
 			   const char *detail)
 {
@@ -155,15 +177,7 @@ static void attempt_failed(struct link *l, const struct line *line, bool reached
 		connect_by(l, other(line->kind), detail);
 		return;
 	}
-	if (line->second && strcmp(line->detail, detail) != 0)
-		snprintf(text, sizeof(text), "cannot connect to the relay %.200s: %s: %.120s; %s: %.120s",
-			 l->text, carrier_kind_text(other(line->kind)), line->detail,
-			 carrier_kind_text(line->kind), detail);
-	else if (reached)
-		snprintf(text, sizeof(text), "cannot connect to the relay %.200s: %.250s", l->text,
-			 detail);
-	else /* it names the address */
-		snprintf(text, sizeof(text), "cannot connect to the relay: %.400s", detail);
+	describe(line, reached, detail, text);
 	agent_failed(l->agent, AGENT_FAILED);
 	wait = backoff_next(&l->backoff, now_of(l), agent_random());
 	done = give_up(l);
@@ -186,7 +200,8 @@ static void lost(struct link *l, const struct line *line, enum reason why, const
 	if (!is_orderly(why))
 		agent_failed(l->agent, AGENT_FAILED);
 	if (give_up(l)) {
-		log_info("connection to %s ended: %s (%s)", l->text, detail, reason_word(why));
+		log_fields(l->agent->stopping ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO, NULL, 0,
+			   "connection to %s ended: %s (%s)", l->text, detail, reason_word(why));
 		return;
 	}
 	backoff_lost(&l->backoff, now_of(l), up);
@@ -357,7 +372,7 @@ static void on_refused(struct line *line, const struct fields *fields)
 	hello_decode_refused(&r, fields);
 	line->refused = line->state == LINE_HELLO;
 	line->refusal = r.reason;
-	snprintf(line->detail, sizeof(line->detail), "the relay %.150s refuses this agent: %s%s%.300s",
+	snprintf(line->detail, sizeof(line->detail), "the relay %.150s refuses this agent (%s)%s%.300s",
 		 line->link->text, hello_refusal_word(r.reason), *r.message ? ": " : "", r.message);
 	/* it closes the session; if not, the timer does */
 }
@@ -562,6 +577,7 @@ void link_init(struct link *l, struct agent *a, unsigned index)
 
 	l->agent = a;
 	l->address = &config->relays.at[index];
+	l->named = config->server_name;
 	l->name = config->server_name ? config->server_name : l->address->name;
 	l->kind = config->transport == TRANSPORT_WEBSOCKET ? CARRIER_WEBSOCKET : CARRIER_DIRECT;
 	address_format(l->address, l->text, sizeof(l->text));

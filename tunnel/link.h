@@ -55,7 +55,8 @@ struct line {
 struct link {
 	struct agent *agent;
 	const struct address *address;
-	const char *name; /* the relay's, for SNI and verification */
+	const char *name; /* the relay's, for SNI and verification... */
+	bool named;	  /* ... given by hand: not the host of the address */
 	char text[ADDRESS_TEXT_MAX];
 	char instance[HELLO_INSTANCE_MAX];
 	enum carrier_kind kind; /* to try next: what worked last */

@@ -81,8 +81,7 @@ static bool check_token(const struct tunnel_config *config)
 	}
 	token_wipe(token);
 	if (exposed)
-		log_warning("%s can be read by other users of this machine: chmod 600 it, and ask "
-			    "for a new token if anybody else may have seen it",
+		log_warning("%s is a secret that other users of this machine can read: chmod 600 it",
 			    config->token_file);
 	return true;
 }
@@ -183,8 +182,9 @@ static void on_terminate(evutil_socket_t number, short what, void *arg)
 		agent_kill(a);
 		return;
 	}
-	log_info("ending: %" PRIu64 " streams have %" PRIu64 " s to finish", a->serve.live,
-		 program.spec.config->timeouts.drain / 1000);
+	if (a->serve.live)
+		log_info("ending: open streams (%" PRIu64 ") have %" PRIu64 " s to finish",
+			 a->serve.live, program.spec.config->timeouts.drain / 1000);
 	sd_notify(0, "STOPPING=1\nSTATUS=waiting for streams to finish");
 	agent_stop(a);
 }
@@ -272,7 +272,7 @@ static int run(const struct tunnel_config *config, bool once)
 	if (prepare(p)) {
 		p->netwatch = netwatch_new(p->worker, on_network_change, NULL);
 		start_watchdog(p);
-		log_info("attest-tunnel " VERSION " started as instance %s, %zu services",
+		log_info("attest-tunnel " VERSION " started as instance %s, services: %zu",
 			 p->instance, config->n_services);
 		worker_run(p->worker);
 		status = p->outcome == AGENT_ORDERLY ? STATUS_ORDERLY :

@@ -72,7 +72,8 @@ static void stream_over(struct serve_stream *st)
 		st->serve->idle(st->serve);
 }
 
-static void log_end(const struct serve_stream *st, uint64_t up, uint64_t down, enum reason why)
+static void log_end(const struct serve_stream *st, enum log_level level, uint64_t up, uint64_t down,
+		    enum reason why)
 {
 	uint64_t ms = worker_now(st->serve->worker) - st->since;
 	const char *name = st->offer->config->name;
@@ -86,21 +87,21 @@ static void log_end(const struct serve_stream *st, uint64_t up, uint64_t down, e
 		{ .key = "reason", .text = reason_word(why) },
 	};
 
-	log_fields(LOG_LEVEL_INFO, facts, sizeof(facts) / sizeof(*facts),
+	log_fields(level, facts, sizeof(facts) / sizeof(*facts),
 		   "#%s client-stream -> %s (%s): %" PRIu64 " up, %" PRIu64 " down, %" PRIu64
 		   ".%" PRIu64 " s, %s",
 		   st->id, name, st->offer->address, up, down, ms / 1000, ms % 1000 / 100,
 		   reason_word(why));
 }
 
-/* Ends a stream that is not joined. */
-static void stream_end(struct serve_stream *st, enum reason why)
+/* Ends a stream that is not joined. level: of its line in the log. */
+static void stream_end(struct serve_stream *st, enum log_level level, enum reason why)
 {
 	dial_cancel(st->dial);
 	st->dial = NULL;
 	conduit_close(st->stream, why);
 	st->stream = NULL;
-	log_end(st, 0, 0, why);
+	log_end(st, level, 0, 0, why);
 	stream_over(st);
 }
 
@@ -108,7 +109,7 @@ static void on_splice_end(struct splice *s, enum reason why)
 {
 	struct serve_stream *st = s->user;
 
-	log_end(st, s->half[INI].bytes, s->half[TGT].bytes, why);
+	log_end(st, LOG_LEVEL_INFO, s->half[INI].bytes, s->half[TGT].bytes, why);
 	stream_over(st);
 }
 
@@ -129,7 +130,7 @@ static void on_dialled(void *user, struct conduit *target, enum reason why, cons
 		log_limited(LOG_LEVEL_WARNING, facts, sizeof(facts) / sizeof(*facts),
 			    "#%s: service %s cannot be reached: %s; is it running?", st->id,
 			    st->offer->config->name, detail);
-		stream_end(st, why);
+		stream_end(st, LOG_LEVEL_DEBUG, why); /* the line above is its line */
 		return;
 	}
 	if (st->offer->config->dial == DIAL_EAGER)
@@ -138,7 +139,7 @@ static void on_dialled(void *user, struct conduit *target, enum reason why, cons
 	unlist(st);
 	conduit_want(stream, 0);
 	if (!splice_new(st->serve->worker, stream, target, &st->offer->spec, st)) {
-		log_end(st, 0, 0, REASON_NO_MEMORY);
+		log_end(st, LOG_LEVEL_INFO, 0, 0, REASON_NO_MEMORY);
 		stream_over(st);
 	}
 }
@@ -152,7 +153,7 @@ static void start_dial(struct serve_stream *st)
 	st->dial = dial_start(v->worker, &st->offer->config->target, v->config->timeouts.dial,
 			      on_dialled, st);
 	if (!st->dial)
-		stream_end(st, REASON_NO_MEMORY);
+		stream_end(st, LOG_LEVEL_INFO, REASON_NO_MEMORY);
 }
 
 /* The stream died before it was joined. */
@@ -170,7 +171,7 @@ static void on_ready(struct conduit *c, unsigned events)
 
 	if (st->dial) {
 		if (events & READY_ABORT)
-			stream_end(st, died(c));
+			stream_end(st, LOG_LEVEL_INFO, died(c));
 		return;
 	}
 	if (events & READY_READ) {
@@ -179,16 +180,16 @@ static void on_ready(struct conduit *c, unsigned events)
 		if (n >= 0)
 			start_dial(st);
 		else if (n != -EAGAIN)
-			stream_end(st, died(c));
+			stream_end(st, LOG_LEVEL_INFO, died(c));
 	} else if (events & READY_ABORT) {
-		stream_end(st, died(c));
+		stream_end(st, LOG_LEVEL_INFO, died(c));
 	}
 }
 
 static void on_silence(struct timer *t)
 {
 	stream_end((struct serve_stream *)((char *)t - offsetof(struct serve_stream, timer)),
-		   REASON_IDLE);
+		   LOG_LEVEL_INFO, REASON_IDLE);
 }
 
 /* "kbs.acme" asks for the offer "kbs": the owner is ours by the credential. */
@@ -286,7 +287,7 @@ void serve_deinit(struct serve *v)
 {
 	v->idle = NULL;
 	while (v->streams)
-		stream_end(v->streams, REASON_SHUTDOWN);
+		stream_end(v->streams, LOG_LEVEL_INFO, REASON_SHUTDOWN);
 	free(v->offers);
 	v->offers = NULL;
 }
