@@ -20,8 +20,8 @@
  * short: the next one is not worth the call). Both end when the event fires. While READY_READ is
  * wanted and OpenSSL is not hungry but has bytes, or the end, telling it is deferred work.
  *
- * Interest is armed at once and disarmed lazily, as in fd.c; waiting for READY_ABORT alone too.
- * A failed send is remembered in broken: what the peer sent before can still be read, then the
+ * Interest is armed at once and disarmed lazily, as in fd.c; READY_ABORT alone is an edge-triggered
+ * watch, also as there. A failed send is remembered in broken: what the peer sent before can still be read, then the
  * error shows instead of EOF.
  */
 #include "relay/tls.h"
@@ -29,8 +29,8 @@
 #include <errno.h>
 #include <event2/event.h>
 #include <openssl/err.h>
-#include <poll.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -50,13 +50,15 @@ static struct tls_conduit *of(const struct conduit *c)
 }
 
 static void on_event(evutil_socket_t fd, short what, void *arg);
+static void on_edge(struct edge *e, uint32_t events);
 static void closing_step(struct tls_conduit *t);
 
 void tls_arm(struct tls_conduit *t, unsigned what)
 {
-	int mask = (what & READY_READ ? EV_READ : 0) | (what & READY_WRITE ? EV_WRITE : 0) |
-		   (what == READY_ABORT ? EV_READ | EV_CLOSED | EV_ET : 0);
+	int mask = (what & READY_READ ? EV_READ : 0) | (what & READY_WRITE ? EV_WRITE : 0);
 
+	if (what == READY_ABORT && !t->edge.worker)
+		edge_watch(t->base.worker, &t->edge, t->fd, 0, on_edge);
 	if (t->armed)
 		event_del(&t->event);
 	t->armed = 0;
@@ -86,8 +88,7 @@ static void rearm(struct tls_conduit *t)
 {
 	unsigned what = tls_needed(t);
 
-	/* an edge-triggered watch does not serve for reading, nor the other way round */
-	if (what & (unsigned)~t->armed || (t->armed == READY_ABORT && what != READY_ABORT))
+	if (what & (unsigned)~t->armed)
 		tls_arm(t, what);
 }
 
@@ -121,11 +122,13 @@ void tls_tell(struct deferred *d)
 		conduit_ready(&t->base, READY_READ);
 }
 
-static bool aborted(const struct tls_conduit *t)
+/* While nothing is wanted: the peer's abort, told once. */
+static void on_edge(struct edge *e, uint32_t events)
 {
-	struct pollfd p = { .fd = t->fd };
+	struct tls_conduit *t = (struct tls_conduit *)((char *)e - offsetof(struct tls_conduit, edge));
 
-	return poll(&p, 1, 0) > 0 && (p.revents & POLLERR);
+	if (events & EPOLLERR && t->wanted == READY_ABORT && !t->h && !t->closing)
+		conduit_ready(&t->base, READY_ABORT);
 }
 
 static void on_event(evutil_socket_t fd, short what, void *arg)
@@ -134,7 +137,7 @@ static void on_event(evutil_socket_t fd, short what, void *arg)
 	unsigned events = 0;
 	bool was_blocked = t->blocked;
 
-	if (what & (EV_READ | EV_CLOSED))
+	if (what & EV_READ)
 		t->hungry = t->drained = 0;
 	if (what & EV_WRITE)
 		tls_flush(t);
@@ -146,7 +149,7 @@ static void on_event(evutil_socket_t fd, short what, void *arg)
 		closing_step(t);
 		return;
 	}
-	if (t->broken || (t->armed == READY_ABORT && aborted(t)))
+	if (t->broken)
 		events = READY_ABORT;
 	if ((what & EV_READ || was_blocked) && !t->blocked)
 		events |= READY_READ;
@@ -304,6 +307,7 @@ void tls_end(struct tls_conduit *t, bool reset)
 	struct linger now = { .l_onoff = 1, .l_linger = 0 };
 
 	tls_arm(t, 0);
+	edge_forget(&t->edge);
 	worker_undefer(&t->tell);
 	timer_cancel(t->base.worker, &t->timer);
 	tls_out_drop(t);
@@ -375,6 +379,7 @@ static void tls_detach(struct conduit *c)
 	worker_undefer(&t->tell);
 	t->wanted = 0;
 	tls_arm(t, 0);
+	edge_forget(&t->edge);
 }
 
 static int tls_attach(struct conduit *c, struct worker *w)

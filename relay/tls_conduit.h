@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "relay/conduit.h"
+#include "relay/edge.h"
 #include "relay/timer.h"
 #include "relay/worker.h"
 
@@ -23,6 +24,7 @@ struct tls_conduit {
 	struct conduit base; /* first: cast both ways */
 	struct event event;
 	struct deferred tell; /* READY_READ without an event; the handshake's first step */
+	struct edge edge;     /* the peer's abort, while nothing is wanted */
 	struct timer timer;   /* of the handshake, or of closing */
 	struct reapable reapable;
 	SSL *ssl;
