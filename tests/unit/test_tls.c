@@ -148,7 +148,7 @@ static void turn(bool wait)
 {
 	bool busy = w->private->deferred.next != &w->private->deferred;
 
-	event_base_loop(w->base, busy || !wait ? EVLOOP_NONBLOCK : EVLOOP_ONCE);
+	event_base_loop(w->base, busy || !wait ? EVLOOP_ONCE | EVLOOP_NONBLOCK : EVLOOP_ONCE);
 	run_deferred(w);
 	reap(w);
 }
