@@ -40,7 +40,7 @@ static const char help[] =
 	"      --transport KIND       auto (default), direct (TLS) or websocket\n"
 	"      --instance NAME        this agent's name, stable over restarts; default: made from\n"
 	"                             the machine's id and the services\n"
-	"  -c, --config FILE          tunnel.yaml(5); flags add to it and override it\n"
+	"  -c, --config FILE          attest-tunnel.yaml(5); flags add to it and override it\n"
 	"      --once                 connect once; end when that fails or is over\n"
 	"      --check-config         say what is wrong with the config and end; 0: nothing\n"
 	"      --dump-config          print the values in effect, defaults included, and end\n"
