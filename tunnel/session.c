@@ -82,7 +82,7 @@ void session_begin_close(struct session *s, enum reason why, const char *fmt, ..
 	va_start(ap, fmt);
 	vsnprintf(s->detail, sizeof(s->detail), fmt, ap);
 	va_end(ap);
-	session_schedule(s);
+	worker_defer(s->worker, &s->flush); /* blocked or not: streams die now */
 	timer_set(s->worker, &s->timer, LINGER_MS, s->timer.fire);
 }
 

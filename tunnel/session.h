@@ -7,8 +7,10 @@
  *
  * Thread: the worker of the carrier, for everything.
  * Life: session_new .. events->end, called exactly once, after which the session is freed at the
- * end of the turn. When it ends, every stream conduit turns dead first (-ECONNRESET, its owner
- * told READY_READ | READY_WRITE | READY_ABORT); stream conduits outlive their session safely.
+ * end of the turn. When it ends, every stream conduit turns dead (-ECONNRESET; READY_ABORT is told
+ * to its owner, with READ and WRITE where wanted); stream conduits outlive their session safely.
+ *
+ * A dead stream's bytes that were received before can still be read; then comes the error.
  */
 #ifndef TUNNEL_SESSION_H
 #define TUNNEL_SESSION_H

@@ -275,7 +275,7 @@ static void tell(struct deferred *d)
 	if (!st->wants)
 		return;
 	if (st->base.dead) {
-		events = READY_READ | READY_WRITE | READY_ABORT;
+		events = (st->wants & (READY_READ | READY_WRITE)) | READY_ABORT;
 	} else {
 		if (st->wants & READY_WRITE)
 			resume(st);
@@ -318,6 +318,8 @@ void stream_on_open(struct stream *st)
 
 void stream_on_eof(struct stream *st)
 {
+	if (st->base.dead) /* an answer we do not take: its end is no EOF */
+		return;
 	st->eof_in = true;
 	if (!st->received.held && st->wants & READY_READ)
 		conduit_ready(&st->base, READY_READ);
