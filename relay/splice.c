@@ -159,7 +159,8 @@ static enum step pass_eof(struct splice *s, unsigned i)
 
 	if (r == -EAGAIN)
 		return STEP_WAIT;
-	if (r < 0)
+	/* a sink that has itself ended in order and gone away needs no EOF any more */
+	if (r < 0 && !s->half[!i].eof_sent)
 		return sink_died(s, i, r);
 	h->eof_sent = 1;
 	if (!s->half[!i].eof_sent && !s->half[!i].failed)
