@@ -354,9 +354,10 @@ void worker_run(struct worker *w)
 	struct worker_private *p = w->private;
 
 	while (!atomic_load_explicit(&p->stop, memory_order_acquire)) {
-		int flags = p->deferred.next == &p->deferred ? EVLOOP_ONCE : EVLOOP_NONBLOCK;
+		bool waiting = p->deferred.next != &p->deferred;
 
-		event_base_loop(w->base, flags);
+		/* ONCE in both: NONBLOCK alone goes round as long as any socket has news */
+		event_base_loop(w->base, EVLOOP_ONCE | (waiting ? EVLOOP_NONBLOCK : 0));
 		run_deferred(w);
 		reap(w);
 	}
