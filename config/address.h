@@ -41,7 +41,8 @@ struct address {
 /*
  * 0, or -EINVAL with *why an allocated line that says what was expected; a is untouched then.
  */
-int address_parse(struct address *a, const char *text, char **why) __attribute__((warn_unused_result));
+int address_parse(struct address *a, const char *text, char **why)
+	__attribute__((warn_unused_result));
 /* Writes what address_parse reads. Returns buf. */
 const char *address_format(const struct address *a, char *buf, size_t size);
 int address_copy(struct address *to, const struct address *from); /* 0 or -ENOMEM */

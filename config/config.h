@@ -142,11 +142,11 @@ struct offer_config {
 
 struct tunnel_config {
 	struct addresses relays; /* tcp or unix; at least one */
-	char *server_name;	 /* for SNI and verification; NULL: the host of the relay's address */
+	char *server_name;	 /* for SNI and verification; NULL: the relay's host */
 	char *token_file;	 /* required */
 	char *ca_file;		 /* NULL: the system's CAs */
 	int transport;		 /* enum transport; auto */
-	char *instance;		 /* stable name of this agent; NULL: made from machine-id and offers */
+	char *instance;		 /* stable name of this agent; NULL: from machine-id and offers */
 	struct log_config log;
 	struct offer_config *services;
 	size_t n_services;
@@ -179,7 +179,7 @@ struct relay_config *relay_config_parse(const char *name, const char *text, size
 					struct config_errors *e);
 struct relay_config *relay_config_ref(struct relay_config *c);
 struct relay_config *relay_config_unref(struct relay_config *c); /* NULL is fine */
-/* Effective values as YAML that loads again to the same. Token hashes are shown; they are hashes. */
+/* Effective values as YAML that loads again to the same. Token hashes are shown: only hashes. */
 void relay_config_dump(const struct relay_config *c, FILE *to);
 
 /*

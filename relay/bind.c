@@ -1,9 +1,9 @@
 /*
  * bind: listening sockets.
  *
- * Theory of operation: one function per kind, each socket() .. listen() with one exit for errors, whose
- * text names the address, the step and what to do. A stale Unix path is told from a served one by
- * connecting to it: refused means nobody is there.
+ * Theory of operation: one function per kind, each socket() .. listen() with one exit for errors,
+ * whose text names the address, the step and what to do. A stale Unix path is told from a served
+ * one by connecting to it: refused means nobody is there.
  */
 #include "relay/bind.h"
 
@@ -37,7 +37,8 @@ static int complain(const struct address *a, char **why, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	if (asprintf(why, "cannot listen at %s: %s", address_format(a, where, sizeof(where)), text) < 0)
+	address_format(a, where, sizeof(where));
+	if (asprintf(why, "cannot listen at %s: %s", where, text) < 0)
 		*why = NULL;
 	return -1;
 }
@@ -139,7 +140,8 @@ static int listen_unix(const struct address *a, char **why)
 	struct stat st;
 
 	if (unix_path(a, &un, &len) < 0)
-		return complain(a, why, "the path is too long for a Unix socket (107 bytes at most)");
+		return complain(a, why,
+				"the path is too long for a Unix socket (107 bytes at most)");
 	if (un.sun_path[0] && lstat(un.sun_path, &st) == 0) {
 		if (!S_ISSOCK(st.st_mode))
 			return complain(a, why, "the path exists and is not a socket: remove it");

@@ -7,11 +7,11 @@
 #define BIND_BACKLOG 4096 /* vsock has no SYN retry; the kernel cuts it to somaxconn */
 
 /*
- * Listens at tcp, unix, vsock, hybrid (a Unix socket PATH_PORT, where the VMM connects for its guest)
- * or takes over fd:NAME from systemd. A Unix path left behind by a dead process is replaced; one that
- * is served by a living one is not. tcp:[::] takes IPv4 too.
- * A non-blocking, close-on-exec fd, or -1 with *why an allocated line for people. Blocks on DNS if the
- * host is a name: for start-up only.
+ * Listens at tcp, unix, vsock, hybrid (a Unix socket PATH_PORT, where the VMM connects for its
+ * guest) or takes over fd:NAME from systemd. A Unix path left behind by a dead process is replaced;
+ * one that is served by a living one is not. tcp:[::] takes IPv4 too.
+ * A non-blocking, close-on-exec fd, or -1 with *why an allocated line for people. Blocks on DNS if
+ * the host is a name: for start-up only.
  */
 int bind_listen(const struct address *a, char **why);
 /* Closes fd and removes a Unix path that bind_listen made. */

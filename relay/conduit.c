@@ -1,11 +1,11 @@
 /*
  * conduit: what is common to every kind of byte stream.
  *
- * Theory of operation: kinds implement conduit_ops; callers go through the functions here, which add
- * one thing: pushback, bytes an owner has read and given back (a door reads a head and whatever came
- * behind it). They live in one allocation, are served by read and peek before the kind is asked, and
- * are gone when served. While there are some, the conduit is always ready to be read: want() then
- * defers a READY_READ of its own, since the kind knows nothing of them.
+ * Theory of operation: kinds implement conduit_ops; callers go through the functions here, which
+ * add one thing: pushback, bytes an owner has read and given back (a door reads a head and whatever
+ * came behind it). They live in one allocation, are served by read and peek before the kind is
+ * asked, and are gone when served. While there are some, the conduit is always ready to be read:
+ * want() then defers a READY_READ of its own, since the kind knows nothing of them.
  */
 #include "relay/conduit.h"
 

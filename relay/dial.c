@@ -1,11 +1,11 @@
 /*
  * dial: connects to an address without blocking.
  *
- * Theory of operation: RESOLVING (evdns; skipped for IP addresses and local sockets) -> TRYING: one attempt
- * per address, started DIAL_STAGGER_MS apart or as soon as the one before failed, all going on at once;
- * the first to connect wins and the others are closed -> for hybrid vsock a preamble on the winner
- * ("CONNECT port", "OK n": Firecracker's docs/vsock.md) -> DONE. The result, good or bad,
- * is told from a deferred call, so done never runs inside dial_start. One timer bounds it all.
+ * Theory of operation: RESOLVING (evdns; skipped for IP addresses and local sockets) -> TRYING: one
+ * attempt per address, started DIAL_STAGGER_MS apart or as soon as the one before failed, all going
+ * on at once; the first to connect wins and the others are closed -> for hybrid vsock a preamble on
+ * the winner ("CONNECT port", "OK n": Firecracker's docs/vsock.md) -> DONE. The result, good or
+ * bad, is told from a deferred call, so done never runs inside dial_start. One timer bounds it all.
  *
  * Owns: the attempts' sockets until one is handed over as a conduit. Limits: DIAL_ADDRESSES_MAX.
  */

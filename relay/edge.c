@@ -1,9 +1,9 @@
 /*
  * edge: edge-triggered watches.
  *
- * Theory of operation: a thin layer on epoll. A watch that is forgotten while its event waits in the batch
- * at hand is recognised by its worker being NULL: its memory lives to the end of the turn at least (the
- * reaper's rule).
+ * Theory of operation: a thin layer on epoll. A watch that is forgotten while its event waits in
+ * the batch at hand is recognised by its worker being NULL: its memory lives to the end of the turn
+ * at least (the reaper's rule).
  */
 #include "relay/edge.h"
 

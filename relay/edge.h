@@ -1,11 +1,11 @@
 /*
  * edge: edge-triggered watches on sockets, beside libevent's level-triggered ones.
  *
- * For two needs that level-triggered events cannot serve: bytes that are peeked and stay unread, and a
- * peer's abort while nothing is wanted. One epoll instance per worker, itself watched by libevent.
- * (libevent has EV_ET, but its change list can leave a socket edge-triggered that is added again
- * level-triggered in the same turn; and it reports EPOLLERR as reading and writing only.)
- * Thread: the worker's own.
+ * For two needs that level-triggered events cannot serve: bytes that are peeked and stay unread,
+ * and a peer's abort while nothing is wanted. One epoll instance per worker, itself watched by
+ * libevent. (libevent has EV_ET, but its change list can leave a socket edge-triggered that is
+ * added again level-triggered in the same turn; and it reports EPOLLERR as reading and writing
+ * only.) Thread: the worker's own.
  */
 #ifndef RELAY_EDGE_H
 #define RELAY_EDGE_H
@@ -21,8 +21,8 @@ struct edge {
 };
 
 /*
- * Watches fd for epoll(7) events (EPOLLERR and EPOLLHUP are always among them); what holds already is
- * told in the next turn. 0 or -errno. Forget before the fd is closed or e is freed.
+ * Watches fd for epoll(7) events (EPOLLERR and EPOLLHUP are always among them); what holds already
+ * is told in the next turn. 0 or -errno. Forget before the fd is closed or e is freed.
  */
 int edge_watch(struct worker *w, struct edge *e, int fd, uint32_t events,
 	       void (*fired)(struct edge *e, uint32_t events));

@@ -2,9 +2,9 @@
  * fd: a plain stream socket as a conduit.
  *
  * Theory of operation: one libevent event per socket, level-triggered, whose mask is changed as
- * interest changes. Interest is armed at once and disarmed lazily: dropping it only notes so, and the
- * event is taken away when it fires unwanted. So a request/reply exchange costs no epoll_ctl, and
- * backpressure costs one wake-up.
+ * interest changes. Interest is armed at once and disarmed lazily: dropping it only notes so, and
+ * the event is taken away when it fires unwanted. So a request/reply exchange costs no epoll_ctl,
+ * and backpressure costs one wake-up.
  *
  * Waiting for READY_ABORT alone is an edge-triggered watch without any event, which tells of errors
  * only. Once made it stays until the socket goes: it costs nothing while nothing happens.

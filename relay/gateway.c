@@ -1,10 +1,10 @@
 /*
  * gateway: puts the parts of attest-relay together and takes them apart again.
  *
- * Theory of operation: start binds every listener first (so that all that is wrong is said at once),
- * then makes the workers, then starts their threads. Draining closes the listeners and waits for streams
- * to end, at most timeouts.drain; ending cuts what is left, tells the agents, and stops each worker when
- * its last conduit is gone, or after END_MS.
+ * Theory of operation: start binds every listener first (so that all that is wrong is said at
+ * once), then makes the workers, then starts their threads. Draining closes the listeners and waits
+ * for streams to end, at most timeouts.drain; ending cuts what is left, tells the agents, and stops
+ * each worker when its last conduit is gone, or after END_MS.
  */
 #include "relay/gateway.h"
 
@@ -42,8 +42,8 @@ static void fit_descriptors(struct gateway *g)
 	setrlimit(RLIMIT_NOFILE, &limit);
 	if (limit.rlim_cur < g->connections_max * 2 + FDS_RESERVED) {
 		fit = limit.rlim_cur > FDS_RESERVED + 2 ? (limit.rlim_cur - FDS_RESERVED) / 2 : 1;
-		log_warning("limits.connections is %llu but descriptors allow %llu: raise LimitNOFILE= "
-			    "(ulimit -n) to %llu",
+		log_warning("limits.connections is %llu but descriptors allow %llu: raise "
+			    "LimitNOFILE= (ulimit -n) to %llu",
 			    (unsigned long long)g->connections_max, (unsigned long long)fit,
 			    (unsigned long long)(g->connections_max * 2 + FDS_RESERVED));
 		g->connections_max = fit;
@@ -195,8 +195,8 @@ bool gateway_is_idle(const struct gateway *g)
 
 static void on_ending(struct timer *t)
 {
-	struct gateway_worker *gw = (struct gateway_worker *)((char *)t -
-							      offsetof(struct gateway_worker, ending));
+	struct gateway_worker *gw =
+		(struct gateway_worker *)((char *)t - offsetof(struct gateway_worker, ending));
 	struct worker *w = gw->worker;
 
 	if (w->conduits == 0 || worker_now(w) >= gw->end_at)

@@ -33,7 +33,7 @@ struct tunnel_stream {
 
 /* What the tunnel side gives the gateway; set by main, so that relay/ need not know tunnel/. */
 struct tunnel_side {
-	/* Makes and frees what it keeps in each worker, before the thread starts and after it ended. */
+	/* Makes and frees what it keeps in each worker, before its thread starts and after it. */
 	bool (*start)(struct worker *w);
 	void (*stop)(struct worker *w);
 	/* An agent at the direct carrier. The conduit is consumed. */

@@ -3,15 +3,15 @@
  *
  * Theory of operation:
  *
- *   PEEKING    recv(MSG_PEEK), edge-triggered (the bytes stay unread, so level-triggered would spin).
- *              A ClientHello for a service goes to the sni door with every byte still in the kernel;
- *              one for the relay itself goes on as SHAKING; other first bytes as READING.
+ *   PEEKING    recv(MSG_PEEK), edge-triggered (the bytes stay unread, so level-triggered would
+ *              spin). A ClientHello for a service goes to the sni door with every byte still in the
+ *              kernel; one for the relay itself goes on as SHAKING; other first bytes as READING.
  *   SHAKING    the relay's own TLS. ALPN attest-relay/1 is an agent.
- *   READING    the head of an HTTP request: CONNECT for the connect door, GET /tunnel for an agent's
- *              WebSocket. What came behind the head is given back to the conduit.
+ *   READING    the head of an HTTP request: CONNECT for the connect door, GET /tunnel for an
+ *              agent's WebSocket. What came behind the head is given back to the conduit.
  *
- * One timer (timeouts.handshake) covers all three. Every way out is one of: on to an opening, on to the
- * tunnel side, or refuse(). Memory: HTTPHEAD_MAX while a head is read, else nothing.
+ * One timer (timeouts.handshake) covers all three. Every way out is one of: on to an opening, on to
+ * the tunnel side, or refuse(). Memory: HTTPHEAD_MAX while a head is read, else nothing.
  */
 #include "relay/intake.h"
 

@@ -1,8 +1,8 @@
 /*
  * linger: an orderly end in the background.
  *
- * Theory of operation: shutdown (retried when the conduit says so), then reads are thrown away until
- * EOF, an error, LINGER_BYTES or LINGER_MS; then the conduit is closed for good.
+ * Theory of operation: shutdown (retried when the conduit says so), then reads are thrown away
+ * until EOF, an error, LINGER_BYTES or LINGER_MS; then the conduit is closed for good.
  */
 #include "relay/linger.h"
 

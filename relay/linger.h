@@ -2,7 +2,8 @@
  * linger: closes a conduit in order after some last words.
  *
  * Closing a socket in which received bytes lie unread makes the kernel send RST, which can destroy
- * what we wrote just before at the peer. So: EOF to the peer, then read and forget until it ends too.
+ * what we wrote just before at the peer. So: EOF to the peer, then read and forget until it ends
+ * too.
  */
 #ifndef RELAY_LINGER_H
 #define RELAY_LINGER_H

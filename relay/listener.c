@@ -3,9 +3,9 @@
  *
  * Theory of operation: one event per worker on the shared listening socket. A wake-up takes at most
  * LISTENER_BURST connections. When the connection limit is reached, or accept says that descriptors
- * or memory ran out, the event is taken away and a timer brings it back: the kernel's queue holds the
- * others meanwhile. A static listener's client has said all it has to say by coming; it goes straight
- * to its opening, the others to an intake.
+ * or memory ran out, the event is taken away and a timer brings it back: the kernel's queue holds
+ * the others meanwhile. A static listener's client has said all it has to say by coming; it goes
+ * straight to its opening, the others to an intake.
  */
 #include "relay/listener.h"
 

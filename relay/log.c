@@ -1,11 +1,11 @@
 /*
  * log: one line per fact, whole lines only.
  *
- * Theory of operation: a line is formatted into a buffer on the stack (LINE_MAX bytes; longer text is
- * cut and marked) and leaves in one write(2) or one sd_journal_sendv(3), so lines of several threads
- * never mix. Text for a terminal or a file has a time-stamp; for the journal, which has its own, not.
- * Control characters from outside are replaced: nobody forges a line. The settings are written before
- * threads start, the level may change later (atomic).
+ * Theory of operation: a line is formatted into a buffer on the stack (LINE_SIZE bytes; longer text
+ * is cut and marked) and leaves in one write(2) or one sd_journal_sendv(3), so lines of several
+ * threads never mix. Text for a terminal or a file has a time-stamp; for the journal, which has its
+ * own, not. Control characters from outside are replaced: nobody forges a line. The settings are
+ * written before threads start, the level may change later (atomic).
  */
 #include "relay/log.h"
 

@@ -1,9 +1,9 @@
 /*
  * attest-relay: the cloud's boundary gateway.
  *
- * Stages: arguments, config, log, descriptors, TLS, listeners, workers and their threads, metrics, READY;
- * then the main thread only waits for signals and scrapes. SIGTERM and SIGINT drain (a second one ends at
- * once), SIGUSR1 logs a status line.
+ * Stages: arguments, config, log, descriptors, TLS, listeners, workers and their threads, metrics,
+ * READY; then the main thread only waits for signals and scrapes. SIGTERM and SIGINT drain (a
+ * second one ends at once), SIGUSR1 logs a status line.
  *
  * Only this file and tunnel/ know both relay/ and tunnel/.
  */
@@ -34,7 +34,8 @@ static const char usage[] =
 	"       attest-relay token new\n"
 	"       attest-relay token hash < FILE\n"
 	"\n"
-	"Joins clients in a cloud to attestation services behind NAT, reading nothing of what passes.\n"
+	"Joins clients in a cloud to attestation services behind NAT, and reads nothing of what\n"
+	"passes.\n"
 	"\n"
 	"  -c, --config FILE    the configuration, attest-relay.yaml(5)\n"
 	"      --check-config   say what is wrong with it and end; 0: nothing\n"
@@ -227,9 +228,12 @@ static int run(const struct relay_config *config)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "config", required_argument, NULL, 'c' }, { "check-config", no_argument, NULL, 'k' },
-		{ "dump-config", no_argument, NULL, 'd' },  { "help", no_argument, NULL, 'h' },
-		{ "version", no_argument, NULL, 'V' },	    { 0 },
+		{ "config", required_argument, NULL, 'c' },
+		{ "check-config", no_argument, NULL, 'k' },
+		{ "dump-config", no_argument, NULL, 'd' },
+		{ "help", no_argument, NULL, 'h' },
+		{ "version", no_argument, NULL, 'V' },
+		{ 0 },
 	};
 	const char *path = NULL;
 	bool check = false, dump = false;

@@ -1,9 +1,9 @@
 /*
  * metrics: what the workers counted, for Prometheus.
  *
- * Theory of operation: libevent's evhttp on the main thread; a scrape sums the workers' counters, which
- * it may read at any time (counter.h). Label values come from reason.def alone, so their number is
- * fixed. Requests are small and time out; nothing but GET and HEAD is answered.
+ * Theory of operation: libevent's evhttp on the main thread; a scrape sums the workers' counters,
+ * which it may read at any time (counter.h). Label values come from reason.def alone, so their
+ * number is fixed. Requests are small and time out; nothing but GET and HEAD is answered.
  */
 #include "relay/metrics.h"
 
@@ -30,9 +30,11 @@ static uint64_t sum(const struct gateway *g, size_t offset)
 {
 	uint64_t total = 0;
 
-	for (unsigned i = 0; i < g->n_workers; i++)
-		total += counter_get((const atomic_uint_fast64_t *)(const void *)((const char *)&g->workers[i]->counters +
-							    offset));
+	for (unsigned i = 0; i < g->n_workers; i++) {
+		const void *at = (const char *)&g->workers[i]->counters + offset;
+
+		total += counter_get(at);
+	}
 	return total;
 }
 
@@ -69,7 +71,8 @@ static void put_reasons(struct evbuffer *out, const struct gateway *g, const cha
 				    sum(g, offset + i * sizeof(atomic_uint_fast64_t)));
 }
 
-#define COUNTER_AT(which) (offsetof(struct counters, value) + (which) * sizeof(atomic_uint_fast64_t))
+#define COUNTER_AT(which)                                                                          \
+	(offsetof(struct counters, value) + (which) * sizeof(atomic_uint_fast64_t))
 
 static void put_all(struct evbuffer *out, const struct gateway *g)
 {

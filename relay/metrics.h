@@ -6,7 +6,7 @@ struct event_base;
 struct gateway;
 struct metrics;
 
-/* Serves GET /metrics and /healthz at config->metrics. NULL and *why an allocated line for people. */
+/* Serves GET /metrics and /healthz at config->metrics. NULL with *why an allocated line. */
 struct metrics *metrics_start(struct event_base *base, struct gateway *g, char **why);
 struct metrics *metrics_stop(struct metrics *m); /* NULL is fine */
 

@@ -3,16 +3,17 @@
  *
  * Theory of operation: the route's targets are tried in order.
  *
- *   tunnel     the registry names a tunnel. If it lives in another worker the whole opening moves there
- *              (the client's conduit is detached, carried by the mailbox and attached: what the client
- *              has sent is still in the kernel). No tunnel: the next target.
+ *   tunnel     the registry names a tunnel. If it lives in another worker the whole opening moves
+ *              there (the client's conduit is detached, carried by the mailbox and attached: what
+ *              the client has sent is still in the kernel). No tunnel: the next target.
  *   address    dialled; on failure the next target.
- *   none left  if a tunnel was among them, the stream is parked until one comes (opening_wake_all) or the
- *              pickup time-out ends; else the client is refused with the last reason.
+ *   none left  if a tunnel was among them, the stream is parked until one comes (opening_wake_all)
+ *              or the pickup time-out ends; else the client is refused with the last reason.
  *
- * Fail-over stops at the first byte: once joined, a lost target ends the stream. While it waits, the
- * client is watched for an abort and nothing is read. Then a splice moves the bytes, and its end is
- * ours: one log line, counters, and the door's own words if nothing had been sent to the client yet.
+ * Fail-over stops at the first byte: once joined, a lost target ends the stream. While it waits,
+ * the client is watched for an abort and nothing is read. Then a splice moves the bytes, and its
+ * end is ours: one log line, counters, and the door's own words if nothing had been sent to the
+ * client yet.
  *
  * Limits: parked streams by limits.parked; all of them by limits.connections.
  */
@@ -132,7 +133,8 @@ static void log_end(const struct opening *o, enum reason why, uint64_t up, uint6
 	if (!o->splice) {
 		counter_add(&o->worker->counters.refused[why], 1);
 		log_limited(level, fields, sizeof(fields) / sizeof(fields[0]),
-			    "#%" PRIu64 " %s -> %s (%s, %s): refused after %" PRIu64 ".%03u s: %s%s%s",
+			    "#%" PRIu64 " %s -> %s (%s, %s): refused after %" PRIu64
+			    ".%03u s: %s%s%s",
 			    o->id, from, o->service, o->listener->config->name, door_word(o->door),
 			    ms / 1000, (unsigned)(ms % 1000), reason_word(why),
 			    o->detail ? ": " : "", text_of(o->detail));
@@ -141,8 +143,9 @@ static void log_end(const struct opening *o, enum reason why, uint64_t up, uint6
 	log_fields(LOG_LEVEL_INFO, fields, sizeof(fields) / sizeof(fields[0]),
 		   "#%" PRIu64 " %s -> %s via %s (%s, %s): %" PRIu64 " up, %" PRIu64
 		   " down, %" PRIu64 ".%03u s, %s",
-		   o->id, from, o->service, text_of(o->via), o->listener->config->name, door_word(o->door), up,
-		   down, ms / 1000, (unsigned)(ms % 1000), reason_word(why));
+		   o->id, from, o->service, text_of(o->via), o->listener->config->name,
+		   door_word(o->door), up, down, ms / 1000, (unsigned)(ms % 1000),
+		   reason_word(why));
 }
 
 void opening_log_refused(struct worker *w, const char *listener, const struct peer *peer,

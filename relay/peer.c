@@ -1,7 +1,8 @@
 /*
  * peer: who is at the other end of a socket.
  *
- * Theory of operation: asked of the kernel once, right after accept; a few bytes that print on demand.
+ * Theory of operation: asked of the kernel once, right after accept; a few bytes that print on
+ * demand.
  */
 #include "relay/peer.h"
 

@@ -1,8 +1,8 @@
 /*
  * refusal: each door's own words for "no".
  *
- * Theory of operation: one small write into a socket to which nothing was sent yet, so it fits or the
- * peer is gone; then an orderly close in the background, so that the words arrive.
+ * Theory of operation: one small write into a socket to which nothing was sent yet, so it fits or
+ * the peer is gone; then an orderly close in the background, so that the words arrive.
  *
  *   sni      a fatal TLS alert in plaintext, as a server may send before its first flight:
  *            unrecognized_name (RFC 6066) if there is no such service, else internal_error

@@ -1,10 +1,10 @@
 /*
  * registry: services and the tunnels that offer them.
  *
- * Theory of operation: a sorted array of entries (service, tunnel), found by bisection; entries of one
- * service stand in the order in which their tunnels came, so the first is the primary and the next its
- * backup. Tunnels themselves hang in a list, for take-over and limits. One mutex; held for one look-up
- * or one change, never while anything else is called.
+ * Theory of operation: a sorted array of entries (service, tunnel), found by bisection; entries of
+ * one service stand in the order in which their tunnels came, so the first is the primary and the
+ * next its backup. Tunnels themselves hang in a list, for take-over and limits. One mutex; held for
+ * one look-up or one change, never while anything else is called.
  *
  * Limits: tunnels by config; services per tunnel by the hello's own bound.
  */

@@ -1,8 +1,8 @@
 /*
  * router: names to services.
  *
- * Theory of operation: looks at the config and at nothing else. Whether a tunnel is there is not its
- * question: a name is routable when its owner could offer it.
+ * Theory of operation: looks at the config and at nothing else. Whether a tunnel is there is not
+ * its question: a name is routable when its owner could offer it.
  */
 #include "relay/router.h"
 

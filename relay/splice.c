@@ -1,24 +1,25 @@
 /*
  * splice: moves bytes between two conduits until both directions have ended.
  *
- * Theory of operation: each half is pumped when its source can be read or its sink can be written, at
- * most SPLICE_TURN bytes at a time. One pump step does the first of these that applies:
+ * Theory of operation: each half is pumped when its source can be read or its sink can be written,
+ * at most SPLICE_TURN bytes at a time. One pump step does the first of these that applies:
  *
  *   flush     write what the sink did not take before (buffer or pipe)
  *   pass EOF  the source ended and everything was written: shut the sink down
  *   fetch     get more, by the cheapest way the two conduits allow:
- *               kernel   both are plain sockets and reads were full: splice(2) through a pooled pipe
+ *               kernel   both are plain sockets and reads were full: splice(2) through a pooled
+ *                        pipe
  *               peek     the source's bytes lie in memory: write them from there
  *               pull     the sink has room of its own: read straight into it
  *               copy     read into the worker's scratch and write at once
  *
- * Only what a slow sink left over is kept: in one pooled buffer, in the pipe, or unread in the source.
- * So an idle pair holds neither. Interest follows from state alone (splice_want); nothing else calls
- * conduit_want. A half whose sink died is "failed": the other half is drained first (a server that
- * replies and resets is heard), then the splice ends as the abort it is.
+ * Only what a slow sink left over is kept: in one pooled buffer, in the pipe, or unread in the
+ * source. So an idle pair holds neither. Interest follows from state alone (splice_want); nothing
+ * else calls conduit_want. A half whose sink died is "failed": the other half is drained first (a
+ * server that replies and resets is heard), then the splice ends as the abort it is.
  *
- * Limits: WORKER_BUFFER or one pipe per half that is blocked; both time-outs of the spec are lazy: one
- * timer, set again when it fires early.
+ * Limits: WORKER_BUFFER or one pipe per half that is blocked; both time-outs of the spec are lazy:
+ * one timer, set again when it fires early.
  */
 #include "relay/splice.h"
 

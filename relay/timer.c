@@ -1,8 +1,8 @@
 /*
  * timer: a hashed wheel of time-outs.
  *
- * Theory of operation: a timer hangs in the slot of the tick at which it is due, modulo the wheel; a
- * timer further away than one turn stays in its slot until its own tick comes. One libevent timer
+ * Theory of operation: a timer hangs in the slot of the tick at which it is due, modulo the wheel;
+ * a timer further away than one turn stays in its slot until its own tick comes. One libevent timer
  * is armed for the next slot that holds anything, so an idle worker sleeps. Looking at a slot takes
  * out what is due onto a list of its own first: a callback may set and cancel whatever it likes.
  * No allocation, no limit of its own: each timer lies in an object that is counted elsewhere.

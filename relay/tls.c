@@ -21,8 +21,8 @@
  * wanted and OpenSSL is not hungry but has bytes, or the end, telling it is deferred work.
  *
  * Interest is armed at once and disarmed lazily, as in fd.c; READY_ABORT alone is an edge-triggered
- * watch, also as there. A failed send is remembered in broken: what the peer sent before can still be read, then the
- * error shows instead of EOF.
+ * watch, also as there. A failed send is remembered in broken: what the peer sent before can still
+ * be read, then the error shows instead of EOF.
  */
 #include "relay/tls.h"
 
@@ -125,7 +125,8 @@ void tls_tell(struct deferred *d)
 /* While nothing is wanted: the peer's abort, told once. */
 static void on_edge(struct edge *e, uint32_t events)
 {
-	struct tls_conduit *t = (struct tls_conduit *)((char *)e - offsetof(struct tls_conduit, edge));
+	struct tls_conduit *t =
+		(struct tls_conduit *)((char *)e - offsetof(struct tls_conduit, edge));
 
 	if (events & EPOLLERR && t->wanted == READY_ABORT && !t->h && !t->closing)
 		conduit_ready(&t->base, READY_ABORT);

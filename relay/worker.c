@@ -1,9 +1,9 @@
 /*
  * worker: a loop and what its conduits share.
  *
- * Theory of operation: worker_run turns libevent's loop one round at a time. A round runs events and
- * timers; after it come deferred work, then the reaper. Deferred work queued while deferred work
- * runs waits for the next round, which then does not sleep: so nothing starves the sockets.
+ * Theory of operation: worker_run turns libevent's loop one round at a time. A round runs events
+ * and timers; after it come deferred work, then the reaper. Deferred work queued while deferred
+ * work runs waits for the next round, which then does not sleep: so nothing starves the sockets.
  *
  * The mailbox is a list under a mutex and an eventfd; the list is taken whole, then run in order.
  * Pools keep a bounded number of free buffers and pipes; what is above goes back to the system.
@@ -274,7 +274,8 @@ struct worker *worker_new(unsigned index)
 	pthread_mutex_init(&p->mail_lock, NULL);
 	/* one epoll_ctl a turn and socket at most; our conduits never dup() a watched socket */
 	event_config_set_flag(config, EVENT_BASE_FLAG_EPOLL_USE_CHANGELIST);
-	event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK); /* one thread; mail has its own lock */
+	/* one thread; mail has its own lock */
+	event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK);
 	w->base = event_base_new_with_config(config);
 	p->mail_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	w->edge_fd = epoll_create1(EPOLL_CLOEXEC);

@@ -1,8 +1,8 @@
 /*
  * agent: all links of a program, their common end, and what they share.
  *
- * Theory of operation: links run by themselves (link.c); here they are begun, shaken (agent_retry) and
- * stopped. Stopping retires every session: the relay hears GOAWAY, sends nothing new, and each
+ * Theory of operation: links run by themselves (link.c); here they are begun, shaken (agent_retry)
+ * and stopped. Stopping retires every session: the relay hears GOAWAY, sends nothing new, and each
  * session ends with its last stream; the drain timer closes what is left. over is called once, when
  * no line and no stream is left (a service may still be taking the last bytes of a stream that has
  * ended for the relay) and no link will make one.

@@ -2,14 +2,14 @@
  * backoff: exponential with full jitter.
  *
  * Theory of operation: the bound doubles with each failure in a row up to a cap, and the wait is
- * anywhere between 0 and the bound: of all known schemes this one spreads a crowd of agents that lost
- * the same relay best, and most of them are back at once. The count starts again only after a minute
- * of stability, so a relay that takes and drops its agents is not hammered.
+ * anywhere between 0 and the bound: of all known schemes this one spreads a crowd of agents that
+ * lost the same relay best, and most of them are back at once. The count starts again only after a
+ * minute of stability, so a relay that takes and drops its agents is not hammered.
  *
  * A link that was up and is lost is most often a relay being restarted, and is back in seconds. So
  * for half a minute after the loss a low cap holds; otherwise a few short waits in a row would be
- * followed by a long one just when the relay returns. A relay that takes and drops its agents, and two
- * agents that take a name from each other again and again, use it up.
+ * followed by a long one just when the relay returns. A relay that takes and drops its agents, and
+ * two agents that take a name from each other again and again, use it up.
  *
  * The modulo's bias over 64 random bits is far below anything that matters here.
  */

@@ -5,15 +5,16 @@
  *
  *   dialling      relay/dial: TCP (or a Unix socket); then the socket's options are set
  *   handshaking   relay/tls: client, the relay's certificate verified
- *   upgrading     WebSocket only: libwebsockets speaks into a socketpair, whose other end is spliced
- *                 to the TLS connection; the splice lives on by itself until either side ends
+ *   upgrading     WebSocket only: libwebsockets speaks into a socketpair, whose other end is
+ *                 spliced to the TLS connection; the splice lives on by itself until either side
+ *                 ends
  *
  * At most one of the three is under way; done ends them. A direct carrier needs the relay's ALPN
  * name: a server that did not choose it is something else (a proxy, a web server).
  *
- * Black holes: TCP_USER_TIMEOUT bounds how long sent bytes may stay unanswered; the session's pings see
- * to it that there are some. TCP_NOTSENT_LOWAT keeps what the kernel holds unsent short, so that a
- * stream that becomes ready need not queue behind megabytes of another.
+ * Black holes: TCP_USER_TIMEOUT bounds how long sent bytes may stay unanswered; the session's pings
+ * see to it that there are some. TCP_NOTSENT_LOWAT keeps what the kernel holds unsent short, so
+ * that a stream that becomes ready need not queue behind megabytes of another.
  *
  * The struct is freed by the reaper after done or cancel.
  */
@@ -139,8 +140,8 @@ static void on_handshake(void *user, struct conduit *tls, enum reason why, const
 	} else if (strcmp(tls_conduit_alpn(tls), HELLO_ALPN) != 0) {
 		conduit_close(tls, REASON_EOF);
 		tell(c, NULL, REASON_NO_DOOR, true,
-		     "TLS works, but what answers is no relay's tunnel door (it did not choose ALPN "
-		     "\"" HELLO_ALPN "\"); check address and port, and any proxy in between");
+		     "TLS works, but what answers is no relay's tunnel door (it did not choose "
+		     "ALPN \"" HELLO_ALPN "\"); check address and port, and any proxy in between");
 	} else {
 		tell(c, tls, REASON_NONE, true, "");
 	}

@@ -2,8 +2,9 @@
  * hello: the fields of hello, accepted, refused and move, written and read.
  *
  * Theory of operation: encoders append to a struct fields; decoders walk one, take the fields they
- * know, ignore the rest (PROTOCOL.md section 7), and check each value against the alphabet and length
- * the protocol gives it. Names are kept in lower case, because they are compared without case.
+ * know, ignore the rest (PROTOCOL.md section 7), and check each value against the alphabet and
+ * length the protocol gives it. Names are kept in lower case, because they are compared without
+ * case.
  *
  * Limits: those of struct fields, and the arrays of hello.h. Nothing is allocated.
  */
@@ -147,11 +148,13 @@ int hello_decode(struct hello *out, const struct fields *f, char why[HELLO_WHY_M
 	struct hello h = { .token = token && *token ? token : NULL };
 
 	if (!instance || !hello_is_instance(instance))
-		return refuse(why, "attest-instance is %s; 1 to 64 of A-Z a-z 0-9 . _ - are expected",
+		return refuse(why,
+			      "attest-instance is %s; 1 to 64 of A-Z a-z 0-9 . _ - are expected",
 			      instance ? "malformed" : "missing");
 	memcpy(h.instance, instance, strlen(instance) + 1);
 	if (!generation || !parse_generation(generation, &h.generation))
-		return refuse(why, "attest-generation is %s; a decimal number below 2^63 is expected",
+		return refuse(why,
+			      "attest-generation is %s; a decimal number below 2^63 is expected",
 			      generation ? "malformed" : "missing");
 	for (unsigned i = 0; i < f->n; i++) {
 		int r;

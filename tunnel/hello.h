@@ -35,7 +35,7 @@ struct hello_offer {
 };
 
 struct hello {
-	const char *token; /* NULL: none sent. Not owned: after decoding it lies in the fields. Secret */
+	const char *token; /* NULL: none sent. Secret. Decoded, it lies in the fields: not owned */
 	char instance[HELLO_INSTANCE_MAX];
 	uint64_t generation;
 	unsigned n_offers; /* at least one, each name once */

@@ -9,9 +9,10 @@
  *   MOVING     asked to come back on a fresh session (stream ids run out); still as UP
  *   RETIRING   replaced by that session, or its agent is leaving: live streams finish, no new ones
  *
- * The credential is compared with every token of every owner, each in constant time, so that the time
- * taken tells nothing. The owner part of each service's name comes from the owner found, never from the
- * agent. A take-over is decided by the registry and carried out in the stale tunnel's own worker.
+ * The credential is compared with every token of every owner, each in constant time, so that the
+ * time taken tells nothing. The owner part of each service's name comes from the owner found, never
+ * from the agent. A take-over is decided by the registry and carried out in the stale tunnel's own
+ * worker.
  *
  * Tunnels are found by id through a table of slots per worker. Limits: limits.tunnels,
  * limits.tunnels_per_owner; half-done ones by limits.connections and the time-out.
@@ -140,7 +141,8 @@ static void log_ended(const struct tunnel *t, enum reason why, const char *detai
 		log_fields(LOG_LEVEL_INFO, fields, n,
 			   "tunnel %s from %s (%s) ended: %s (%s), %" PRIu64 " streams, %" PRIu64
 			   " s",
-			   name, from, carrier_word(t), reason_word(why), detail, streams, ms / 1000);
+			   name, from, carrier_word(t), reason_word(why), detail, streams,
+			   ms / 1000);
 	else
 		log_limited(LOG_LEVEL_WARNING, fields, n, "tunnel %s from %s (%s) refused: %s: %s",
 			    name, from, carrier_word(t), reason_word(why), detail);
@@ -339,7 +341,8 @@ static void on_hello(struct tunnel *t, const struct fields *fields)
 		if (may_offer(t->owner, hello.offers[i].name))
 			continue;
 		snprintf(message, sizeof(message),
-			 "owner %s may not offer the service %s; the relay's operator decides which",
+			 "owner %s may not offer the service %s; the relay's operator decides "
+			 "which",
 			 t->owner->name, hello.offers[i].name);
 		refuse(t, HELLO_FORBIDDEN, REASON_FORBIDDEN, message);
 		return;

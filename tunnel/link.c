@@ -7,8 +7,8 @@
  *
  * and may be over from any of them. It is the link's pending line until it is up, then its active
  * one; retiring lines belong to nobody and end by themselves. The link has one rule: it needs a
- * session when there is no active line, or when the relay asked for a fresh one (moving); then a line
- * is pending, or the timer is set (waiting). So a successor beside a live session and a
+ * session when there is no active line, or when the relay asked for a fresh one (moving); then a
+ * line is pending, or the timer is set (waiting). So a successor beside a live session and a
  * reconnection after a loss are the same thing.
  *
  * Transport auto: a line that reached something but never heard a hello is followed at once by one
@@ -372,7 +372,8 @@ static void on_refused(struct line *line, const struct fields *fields)
 	hello_decode_refused(&r, fields);
 	line->refused = line->state == LINE_HELLO;
 	line->refusal = r.reason;
-	snprintf(line->detail, sizeof(line->detail), "the relay %.150s refuses this agent (%s)%s%.300s",
+	snprintf(line->detail, sizeof(line->detail),
+		 "the relay %.150s refuses this agent (%s)%s%.300s",
 		 line->link->text, hello_refusal_word(r.reason), *r.message ? ": " : "", r.message);
 	/* it closes the session; if not, the timer does */
 }

@@ -1,5 +1,5 @@
 /*
- * attest-tunnel: the guest owner's agent: offers local services behind a relay that it dials out to.
+ * attest-tunnel: the guest owner's agent: offers local services behind a relay that it dials.
  *
  * Stages at start-up, in this order; a failure in one ends the program with STATUS_FAILED:
  *
@@ -81,7 +81,8 @@ static bool check_token(const struct tunnel_config *config)
 	}
 	token_wipe(token);
 	if (exposed)
-		log_warning("%s is a secret that other users of this machine can read: chmod 600 it",
+		log_warning("%s is a secret that other users of this machine can read: chmod 600 "
+			    "it",
 			    config->token_file);
 	return true;
 }
@@ -93,8 +94,8 @@ static bool make_instance(struct program *p)
 	if (config->instance)
 		snprintf(p->instance, sizeof(p->instance), "%s", config->instance);
 	else if (instance_make(config, p->instance) < 0) {
-		log_error("cannot make a name for this instance: libcrypto has no SHA-256; give one "
-			  "with --instance");
+		log_error("cannot make a name for this instance: libcrypto has no SHA-256; give "
+			  "one with --instance");
 		return false;
 	}
 	p->spec.instance = p->instance;

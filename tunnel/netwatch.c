@@ -1,11 +1,12 @@
 /*
  * netwatch: rtnetlink notifications, debounced.
  *
- * Theory of operation: a netlink socket in the groups for links, addresses and routes is read dry at
- * each wake-up; only the types of the messages matter, the content does not. Anything of interest, and
- * an overrun (ENOBUFS: messages were lost, so something happened), arms a timer that makes the call:
- * NETWATCH_SETTLE_MS later, but not before NETWATCH_PAUSE_MS since the last call. Messages that do not
- * come from the kernel are ignored (any local process may send to a netlink socket's port).
+ * Theory of operation: a netlink socket in the groups for links, addresses and routes is read dry
+ * at each wake-up; only the types of the messages matter, the content does not. Anything of
+ * interest, and an overrun (ENOBUFS: messages were lost, so something happened), arms a timer that
+ * makes the call: NETWATCH_SETTLE_MS later, but not before NETWATCH_PAUSE_MS since the last call.
+ * Messages that do not come from the kernel are ignored (any local process may send to a netlink
+ * socket's port).
  *
  * Owned: the socket, its event, the timer. Bounded work: NETWATCH_READS messages a wake-up.
  */

@@ -1,9 +1,9 @@
 /*
  * options: from argv to a complete config.
  *
- * Theory of operation: two passes. The first only looks for --config, so that its place among the flags
- * does not matter; the file, or the defaults, is what the second pass changes: lists grow, single values
- * are overridden. Then tunnel_config_check says what is missing.
+ * Theory of operation: two passes. The first only looks for --config, so that its place among the
+ * flags does not matter; the file, or the defaults, is what the second pass changes: lists grow,
+ * single values are overridden. Then tunnel_config_check says what is missing.
  *
  * What is wrong on the command line ends with STATUS_USAGE, what is wrong in the file with
  * STATUS_FAILED: so a supervisor can tell a typo in a unit from a bad config.
@@ -26,14 +26,15 @@ static const char help[] =
 	"Usage: attest-tunnel --relay ADDRESS --token-file FILE --service NAME=ADDRESS [...]\n"
 	"       attest-tunnel --config FILE [...]\n"
 	"\n"
-	"Connects out to an attest-relay and offers local services behind it: its clients reach them\n"
-	"as NAME.OWNER, with OWNER given by the token.\n"
+	"Connects out to an attest-relay and offers local services behind it: its clients reach\n"
+	"them as NAME.OWNER, with OWNER given by the token.\n"
 	"\n"
 	"  -r, --relay ADDRESS        tcp:HOST:PORT or unix:PATH; again for more relays\n"
 	"  -t, --token-file FILE      the token that the relay's operator gave out\n"
 	"  -s, --service NAME=ADDRESS what to offer, tcp:HOST:PORT, unix:PATH, vsock:CID:PORT or\n"
-	"                             hybrid:PATH:PORT; again for more. ADDRESS,dial=eager: connect\n"
-	"                             before the client's first byte (the service speaks first)\n"
+	"                             hybrid:PATH:PORT; again for more. ADDRESS,dial=eager:\n"
+	"                             connect before the client's first byte (the service\n"
+	"                             speaks first)\n"
 	"      --ca-file FILE         CAs that the relay's certificate is verified with (PEM);\n"
 	"                             default: the system's\n"
 	"      --server-name NAME     the name in that certificate; default: the relay's HOST\n"

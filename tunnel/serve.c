@@ -231,7 +231,8 @@ enum reason serve_accept(struct serve *v, struct conduit *stream, const char *se
 	}
 	if (v->live >= v->config->limits.streams) {
 		log_limited(LOG_LEVEL_WARNING, NULL, 0,
-			    "#%s: refused: %" PRIu64 " streams are open, the limit (limits.streams)",
+			    "#%s: refused: %" PRIu64
+			    " streams are open, the limit (limits.streams)",
 			    id, v->live);
 		return REASON_LIMIT;
 	}

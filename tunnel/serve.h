@@ -37,8 +37,9 @@ struct serve {
 	struct serve_stream *streams; /* those not yet joined: they have no splice */
 };
 
-int serve_init(struct serve *v, struct worker *w, const struct tunnel_config *config); /* 0, -ENOMEM */
-void serve_deinit(struct serve *v); /* closes what is not joined; joined ones end with their session */
+/* 0 or -ENOMEM. deinit closes what is not joined; joined ones end with their session. */
+int serve_init(struct serve *v, struct worker *w, const struct tunnel_config *config);
+void serve_deinit(struct serve *v);
 
 /*
  * An agent session's accept. service is SERVICE.OWNER, id the relay's number for the stream.

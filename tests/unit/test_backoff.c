@@ -19,7 +19,8 @@ static uint64_t bound_of(const struct backoff *b, uint64_t now)
 
 static void test_doubling(void)
 {
-	static const uint64_t bounds[] = { 500, 1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000 };
+	static const uint64_t bounds[] = { 500,	  1000,	 2000,	4000, 8000,
+					   16000, 30000, 30000, 30000 };
 	struct backoff b = { 0 };
 
 	for (unsigned i = 0; i < sizeof(bounds) / sizeof(*bounds); i++) {

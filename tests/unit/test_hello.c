@@ -58,7 +58,8 @@ static void test_tolerant(void)
 
 	CHECK_INT(hello_decode(&h,
 			       OF("attest-instance=a", "x-later=1", "attest-generation=0",
-				  "attest-service=KBS; weight=3 ;dial=eager", "attest-service=tang;x",
+				  "attest-service=KBS; weight=3 ;dial=eager",
+				  "attest-service=tang;x",
 				  "attest-service=nfs;dial=eagerly"),
 			       why),
 		  0);
