@@ -53,8 +53,12 @@ static void on_edge(struct edge *e, uint32_t events)
 	struct fd_conduit *f = (struct fd_conduit *)((char *)e - offsetof(struct fd_conduit, edge));
 
 	/* EPOLLHUP alone: both directions have ended, in order */
-	if (events & EPOLLERR && f->wanted == READY_ABORT)
+	if (!(events & EPOLLERR))
+		return;
+	if (f->wanted == READY_ABORT)
 		conduit_ready(&f->base, READY_ABORT);
+	else /* an edge comes once: watched anew when it is asked for, it is told then */
+		edge_forget(e);
 }
 
 static short mask_of(unsigned events)
