@@ -14,6 +14,7 @@ from harness import DEADLINE, DOMAIN, Task
 
 ABORTS = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
 
+SILENCE = 20  # seconds without a byte, where one must come
 IGNORE_UNEXPECTED_EOF = getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 1 << 7)
 
 
@@ -26,7 +27,7 @@ class Conn:
 
     def __init__(self, sock, pending=b""):
         self.sock, self.pending = sock, pending
-        sock.settimeout(2 * DEADLINE)
+        sock.settimeout(SILENCE)
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

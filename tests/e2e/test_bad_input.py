@@ -422,7 +422,7 @@ def test_rude_clients_are_logged_with_restraint(setting):
     refused = setting.relay.metric("refused_total")
     for i in range(300):
         with Doors(setting.relay, None).front() as c:
-            c.send((b"\xff" * 20, b"CONNECT nobody.acme:1 HTTP/1.1\r\n\r\n",
+            c.send((b"\xff" * 20, b"CONNECT nobody.nowhere:1 HTTP/1.1\r\n\r\n",
                     b"GET / HTTP/1.1\r\n\r\n")[i % 3])
             try:
                 c.read_all()

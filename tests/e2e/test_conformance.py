@@ -272,17 +272,39 @@ def test_slow_reader(setting, door, way, upload):
             pass
     tasks = [Task(offer, i, client if upload else service)
              for i, (client, service) in enumerate(pairs)]
-    last = [None, time.monotonic()]
+    try:
+        last = [None, time.monotonic()]
 
-    def stuck():
-        total = sum(offered)
-        if total != last[0]:
-            last[:] = [total, time.monotonic()]
-        return time.monotonic() - last[1] > 0.7
-    wait_for(stuck, "the writers stop")
-    assert max(offered) < EACH, "nothing held the writers back"
-    grown = setting.memory() - before
-    # beside them a stream of the same tunnel gets through whole
+        def stuck():
+            total = sum(offered)
+            if total != last[0]:
+                last[:] = [total, time.monotonic()]
+            return time.monotonic() - last[1] > 0.7
+        wait_for(stuck, "the writers stop")
+        assert max(offered) < EACH, "nothing held the writers back"
+        grown = setting.memory() - before
+        beside(setting, door, way)
+        assert grown < 40 * MB, f"{grown / MB:.1f} MB for {STREAMS} stalled streams"
+        # one of them wakes up and gets all that was offered
+        client, service = pairs[0]
+        reader = service if upload else client
+        got = 0
+        while got < EACH:
+            piece = reader.recv()
+            assert piece
+            at = got % 65536
+            head = piece[:65536 - at]
+            assert head == block[at:at + len(head)], "other bytes"
+            got += len(piece)
+    finally:
+        for client, service in pairs:
+            client.abort(), service.abort()
+        for t in tasks:
+            t.result()
+
+
+def beside(setting, door, way):
+    """Beside them a stream of the same tunnel gets through whole."""
     client, service = setting.pair(door, way)
     payload = data(4 * MB)
     with client, service:
@@ -292,22 +314,6 @@ def test_slow_reader(setting, door, way, upload):
         writer = Task(lambda: (service.send(payload), service.eof()))
         assert digest(client.read_all()) == digest(payload)
         writer.result()
-    assert grown < 40 * MB, f"{grown / MB:.1f} MB for {STREAMS} stalled streams"
-    # one of them wakes up and gets all that was offered
-    client, service = pairs[0]
-    reader = service if upload else client
-    got = 0
-    while got < EACH:
-        piece = reader.recv()
-        assert piece
-        at = got % 65536
-        head = piece[:65536 - at]
-        assert head == block[at:at + len(head)], "other bytes"
-        got += len(piece)
-    for client, service in pairs:
-        client.abort(), service.abort()
-    for t in tasks:
-        t.result()
 
 
 @every
