@@ -6,6 +6,8 @@
  * them all). What tables cannot say is in check.c. Settings that the design knows but this version
  * does not do have rows of type FIELD_REFUSED: most of them restrict who may do what, and dropping
  * such a key in silence would leave open what it was to close.
+ *
+ * Longer than other files: all settings stand in one place.
  */
 #include "config/schema.h"
 

@@ -16,6 +16,8 @@
  * client yet.
  *
  * Limits: parked streams by limits.parked; all of them by limits.connections.
+ *
+ * Longer than other files: every state leads to every other, through one struct nobody else sees.
  */
 #include "relay/opening.h"
 

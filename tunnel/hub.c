@@ -16,6 +16,8 @@
  *
  * Tunnels are found by id through a table of slots per worker. Limits: limits.tunnels,
  * limits.tunnels_per_owner; half-done ones by limits.connections and the time-out.
+ *
+ * Longer than other files: a tunnel's life, from credential to end, is judged in one place.
  */
 #include "tunnel/hub.h"
 

@@ -20,6 +20,8 @@
  *
  * Ownership: a line owns its carrier, then its session; it is freed by the reaper after line_over,
  * which is the one way out. The token is read for each hello, and wiped when it is on its way.
+ *
+ * Longer than other files: its two state machines, link and line, act on each other everywhere.
  */
 #include "tunnel/link.h"
 

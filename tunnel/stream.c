@@ -19,6 +19,8 @@
  * Ownership. The struct is freed when its owner has closed it and HTTP/2 has (closed && gone). Ops
  * only mark and submit; the session sends at the end of the turn. ready() is called from nghttp2's
  * callbacks (data, EOF, room) and from the loop (tell), never from an op.
+ *
+ * Longer than other files: conduit operations and nghttp2's callbacks work on the same flags.
  */
 #include "tunnel/stream.h"
 
