@@ -128,8 +128,12 @@ static void on_edge(struct edge *e, uint32_t events)
 	struct tls_conduit *t =
 		(struct tls_conduit *)((char *)e - offsetof(struct tls_conduit, edge));
 
-	if (events & EPOLLERR && t->wanted == READY_ABORT && !t->h && !t->closing)
+	if (!(events & EPOLLERR))
+		return;
+	if (t->wanted == READY_ABORT && !t->h && !t->closing)
 		conduit_ready(&t->base, READY_ABORT);
+	else /* an edge comes once: watched anew when it is asked for, it is told then */
+		edge_forget(e);
 }
 
 static void on_event(evutil_socket_t fd, short what, void *arg)
