@@ -175,7 +175,7 @@ static int journal_field(char *buf, const struct log_field *f)
 	size_t i = 0;
 	int n;
 
-	for (; f->key[i] && i < 60; i++)
+	for (; i < 60 && f->key[i]; i++)
 		buf[i] = f->key[i] == '-'	 ? '_' :
 			 f->key[i] >= 'a' && f->key[i] <= 'z' ? (char)(f->key[i] - 'a' + 'A') :
 							f->key[i];

@@ -1,0 +1,139 @@
+#!/usr/bin/python3
+"""Compares what attest-relay(8) says of endings, statuses, metrics and log fields with the sources.
+
+Usage: check_reasons.py TOP
+
+Each way both ways: relay/reason.def and the section REASONS (word, class, explanation); the statuses
+of relay/refusal.c and the table in Refusals; the names and types of relay/metrics.c and the section
+METRICS; the keys of log fields and the section LOG. Words are kebab-case and unique. Prints each
+difference; exits 1 if there is one.
+"""
+import re
+import sys
+
+PAGE = 'relay/attest-relay.8'
+LOGGERS = ['relay/opening.c', 'tunnel/hub.c']   # the relay's lines that have fields
+
+
+def read(top, path):
+    with open(f'{top}/{path}', encoding='utf-8') as file:
+        return file.read()
+
+
+def section(page, macro, title):
+    found = re.search(rf'^\.{macro} {title}$(.*?)(?=^\.(?:Sh{"|Ss" if macro == "Ss" else ""}) |\Z)',
+                      page, re.M | re.S)
+    return found[1] if found else ''
+
+
+def items(text):
+    """[(what follows .It, the plain body)]"""
+    parts = re.split(r'^\.It (.*)$', text, flags=re.M)
+    return [(head, ' '.join(body.split('\n.El')[0].split()))
+            for head, body in zip(parts[1::2], parts[2::2])]
+
+
+def compare(what, source, has, page):
+    """has, page: {name: facts}"""
+    wrong = [] if has else [f'{source}: found no {what} there: does this test still understand it?']
+    for name in has:
+        if name not in page:
+            wrong.append(f'{PAGE}: {what} {name} of {source} is not there')
+        elif page[name] != has[name]:
+            wrong.append(f'{PAGE}: {what} {name}: "{page[name]}", but {source} says "{has[name]}"')
+    return wrong + [f'{PAGE}: {what} {name} is unknown to {source}' for name in page if name not in has]
+
+
+def read_reasons(top):
+    """[(symbol, word, class, explanation)]"""
+    text = read(top, 'relay/reason.def')
+    rows = re.findall(r'^REASON\((\w+),\s*"([^"]*)",\s*(\w+),\s*"([^"]*)"\)', text, re.M)
+    if len(rows) != len(re.findall(r'^REASON\(', text, re.M)):
+        sys.exit('relay/reason.def: a row is not of the form REASON(SYMBOL, "word", CLASS, "text")')
+    return rows
+
+
+def check_words(rows):
+    wrong, seen = [], set()
+    for symbol, word, kind, explanation in rows:
+        if not re.fullmatch(r'[a-z]+(-[a-z]+)*', word):
+            wrong.append(f'"{word}" is not kebab-case')
+        if word in seen:
+            wrong.append(f'"{word}" stands there twice')
+        if word.replace('-', '_').upper() != symbol:
+            wrong.append(f'"{word}" is not the word of {symbol}')
+        if kind not in ('CLEAN', 'ABORT'):
+            wrong.append(f'{symbol} is of class {kind}')
+        if not explanation or explanation[-1] == '.':
+            wrong.append(f'{symbol}: one line of explanation, without a full stop')
+        seen.add(word)
+    return [f'relay/reason.def: {text}' for text in wrong]
+
+
+def check_reasons(rows, page):
+    has = {word: f'{kind.lower()}: {explanation}'.lower()
+           for _, word, kind, explanation in rows if word != 'none'}
+    told = {}
+    for head, body in items(section(page, 'Sh', 'REASONS')):
+        found = re.fullmatch(r'Cm (\S+) Pq (\w+)', head)
+        name = found[1] if found else head
+        told[name] = f'{found[2] if found else "?"}: {body.rstrip(".")}'.lower()
+    return compare('reason', 'relay/reason.def', has, told)
+
+
+def check_statuses(rows, top, page):
+    text = read(top, 'relay/refusal.c')
+    words = {symbol: word for symbol, word, _, _ in rows}
+    function = re.search(r'^int refusal_status\(.*?^}', text, re.M | re.S)
+    phrases = dict(re.findall(r'case (\d+):\s*return "([^"]+)";', text))
+    has, pending = {}, []
+    for symbol, status in re.findall(r'case REASON_(\w+):|return (\d+);', function[0] if function else ''):
+        if symbol:
+            pending.append(words[symbol])
+        elif pending:
+            has[status] = ' '.join([phrases.get(status, '?'), *sorted(pending)])
+            pending = []
+    told = {}
+    for head, body in items(section(page, 'Ss', 'Refusals')):
+        found = re.fullmatch(r'Li (\d+) (.+)', head)
+        if found and not body.startswith('Any other'):
+            told[found[1]] = ' '.join([found[2], *sorted(re.findall(r'\.Cm (\S+)', body))])
+    return compare('status', 'relay/refusal.c', has, told)
+
+
+def check_metrics(top, page):
+    text = read(top, 'relay/metrics.c')
+    has = {name: kind for name, kind in re.findall(r'"(\w+)", "(counter|gauge)"', text)}
+    has |= {name: 'counter, reason' for name in re.findall(r'put_reasons\(out, g, "(\w+)"', text)}
+    has = {'attest_relay_' + name: kind for name, kind in has.items()}
+    used = set(re.findall(r'attest_relay_[a-z]\w*', text))
+    wrong = [f'relay/metrics.c: {name} has no help' for name in used if name not in has]
+    told = {}
+    for head, _ in items(section(page, 'Sh', 'METRICS')):
+        found = re.fullmatch(r'Va (\S+) Pq (.+)', head)
+        told[found[1] if found else head] = found[2] if found else '?'
+    return wrong + compare('metric', 'relay/metrics.c', has, told)
+
+
+def check_log_fields(top, page):
+    has = {}
+    for path in LOGGERS:
+        for array in re.findall(r'struct log_field \w+\[\] = \{(.*?)\n\t\};', read(top, path), re.S):
+            has |= {key: '' for key in re.findall(r'\{ "(\w+)",', array)}
+    told = {}
+    for head, _ in items(section(page, 'Sh', 'LOG')):
+        told |= {key: '' for key in re.sub(r'^Va ', '', head).replace(',', ' ').split()}
+    return compare('log field', ' and '.join(LOGGERS), has, told)
+
+
+def main():
+    top, = sys.argv[1:]
+    rows, page = read_reasons(top), read(top, PAGE)
+    wrong = check_words(rows) + check_reasons(rows, page) + check_statuses(rows, top, page)
+    wrong += check_metrics(top, page) + check_log_fields(top, page)
+    print('\n'.join(wrong) or f'{len(rows)} reasons, statuses, metrics and log fields agree')
+    return 1 if wrong else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
