@@ -35,6 +35,7 @@ static void pushback_tell(struct deferred *d)
 {
 	struct conduit_pushback *p = (struct conduit_pushback *)d; /* first member */
 
+	worker_defer(p->conduit->worker, d); /* until all is read, or not wanted */
 	conduit_ready(p->conduit, READY_READ);
 }
 

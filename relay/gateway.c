@@ -27,7 +27,8 @@
 #define END_MS 3000	 /* lingering closes take 2 s at most */
 #define END_TICK_MS 20
 
-static const char *const alpn[] = { "attest-relay/1", "http/1.1", NULL };
+static const char *const alpn[] = { "http/1.1", NULL };
+static const char *const alpn_agents[] = { "attest-relay/1", "http/1.1", NULL };
 
 /* What descriptors allow: a stream takes two. */
 static void fit_descriptors(struct gateway *g)
@@ -107,6 +108,7 @@ static bool make_worker(struct gateway *g, unsigned index)
 	gw->worker = w;
 	w->user = gw;
 	g->workers[g->n_workers++] = w;
+	atomic_fetch_add(&g->accepting, 1);
 	for (size_t i = 0; i < g->config->n_listeners; i++) {
 		struct listener *l = listener_new(g, w, &g->config->listeners[i], g->fds[i]);
 
@@ -139,10 +141,13 @@ static bool load_tls(struct gateway *g)
 	if (!c->tls.certificate)
 		return true;
 	g->tls = tls_server_context_new(c->tls.certificate, c->tls.key, alpn, &why);
-	if (!g->tls)
+	if (g->tls)
+		g->tls_agents = tls_server_context_new(c->tls.certificate, c->tls.key, alpn_agents,
+						       &why);
+	if (!g->tls_agents)
 		log_error("%s", why ? why : "out of memory");
 	free(why);
-	return g->tls;
+	return g->tls_agents;
 }
 
 bool gateway_start(struct gateway *g)
@@ -166,10 +171,26 @@ bool gateway_start(struct gateway *g)
 	return true;
 }
 
+/* From now on connecting is refused. */
+static void close_all(struct gateway *g)
+{
+	for (size_t i = 0; g->fds && i < g->config->n_listeners; i++) {
+		bind_close(&g->config->listeners[i].address, g->fds[i]);
+		g->fds[i] = -1;
+	}
+}
+
 static void stop_listening(struct worker *w, void *arg)
 {
-	for (struct listener *l = gateway_worker(w)->listeners; l; l = l->next)
+	struct gateway_worker *gw = gateway_worker(w);
+
+	if (gw->stopped)
+		return;
+	gw->stopped = true;
+	for (struct listener *l = gw->listeners; l; l = l->next)
 		listener_stop(l);
+	if (atomic_fetch_sub(&gw->gateway->accepting, 1) == 1)
+		close_all(gw->gateway);
 }
 
 void gateway_drain(struct gateway *g)
@@ -245,10 +266,10 @@ void gateway_deinit(struct gateway *g)
 	for (unsigned i = 0; i < g->n_workers; i++)
 		free_worker(g, g->workers[i]);
 	g->n_workers = 0;
-	for (size_t i = 0; g->fds && i < g->config->n_listeners; i++)
-		bind_close(&g->config->listeners[i].address, g->fds[i]);
+	close_all(g);
 	free(g->fds);
 	free(g->service_splice);
 	registry_free(g->registry);
 	tls_context_unref(g->tls);
+	tls_context_unref(g->tls_agents);
 }

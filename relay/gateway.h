@@ -57,6 +57,7 @@ struct gateway_worker {
 	struct intake *intakes;	  /* list */
 	struct opening *openings; /* list: waiting, parked and joined ones */
 	void *tunnels;		  /* the tunnel side's */
+	bool stopped;		  /* listens no more */
 	struct timer ending;	  /* shutting down: waits for the last conduits, ... */
 	uint64_t end_at;	  /* ... no longer than this */
 };
@@ -64,9 +65,11 @@ struct gateway_worker {
 struct gateway {
 	const struct relay_config *config;
 	struct registry *registry;
-	struct tls_context *tls; /* NULL: none configured */
+	/* The relay's own TLS, without and with the agents' ALPN. NULL: none configured. */
+	struct tls_context *tls, *tls_agents;
 	struct tunnel_side tunnel;
-	int *fds; /* of config->listeners */
+	int *fds; /* of config->listeners; -1: closed */
+	atomic_uint accepting; /* workers that still listen; the last one closes fds */
 	struct worker *workers[WORKERS_MAX];
 	unsigned n_workers;
 	struct splice_spec splice;   /* with the default time-outs */

@@ -258,11 +258,6 @@ static void on_shaken(void *user, struct conduit *c, enum reason why, const char
 		start_reading(i, c, true);
 		return;
 	}
-	if (!(i->listener->config->doors & DOOR_TUNNEL)) {
-		i->conduit = c;
-		refuse(i, DOOR_STATIC, REASON_NO_DOOR, "", "no agents at this listener");
-		return;
-	}
 	struct worker *w = i->worker;
 	struct peer peer = i->peer;
 
@@ -272,12 +267,14 @@ static void on_shaken(void *user, struct conduit *c, enum reason why, const char
 
 static void start_tls(struct intake *i)
 {
+	const struct gateway *g = i->listener->gateway;
 	uint64_t now = worker_now(i->worker);
 	int fd = i->fd;
 
 	edge_forget(&i->edge);
 	i->fd = -1; /* consumed */
-	i->shake = tls_accept(i->worker, fd, i->listener->gateway->tls,
+	i->shake = tls_accept(i->worker, fd,
+			      i->listener->config->doors & DOOR_TUNNEL ? g->tls_agents : g->tls,
 			      i->deadline > now ? i->deadline - now : 1, on_shaken, i);
 	if (!i->shake)
 		refuse(i, DOOR_STATIC, REASON_NO_MEMORY, "", "");
@@ -354,7 +351,7 @@ static void on_peek(struct edge *e, uint32_t events)
 		vanish(i, n == 0 ? REASON_EOF : REASON_RESET);
 	} else if (data[0] == TLS_RECORD_HANDSHAKE) {
 		on_hello(i, data, (size_t)n, events & EPOLLRDHUP);
-	} else if (i->listener->config->doors & DOOR_CONNECT) {
+	} else if (i->listener->config->doors & DOOR_CONNECT && data[0] >= 'A' && data[0] <= 'Z') {
 		struct conduit *c = take_conduit(i);
 
 		if (c)

@@ -91,6 +91,8 @@ struct listener *listener_new(struct gateway *g, struct worker *w,
 
 void listener_stop(struct listener *l)
 {
+	/* whoever is in the kernel's queue came in time; closing it would reset them */
+	on_accept(l->fd, EV_READ, l);
 	timer_cancel(l->worker, &l->resume);
 	event_del(l->event);
 }

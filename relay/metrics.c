@@ -24,6 +24,7 @@ struct metrics {
 	struct gateway *gateway;
 	struct evhttp *http;
 	int fd;
+	bool listening; /* fd is evhttp's */
 };
 
 static uint64_t sum(const struct gateway *g, size_t offset)
@@ -146,21 +147,20 @@ struct metrics *metrics_start(struct event_base *base, struct gateway *g, char *
 	evhttp_set_allowed_methods(m->http, EVHTTP_REQ_GET | EVHTTP_REQ_HEAD);
 	evhttp_set_cb(m->http, "/metrics", on_metrics, m);
 	evhttp_set_cb(m->http, "/healthz", on_health, m);
-	if (evhttp_accept_socket(m->http, m->fd) < 0)
-		return metrics_stop(m);
-	return m;
+	m->listening = evhttp_accept_socket(m->http, m->fd) == 0;
+	return m->listening ? m : metrics_stop(m);
 }
 
 struct metrics *metrics_stop(struct metrics *m)
 {
 	if (!m)
 		return NULL;
-	if (m->http)
-		evhttp_free(m->http); /* closes fd: bind_close only for the Unix path */
-	if (m->fd >= 0 && !m->http)
+	if (m->listening)
+		bind_forget(&m->gateway->config->metrics); /* evhttp_free closes the socket */
+	else
 		bind_close(&m->gateway->config->metrics, m->fd);
-	else if (m->gateway->config->metrics.kind == ADDRESS_UNIX)
-		bind_forget(&m->gateway->config->metrics);
+	if (m->http)
+		evhttp_free(m->http);
 	free(m);
 	return NULL;
 }

@@ -374,7 +374,7 @@ static void move_to(struct opening *o, const struct offer *offer)
 /* A tunnel to try: not the one that has just failed. */
 static bool pick(const struct opening *o, struct offer *offer)
 {
-	return registry_pick(o->gateway->registry, o->service, offer) && offer->tunnel != o->tried;
+	return registry_pick(o->gateway->registry, o->service, o->tried, offer);
 }
 
 /* True: the tunnel has the opening now. */

@@ -197,18 +197,19 @@ void registry_remove(struct registry *r, struct registration *t)
 	pthread_mutex_unlock(&r->lock);
 }
 
-bool registry_pick(struct registry *r, const char *service, struct offer *offer)
+bool registry_pick(struct registry *r, const char *service, uint64_t not, struct offer *offer)
 {
 	bool found = false;
 	size_t at;
 
 	pthread_mutex_lock(&r->lock);
-	at = lower_bound(r, service);
-	if (at < r->n && strcmp(r->entries[at].service, service) == 0) {
+	for (at = lower_bound(r, service);
+	     !found && at < r->n && strcmp(r->entries[at].service, service) == 0; at++) {
 		const struct entry *e = &r->entries[at];
 
-		*offer = (struct offer){ e->tunnel->worker, e->tunnel->tunnel, e->eager };
-		found = true;
+		found = e->tunnel->tunnel != not;
+		if (found)
+			*offer = (struct offer){ e->tunnel->worker, e->tunnel->tunnel, e->eager };
 	}
 	pthread_mutex_unlock(&r->lock);
 	return found;

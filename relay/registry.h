@@ -53,8 +53,11 @@ enum reason registry_add(struct registry *r, struct registration *t, const struc
 void registry_retire(struct registry *r, struct registration *t);
 void registry_remove(struct registry *r, struct registration *t); /* not listed: nothing */
 
-/* The first tunnel that came with this service and is still there (primary, then backups). */
-bool registry_pick(struct registry *r, const char *service, struct offer *offer);
+/*
+ * The first tunnel that came with this service and is still there (primary, then backups), other than
+ * the tunnel not (0: any).
+ */
+bool registry_pick(struct registry *r, const char *service, uint64_t not, struct offer *offer);
 
 size_t registry_tunnels(struct registry *r);
 size_t registry_services(struct registry *r);

@@ -129,8 +129,13 @@ static enum step moved(struct splice *s, struct splice_half *h, size_t n)
 	return STEP_MORE;
 }
 
-static enum step saw_eof(struct splice *s, struct splice_half *h)
+static enum step saw_eof(struct splice *s, unsigned i)
 {
+	struct splice_half *h = &s->half[i];
+
+	/* a peer that takes nothing any more has not ended in order, whatever the socket says */
+	if (s->half[!i].failed)
+		return source_died(s, i, -ECONNRESET);
 	h->eof_seen = 1;
 	h->source_ready = 0;
 	s->active = worker_now(s->worker);
@@ -156,17 +161,22 @@ static enum step flush(struct splice *s, unsigned i)
 static enum step pass_eof(struct splice *s, unsigned i)
 {
 	struct splice_half *h = &s->half[i];
-	int r = conduit_shutdown(s->side[!i]);
+	int r;
 
+	if (s->half[!i].failed) { /* splice(2) met the error, so that reading looks like EOF */
+		splice_end(s, died(s, i, 0));
+		return STEP_OVER;
+	}
+	r = conduit_shutdown(s->side[!i]);
 	if (r == -EAGAIN)
 		return STEP_WAIT;
 	/* a sink that has itself ended in order and gone away needs no EOF any more */
 	if (r < 0 && !s->half[!i].eof_sent)
 		return sink_died(s, i, r);
 	h->eof_sent = 1;
-	if (!s->half[!i].eof_sent && !s->half[!i].failed)
+	if (!s->half[!i].eof_sent)
 		return STEP_WAIT;
-	splice_end(s, s->half[!i].failed ? died(s, i, 0) : REASON_EOF);
+	splice_end(s, REASON_EOF);
 	return STEP_OVER;
 }
 
@@ -214,15 +224,13 @@ static enum step fetch_kernel(struct splice *s, unsigned i)
 	}
 	n = n < 0 ? -errno : 0;
 	drop_pending(s, h);
-	if (n == 0)
-		return saw_eof(s, h);
 	if (n == -EAGAIN || n == -EINTR)
 		return STEP_WAIT;
-	if (n == -EINVAL) {
+	if (n == -EINVAL)
 		h->no_kernel = 1;
-		return STEP_MORE;
-	}
-	return source_died(s, i, n);
+	/* an end or an error: the conduit's own read says which of the two it is */
+	h->big_reads = 0;
+	return STEP_MORE;
 }
 
 static enum step fetch_peek(struct splice *s, unsigned i)
@@ -232,7 +240,7 @@ static enum step fetch_peek(struct splice *s, unsigned i)
 	ssize_t n = conduit_peek(s->side[i], &data);
 
 	if (n == 0)
-		return saw_eof(s, h);
+		return saw_eof(s, i);
 	if (n == -EAGAIN) {
 		h->source_ready = 0;
 		return STEP_WAIT;
@@ -269,7 +277,7 @@ static enum step fetch_pull(struct splice *s, unsigned i)
 		return STEP_WAIT;
 	n = conduit_read(s->side[i], room, len);
 	if (n == 0)
-		return saw_eof(s, h);
+		return saw_eof(s, i);
 	if (n == -EAGAIN)
 		return STEP_WAIT;
 	if (n < 0)
@@ -304,7 +312,7 @@ static enum step fetch_copy(struct splice *s, unsigned i)
 	ssize_t n = conduit_read(s->side[i], scratch, WORKER_BUFFER), taken;
 
 	if (n == 0)
-		return saw_eof(s, h);
+		return saw_eof(s, i);
 	if (n == -EAGAIN)
 		return STEP_WAIT;
 	if (n < 0)

@@ -213,6 +213,11 @@ static ssize_t tls_read(struct conduit *c, void *buf, size_t max)
 		tls_flush(t);
 		rearm(t);
 	}
+	/* what stays inside OpenSSL is told again, though the socket may be silent */
+	if (t->wanted & READY_READ && readable(t))
+		worker_defer(c->worker, &t->tell);
+	else
+		worker_undefer(&t->tell);
 	if (done)
 		return (ssize_t)done;
 	if (r == SSL_ERROR_ZERO_RETURN && t->broken)

@@ -8,6 +8,7 @@
  *   UP         accepted, in the registry; streams are opened
  *   MOVING     asked to come back on a fresh session (stream ids run out); still as UP
  *   RETIRING   replaced by that session, or its agent is leaving: live streams finish, no new ones
+ *   OVER       counted and forgotten; its session says its last words
  *
  * The credential is compared with every token of every owner, each in constant time, so that the
  * time taken tells nothing. The owner part of each service's name comes from the owner found, never
@@ -47,7 +48,7 @@
 #define NOTSENT_LOWAT (128 * 1024) /* bytes in the kernel not yet sent: keeps small streams quick */
 #define MAX_HALF_CLOSED_MS 5000	   /* of a WebSocket's network side */
 
-enum tunnel_state { UPGRADING, ASKED, UP, MOVING, RETIRING, ENDED };
+enum tunnel_state { UPGRADING, ASKED, UP, MOVING, RETIRING, OVER };
 
 struct tunnel {
 	struct gateway *gateway;
@@ -157,39 +158,55 @@ static void on_free(struct reapable *r)
 	free((char *)r - offsetof(struct tunnel, reapable));
 }
 
-/* Everything but the session, which has ended or never was. */
-static void tunnel_over(struct tunnel *t, enum reason why, const char *detail)
+/*
+ * The tunnel is out of service: said, counted, its names free. Its session may take a moment more to
+ * hand over its last words, and its connection counts until then.
+ */
+static void out_of_service(struct tunnel *t, enum reason why, const char *detail)
 {
-	if (t->state == ENDED)
+	if (t->state == OVER)
 		return;
 	log_ended(t, why, detail);
-	t->state = ENDED;
+	t->state = OVER;
 	timer_cancel(t->worker, &t->timer);
-	ws_opening_cancel(t->upgrade);
-	if (t->network)
-		splice_end(t->network, why);
 	registry_remove(t->gateway->registry, &t->registration);
 	if (t->listed)
 		counter_add(&t->worker->counters.value[COUNTER_LIVE_TUNNELS], (uint64_t)-1);
 	counter_add(&t->worker->counters.sessions[why], 1);
+}
+
+/* There is no session (any more). */
+static void tunnel_free(struct tunnel *t, enum reason why, const char *detail)
+{
+	out_of_service(t, why, detail);
+	ws_opening_cancel(t->upgrade);
+	if (t->network)
+		splice_end(t->network, why);
 	hub_of(t->worker)->slot[t->slot] = NULL;
 	gateway_connection_over(t->gateway);
 	worker_reap(t->worker, &t->reapable);
 }
 
+static void tunnel_close(struct tunnel *t, enum reason why, const char *detail)
+{
+	out_of_service(t, why, detail);
+	if (t->session)
+		session_close(t->session, why, detail); /* its end frees */
+	else
+		tunnel_free(t, why, detail);
+}
+
 static void on_session_end(struct session *s, enum reason why, const char *detail)
 {
-	tunnel_over(session_user(s), why, detail);
+	tunnel_free(session_user(s), why, detail);
 }
 
 static void on_timeout(struct timer *timer)
 {
 	struct tunnel *t = (struct tunnel *)((char *)timer - offsetof(struct tunnel, timer));
 
-	if (t->session)
-		session_close(t->session, REASON_HANDSHAKE_TIMEOUT, "no answer to the hello");
-	else
-		tunnel_over(t, REASON_HANDSHAKE_TIMEOUT, "no WebSocket upgrade in time");
+	tunnel_close(t, REASON_HANDSHAKE_TIMEOUT,
+		     t->session ? "no answer to the hello" : "no WebSocket upgrade in time");
 }
 
 /* ---- hello ---- */
@@ -203,7 +220,7 @@ static void refuse(struct tunnel *t, enum hello_refusal word, enum reason why, c
 	fields_init(&fields);
 	if (hello_encode_refused(&refused, &fields) == 0)
 		session_request(t->session, HELLO_PATH_REFUSED, &fields);
-	session_close(t->session, why, message);
+	tunnel_close(t, why, message);
 }
 
 /* All tokens are looked at, whatever matches. */
@@ -246,7 +263,7 @@ static void accepted(struct tunnel *t, const struct hello_accepted *words)
 	fields_init(&fields);
 	if (hello_encode_accepted(words, &fields) < 0 ||
 	    session_request(t->session, HELLO_PATH_ACCEPTED, &fields) < 0) {
-		session_close(t->session, REASON_NO_MEMORY, "out of memory");
+		tunnel_close(t, REASON_NO_MEMORY, "out of memory");
 		return;
 	}
 	for (unsigned i = 0; i < words->n_services; i++) {
@@ -266,14 +283,14 @@ static void replaced(struct worker *w, void *arg)
 	struct tunnel *t = slot_find(hub_of(w), *id);
 
 	free(id);
-	if (!t || !t->session || t->state == ENDED)
+	if (!t || !t->session || t->state == OVER)
 		return;
 	if (t->state == MOVING) {
 		t->state = RETIRING;
 		session_retire(t->session);
 	} else {
-		session_close(t->session, REASON_REPLACED,
-			      "the same instance is back with a higher generation");
+		tunnel_close(t, REASON_REPLACED,
+			     "the same instance is back with a higher generation");
 	}
 }
 
@@ -361,7 +378,7 @@ static void on_reply(struct session *s, int32_t id, int status, const struct fie
 	if (status == 200)
 		on_hello(t, fields);
 	else
-		session_close(s, REASON_PROTOCOL, "the agent did not answer the hello with 200");
+		tunnel_close(t, REASON_PROTOCOL, "the agent did not answer the hello with 200");
 }
 
 static void on_goaway(struct session *s)
@@ -431,12 +448,12 @@ static void start_session(struct tunnel *t, struct conduit *carrier)
 	t->state = ASKED;
 	t->session = session_new(carrier, SESSION_RELAY, &limits, &events, t);
 	if (!t->session) {
-		tunnel_over(t, REASON_NO_MEMORY, "out of memory");
+		tunnel_free(t, REASON_NO_MEMORY, "out of memory");
 		return;
 	}
 	t->hello = session_request(t->session, HELLO_PATH, NULL);
 	if (t->hello < 0)
-		session_close(t->session, REASON_NO_MEMORY, "out of memory");
+		tunnel_close(t, REASON_NO_MEMORY, "out of memory");
 }
 
 static void tune_socket(const struct gateway *g, const struct conduit *tls)
@@ -484,7 +501,7 @@ static void on_upgraded(void *user, struct conduit *c, enum reason why, const ch
 	if (c)
 		start_session(t, c);
 	else
-		tunnel_over(t, why, detail);
+		tunnel_free(t, why, detail);
 }
 
 static void hub_upgrade(struct gateway *g, struct worker *w, struct conduit *c,
@@ -507,7 +524,7 @@ static void hub_upgrade(struct gateway *g, struct worker *w, struct conduit *c,
 				       t);
 	if (!t->upgrade) {
 		conduit_close(c, REASON_NO_MEMORY);
-		tunnel_over(t, REASON_NO_MEMORY, "no WebSocket to be had");
+		tunnel_free(t, REASON_NO_MEMORY, "no WebSocket to be had");
 		return;
 	}
 	t->network = splice_new(w, c, network, &h->network, t);
@@ -539,12 +556,8 @@ static void hub_shutdown(struct worker *w)
 	for (uint32_t i = 0; i < h->slots; i++) {
 		struct tunnel *t = h->slot[i];
 
-		if (!t)
-			continue;
-		if (t->session)
-			session_close(t->session, REASON_SHUTDOWN, "the relay is shutting down");
-		else
-			tunnel_over(t, REASON_SHUTDOWN, "the relay is shutting down");
+		if (t)
+			tunnel_close(t, REASON_SHUTDOWN, "the relay is shutting down");
 	}
 }
 
