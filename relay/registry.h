@@ -54,8 +54,8 @@ void registry_retire(struct registry *r, struct registration *t);
 void registry_remove(struct registry *r, struct registration *t); /* not listed: nothing */
 
 /*
- * The first tunnel that came with this service and is still there (primary, then backups), other than
- * the tunnel not (0: any).
+ * The first tunnel that came with this service and is still there (primary, then backups), other
+ * than the tunnel not (0: any).
  */
 bool registry_pick(struct registry *r, const char *service, uint64_t not, struct offer *offer);
 

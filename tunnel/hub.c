@@ -159,8 +159,8 @@ static void on_free(struct reapable *r)
 }
 
 /*
- * The tunnel is out of service: said, counted, its names free. Its session may take a moment more to
- * hand over its last words, and its connection counts until then.
+ * The tunnel is out of service: said, counted, its names free. Its session may take a moment more
+ * to hand over its last words, and its connection counts until then.
  */
 static void out_of_service(struct tunnel *t, enum reason why, const char *detail)
 {
