@@ -359,6 +359,7 @@ static void on_accepted(struct line *line, const struct fields *fields)
 	for (unsigned i = 0; i < a.n_services && used < sizeof(list); i++)
 		used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%s", i ? ", " : "",
 					 a.services[i]);
+	memcpy(line->owner, a.owner, sizeof(line->owner));
 	promote(line);
 	log_info("connected to %s over %s as %s: %s", l->text, carrier_kind_text(line->kind),
 		 a.owner, list);
@@ -417,7 +418,7 @@ static enum reason on_accept(struct session *s, struct conduit *stream, const ch
 
 	if (line->state != LINE_UP && line->state != LINE_RETIRING)
 		return REASON_GOING_AWAY;
-	return serve_accept(&line->link->agent->serve, stream, service, id);
+	return serve_accept(&line->link->agent->serve, stream, service, line->owner, id);
 }
 
 static void on_request(struct session *s, int32_t id, const char *path, const struct fields *f)

@@ -49,6 +49,7 @@ struct line {
 	struct timer timer;
 	struct reapable reapable;
 	uint64_t up_since;
+	char owner[HELLO_LABEL_MAX]; /* up: whom the relay takes us for */
 	char detail[LINK_DETAIL_MAX]; /* why it ended, if we know better than the session */
 };
 

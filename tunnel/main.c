@@ -36,6 +36,7 @@
 #include "tunnel/ws.h"
 
 #define SIGNALS 3
+#define END_MS 3000 /* lingering closes take 2 s at most */
 
 struct program {
 	struct worker *worker;
@@ -44,6 +45,7 @@ struct program {
 	struct netwatch *netwatch;
 	struct event *signals[SIGNALS];
 	struct timer stop, watchdog;
+	uint64_t waited;      /* since the agent was over */
 	uint64_t watchdog_ms; /* 0: none wanted */
 	char instance[HELLO_INSTANCE_MAX];
 	bool ready; /* systemd was told */
@@ -164,10 +166,17 @@ static void start_watchdog(struct program *p)
 
 static void on_stop_timer(struct timer *t)
 {
-	worker_stop(program.worker);
+	program.waited += TIMER_TICK_MS;
+	if (program.worker->conduits == 0 || program.waited >= END_MS)
+		worker_stop(program.worker);
+	else
+		timer_set(program.worker, t, 0, on_stop_timer);
 }
 
-/* The loop ends a few turns later: streams that lost their session are still to be told. */
+/*
+ * The loop goes on until all is closed: streams that lost their session are still to be told, and a
+ * TLS connection's last bytes may be waiting for the network.
+ */
 static void on_over(struct agent *a, enum agent_outcome outcome)
 {
 	program.outcome = outcome;

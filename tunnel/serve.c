@@ -192,11 +192,13 @@ static void on_silence(struct timer *t)
 		   LOG_LEVEL_INFO, REASON_IDLE);
 }
 
-/* "kbs.acme" asks for the offer "kbs": the owner is ours by the credential. */
-static const struct serve_offer *find(const struct serve *v, const char *service)
+/* "kbs.acme" asks for the offer "kbs" if acme is who we are at that relay. */
+static const struct serve_offer *find(const struct serve *v, const char *service, const char *owner)
 {
 	size_t len = strcspn(service, ".");
 
+	if (service[len] != '.' || strcasecmp(service + len + 1, owner) != 0)
+		return NULL;
 	for (unsigned i = 0; i < v->n_offers; i++) {
 		const char *name = v->offers[i].config->name;
 
@@ -218,9 +220,9 @@ static void set_id(struct serve_stream *st, const char *id)
 }
 
 enum reason serve_accept(struct serve *v, struct conduit *stream, const char *service,
-			 const char *id)
+			 const char *owner, const char *id)
 {
-	const struct serve_offer *offer = find(v, service);
+	const struct serve_offer *offer = find(v, service, owner);
 	struct serve_stream *st;
 
 	if (!offer) {

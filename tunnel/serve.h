@@ -42,10 +42,11 @@ int serve_init(struct serve *v, struct worker *w, const struct tunnel_config *co
 void serve_deinit(struct serve *v);
 
 /*
- * An agent session's accept. service is SERVICE.OWNER, id the relay's number for the stream.
+ * An agent session's accept. service has to be NAME.OWNER of an offer and of this owner; id is the
+ * relay's number for the stream.
  * On REASON_NONE the stream is ours, else it is still the caller's.
  */
 enum reason serve_accept(struct serve *v, struct conduit *stream, const char *service,
-			 const char *id);
+			 const char *owner, const char *id);
 
 #endif
