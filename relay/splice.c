@@ -161,13 +161,8 @@ static enum step flush(struct splice *s, unsigned i)
 static enum step pass_eof(struct splice *s, unsigned i)
 {
 	struct splice_half *h = &s->half[i];
-	int r;
+	int r = conduit_shutdown(s->side[!i]);
 
-	if (s->half[!i].failed) { /* splice(2) met the error, so that reading looks like EOF */
-		splice_end(s, died(s, i, 0));
-		return STEP_OVER;
-	}
-	r = conduit_shutdown(s->side[!i]);
 	if (r == -EAGAIN)
 		return STEP_WAIT;
 	/* a sink that has itself ended in order and gone away needs no EOF any more */
@@ -226,9 +221,11 @@ static enum step fetch_kernel(struct splice *s, unsigned i)
 	drop_pending(s, h);
 	if (n == -EAGAIN || n == -EINTR)
 		return STEP_WAIT;
+	if (n < 0 && n != -EINVAL) /* told once: a read would now say EOF */
+		return source_died(s, i, n);
 	if (n == -EINVAL)
 		h->no_kernel = 1;
-	/* an end or an error: the conduit's own read says which of the two it is */
+	/* no error, but perhaps one of a failed send: the conduit's own read knows */
 	h->big_reads = 0;
 	return STEP_MORE;
 }
