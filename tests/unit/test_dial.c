@@ -1,0 +1,637 @@
+/*
+ * Dialling: every kind of address that a test can reach, how each fails, the race of several addresses,
+ * the preamble of hybrid vsock, the time-out, and being cancelled at each phase.
+ */
+#include <netdb.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "relay/conduit.h"
+#include "relay/fd.h"
+
+/* A name with addresses of the test's choice. */
+static int fake_getaddrinfo(const char *name, const char *port, const struct addrinfo *hints,
+			    struct addrinfo **list);
+static void fake_freeaddrinfo(struct addrinfo *list);
+#define getaddrinfo fake_getaddrinfo
+#define freeaddrinfo fake_freeaddrinfo
+#include "relay/dial.c"
+#undef getaddrinfo
+#undef freeaddrinfo
+
+#include "tests/unit/loop.h"
+
+static char dir[] = "/tmp/test_dial.XXXXXX";
+
+static struct addrinfo several[4];
+static struct sockaddr_storage several_at[4];
+static unsigned n_several;
+
+static int fake_getaddrinfo(const char *name, const char *port, const struct addrinfo *hints,
+			    struct addrinfo **list)
+{
+	if (strcmp(name, "several.test") != 0)
+		return getaddrinfo(name, port, hints, list);
+	for (unsigned i = 0; i < n_several; i++)
+		several[i].ai_next = i + 1 < n_several ? &several[i + 1] : NULL;
+	*list = several;
+	return 0;
+}
+
+static void fake_freeaddrinfo(struct addrinfo *list)
+{
+	if (list != several)
+		freeaddrinfo(list);
+}
+
+static void add_address(const char *ip, uint16_t port)
+{
+	unsigned i = n_several++;
+	struct sockaddr_in *in = (struct sockaddr_in *)&several_at[i];
+	struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)&several_at[i];
+
+	several[i] = (struct addrinfo){ .ai_addr = (struct sockaddr *)&several_at[i] };
+	memset(&several_at[i], 0, sizeof(several_at[i]));
+	if (inet_pton(AF_INET, ip, &in->sin_addr) == 1) {
+		in->sin_family = AF_INET;
+		in->sin_port = htons(port);
+		several[i].ai_addrlen = sizeof(*in);
+	} else {
+		CHECK_INT(inet_pton(AF_INET6, ip, &in6->sin6_addr), 1);
+		in6->sin6_family = AF_INET6;
+		in6->sin6_port = htons(port);
+		several[i].ai_addrlen = sizeof(*in6);
+	}
+	several[i].ai_family = several_at[i].ss_family;
+}
+
+/* --- one dial and what came of it --- */
+
+struct result {
+	unsigned times;
+	struct conduit *c;
+	enum reason why;
+	char detail[512];
+	struct address at;
+	bool inside; /* dial_start has not returned yet */
+};
+
+static void on_done(void *user, struct conduit *c, enum reason why, const char *detail)
+{
+	struct result *r = user;
+
+	CHECK(!r->inside);
+	r->times++;
+	r->c = c;
+	r->why = why;
+	snprintf(r->detail, sizeof(r->detail), "%s", detail);
+}
+
+static struct dial *start(struct result *r, const char *address, uint64_t timeout_ms)
+{
+	struct dial *d;
+	char *why;
+
+	memset(r, 0, sizeof(*r));
+	CHECK_INT(address_parse(&r->at, address, &why), 0);
+	r->inside = true;
+	d = dial_start(w, &r->at, timeout_ms, on_done, r);
+	r->inside = false;
+	CHECK(d);
+	return d;
+}
+
+static void finish_with(struct result *r)
+{
+	UNTIL(r->times);
+	settle();
+	CHECK_INT(r->times, 1);
+	CHECK_INT(w->timers.live, 0);
+	address_deinit(&r->at);
+}
+
+static void fails(const char *address, enum reason why, const char *words)
+{
+	struct result r;
+
+	start(&r, address, 5000);
+	finish_with(&r);
+	CHECK(!r.c);
+	CHECK_INT(r.why, why);
+	/* for people: which address, and what of it */
+	CHECK(strncmp(r.detail, address, strlen(address)) == 0);
+	if (!strstr(r.detail, words))
+		fprintf(stderr, "says: %s\n", r.detail);
+	CHECK(strstr(r.detail, words));
+}
+
+/* Connected, and it is the listener's: a byte goes each way. */
+static void works(struct result *r, int listener)
+{
+	char c;
+	int fd;
+
+	finish_with(r);
+	CHECK(r->c);
+	CHECK_INT(r->why, REASON_NONE);
+	fd = accept(listener, NULL, NULL);
+	CHECK(fd >= 0);
+	CHECK_INT(conduit_write(r->c, "x", 1), 1);
+	CHECK_INT(recv(fd, &c, 1, 0), 1);
+	CHECK_INT(send(fd, "y", 1, 0), 1);
+	UNTIL(conduit_read(r->c, &c, 1) == 1);
+	CHECK_INT(c, 'y');
+	conduit_close(r->c, REASON_EOF);
+	close(fd);
+}
+
+static const char *tcp_text(const struct sockaddr_in *at)
+{
+	static char text[64];
+
+	snprintf(text, sizeof(text), "tcp:127.0.0.1:%u", ntohs(at->sin_port));
+	return text;
+}
+
+/* A port of 127.0.0.1 at which nobody listens: bound, so that nobody else gets it. */
+static int closed_port(struct sockaddr_in *at)
+{
+	socklen_t len = sizeof(*at);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	*at = (struct sockaddr_in){ .sin_family = AF_INET,
+				    .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	CHECK_INT(bind(fd, (struct sockaddr *)at, sizeof(*at)), 0);
+	CHECK_INT(getsockname(fd, (struct sockaddr *)at, &len), 0);
+	return fd;
+}
+
+static int listen_tcp6(uint16_t *port)
+{
+	struct sockaddr_in6 at = { .sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT };
+	socklen_t len = sizeof(at);
+	int l = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	if (l < 0 || bind(l, (struct sockaddr *)&at, sizeof(at)) < 0) {
+		fprintf(stderr, "no IPv6 here: left out\n");
+		if (l >= 0)
+			close(l);
+		return -1;
+	}
+	CHECK_INT(listen(l, 8), 0);
+	CHECK_INT(getsockname(l, (struct sockaddr *)&at, &len), 0);
+	*port = ntohs(at.sin6_port);
+	return l;
+}
+
+/* --- TCP --- */
+
+static void test_tcp(void)
+{
+	struct sockaddr_in at;
+	struct result r;
+	char text[64];
+	uint16_t port;
+	int one, l = listen_tcp4(&at, 8);
+	socklen_t len = sizeof(one);
+
+	start(&r, tcp_text(&at), 5000);
+	UNTIL(r.times);
+	CHECK_INT(getsockopt(fd_conduit_socket(r.c), IPPROTO_TCP, TCP_NODELAY, &one, &len), 0);
+	CHECK(one);
+	works(&r, l);
+	close(l);
+
+	l = listen_tcp6(&port);
+	if (l < 0)
+		return;
+	snprintf(text, sizeof(text), "tcp:[::1]:%u", port);
+	start(&r, text, 5000);
+	works(&r, l);
+	close(l);
+}
+
+static void test_refused(void)
+{
+	struct sockaddr_in at;
+	int fd = closed_port(&at);
+
+	fails(tcp_text(&at), REASON_DIAL_REFUSED, "refused");
+	close(fd);
+}
+
+/* A name, by the resolver: /etc/hosts is enough for this one. */
+static void test_name(void)
+{
+	struct sockaddr_in at;
+	struct result r;
+	char text[64];
+	int l = listen_tcp4(&at, 8);
+
+	snprintf(text, sizeof(text), "tcp:localhost:%u", ntohs(at.sin_port));
+	start(&r, text, 5000);
+	works(&r, l);
+	close(l);
+}
+
+/* The first address is dead at once; the next is tried without waiting for the stagger. */
+static void test_first_refuses(void)
+{
+	struct sockaddr_in dead, at;
+	struct result r;
+	uint64_t began;
+	int fd = closed_port(&dead), l = listen_tcp4(&at, 8);
+
+	n_several = 0;
+	add_address("127.0.0.1", ntohs(dead.sin_port));
+	add_address("127.0.0.1", ntohs(dead.sin_port));
+	add_address("127.0.0.1", ntohs(at.sin_port));
+	began = now_ms();
+	start(&r, "tcp:several.test:1", 5000);
+	works(&r, l);
+	CHECK(now_ms() - began < 2 * DIAL_STAGGER_MS); /* two staggers were due otherwise */
+
+	n_several = 0;
+	add_address("127.0.0.1", ntohs(dead.sin_port));
+	add_address("127.0.0.1", ntohs(dead.sin_port));
+	fails("tcp:several.test:1", REASON_DIAL_REFUSED, "2 addresses tried");
+	close(fd);
+	close(l);
+}
+
+/* A listener whose queue is full: on Linux further SYNs are dropped, as by a black hole. */
+struct hole {
+	struct sockaddr_in at;
+	int l, fill[8];
+};
+
+static void hole_open(struct hole *h)
+{
+	h->l = listen_tcp4(&h->at, 0);
+	for (unsigned i = 0; i < 8; i++) {
+		h->fill[i] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+		CHECK(connect(h->fill[i], (struct sockaddr *)&h->at, sizeof(h->at)) == 0 ||
+		      errno == EINPROGRESS);
+	}
+}
+
+static void hole_close(struct hole *h)
+{
+	for (unsigned i = 0; i < 8; i++)
+		close(h->fill[i]);
+	close(h->l);
+}
+
+static void test_first_is_black_hole(void)
+{
+	struct sockaddr_in at;
+	struct result r;
+	struct hole h;
+	uint64_t began;
+	int l = listen_tcp4(&at, 8);
+
+	hole_open(&h);
+	n_several = 0;
+	add_address("127.0.0.1", ntohs(h.at.sin_port));
+	add_address("127.0.0.1", ntohs(at.sin_port));
+	began = now_ms();
+	start(&r, "tcp:several.test:1", 20000);
+	works(&r, l);
+	CHECK(now_ms() - began >= DIAL_STAGGER_MS - 20);
+	CHECK(now_ms() - began < 10000); /* long before the first gives up */
+	hole_close(&h);
+	close(l);
+}
+
+static void test_timeout(void)
+{
+	struct result r;
+	struct hole h;
+	uint64_t began = now_ms();
+
+	hole_open(&h);
+	start(&r, tcp_text(&h.at), 200);
+	finish_with(&r);
+	CHECK(!r.c);
+	CHECK_INT(r.why, REASON_DIAL_TIMEOUT);
+	CHECK(strstr(r.detail, "time-out"));
+	CHECK(now_ms() - began >= 180);
+	hole_close(&h);
+}
+
+/* RFC 8305: families alternate, IPv6 first. */
+static void test_address_order(void)
+{
+	static const int families[] = { AF_INET6, AF_INET, AF_INET6, AF_INET };
+	struct dial d = { 0 };
+
+	n_several = 0;
+	add_address("127.0.0.1", 1);
+	add_address("127.0.0.2", 2);
+	add_address("::1", 3);
+	add_address("::2", 4);
+	for (unsigned i = 0; i < 4; i++)
+		several[i].ai_next = i < 3 ? &several[i + 1] : NULL;
+	take_addresses(&d, several);
+	CHECK_INT(d.n, 4);
+	for (unsigned i = 0; i < 4; i++)
+		CHECK_INT(d.to[i].ss_family, families[i]);
+	CHECK_INT(ntohs(((struct sockaddr_in6 *)&d.to[0])->sin6_port), 3);
+	CHECK_INT(ntohs(((struct sockaddr_in *)&d.to[1])->sin_port), 1);
+	CHECK_INT(ntohs(((struct sockaddr_in6 *)&d.to[2])->sin6_port), 4);
+	CHECK_INT(ntohs(((struct sockaddr_in *)&d.to[3])->sin_port), 2);
+}
+
+/* --- Unix and hybrid --- */
+
+static const char *path_of(const char *name)
+{
+	static char text[2][128];
+	static unsigned next;
+
+	next ^= 1;
+	snprintf(text[next], sizeof(text[next]), "%s/%s", dir, name);
+	return text[next];
+}
+
+static int listen_unix_at(const char *path, int backlog)
+{
+	struct sockaddr_un un = { .sun_family = AF_UNIX };
+	socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
+	int l = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	memcpy(un.sun_path, path, strlen(path));
+	if (path[0] == '@')
+		un.sun_path[0] = '\0';
+	CHECK_INT(bind(l, (struct sockaddr *)&un, path[0] == '@' ? len : sizeof(un)), 0);
+	CHECK_INT(listen(l, backlog), 0);
+	return l;
+}
+
+static void test_unix(void)
+{
+	char text[200], name[64];
+	struct result r;
+	int l = listen_unix_at(path_of("s"), 8);
+
+	snprintf(text, sizeof(text), "unix:%s", path_of("s"));
+	start(&r, text, 5000);
+	works(&r, l);
+	close(l);
+	fails(text, REASON_DIAL_REFUSED, "refused"); /* the path is still there */
+	unlink(path_of("s"));
+	fails(text, REASON_DIAL_REFUSED, "No such file");
+
+	snprintf(name, sizeof(name), "@test_dial-%d", (int)getpid());
+	l = listen_unix_at(name, 8);
+	snprintf(text, sizeof(text), "unix:%s", name);
+	start(&r, text, 5000);
+	works(&r, l);
+	close(l);
+	fails(text, REASON_DIAL_REFUSED, "refused");
+}
+
+/* A full queue says EAGAIN: tried again until there is room, or the time is up. */
+static void test_unix_queue_full(void)
+{
+	char text[200];
+	struct result r, filling[2];
+	int l = listen_unix_at(path_of("full"), 0), fd;
+
+	snprintf(text, sizeof(text), "unix:%s", path_of("full"));
+	start(&filling[0], text, 5000);
+	finish_with(&filling[0]);
+	CHECK(filling[0].c);
+
+	start(&filling[1], text, 150);
+	finish_with(&filling[1]);
+	CHECK(!filling[1].c);
+	CHECK_INT(filling[1].why, REASON_DIAL_TIMEOUT);
+
+	start(&r, text, 20000);
+	settle();
+	CHECK_INT(r.times, 0);
+	fd = accept(l, NULL, NULL);
+	CHECK(fd >= 0);
+	works(&r, l);
+	conduit_close(filling[0].c, REASON_EOF);
+	close(fd);
+	close(l);
+	unlink(path_of("full"));
+}
+
+/* Plays the VMM: reads the CONNECT line and answers. Returns its end of the connection. */
+static int vmm(struct result *r, int l, const char *answer)
+{
+	static const char want[] = "CONNECT 1234\n";
+	char line[64];
+	int fd = -1;
+
+	UNTIL((fd = accept(l, NULL, NULL)) >= 0);
+	UNTIL(recv(fd, line, sizeof(line), MSG_PEEK | MSG_DONTWAIT) == (ssize_t)strlen(want));
+	CHECK_INT(recv(fd, line, sizeof(line), 0), strlen(want));
+	CHECK(memcmp(line, want, strlen(want)) == 0);
+	settle();
+	CHECK_INT(r->times, 0); /* not before it is answered */
+	if (answer)
+		CHECK_INT(send(fd, answer, strlen(answer), 0), strlen(answer));
+	return fd;
+}
+
+static void test_hybrid(void)
+{
+	int l = listen_unix_at(path_of("v"), 8), fd;
+	char text[200], buf[32], junk[PREAMBLE_MAX + 40];
+	struct result r;
+
+	snprintf(text, sizeof(text), "hybrid:%s:1234", path_of("v"));
+
+	/* data right behind the line belongs to the stream */
+	start(&r, text, 5000);
+	fd = vmm(&r, l, "OK 1073741824\nhello");
+	finish_with(&r);
+	CHECK(r.c);
+	CHECK_INT(conduit_read(r.c, buf, sizeof(buf)), 5);
+	CHECK(memcmp(buf, "hello", 5) == 0);
+	conduit_close(r.c, REASON_EOF);
+	close(fd);
+
+	/* the line in two pieces, and the guest speaks later */
+	start(&r, text, 5000);
+	fd = vmm(&r, l, "OK 10");
+	settle();
+	CHECK_INT(r.times, 0);
+	CHECK_INT(send(fd, "24\n", 3, 0), 3);
+	finish_with(&r);
+	CHECK(r.c);
+	CHECK_INT(conduit_read(r.c, buf, sizeof(buf)), -EAGAIN);
+	conduit_close(r.c, REASON_EOF);
+	close(fd);
+
+	/* nobody listens in the guest: the VMM closes */
+	start(&r, text, 5000);
+	close(vmm(&r, l, NULL));
+	finish_with(&r);
+	CHECK(!r.c);
+	CHECK_INT(r.why, REASON_DIAL_REFUSED);
+
+	/* something else lives there */
+	start(&r, text, 5000);
+	fd = vmm(&r, l, "HTTP/1.1 400 Bad Request\n");
+	finish_with(&r);
+	CHECK(!r.c);
+	CHECK_INT(r.why, REASON_DIAL_FAILED);
+	close(fd);
+
+	/* a line without end */
+	memset(junk, 'O', sizeof(junk));
+	junk[sizeof(junk) - 1] = '\0';
+	start(&r, text, 5000);
+	fd = vmm(&r, l, junk);
+	finish_with(&r);
+	CHECK(!r.c);
+	close(fd);
+
+	/* no answer at all */
+	start(&r, text, 150);
+	fd = vmm(&r, l, NULL);
+	finish_with(&r);
+	CHECK(!r.c);
+	CHECK_INT(r.why, REASON_DIAL_TIMEOUT);
+	close(fd);
+	close(l);
+	unlink(path_of("v"));
+	fails(text, REASON_DIAL_REFUSED, "No such file");
+}
+
+/* --- cancelled --- */
+
+static void never(struct result *r)
+{
+	settle();
+	CHECK_INT(r->times, 0);
+	CHECK_INT(w->timers.live, 0);
+	CHECK_INT(w->conduits, 0);
+	address_deinit(&r->at);
+}
+
+static void test_cancel(void)
+{
+	struct sockaddr_in at;
+	struct result r;
+	struct hole h;
+	struct dial *d;
+	char text[200];
+	int l = listen_tcp4(&at, 8), fd, u = listen_unix_at(path_of("c"), 8);
+
+	dial_cancel(NULL);
+
+	d = start(&r, tcp_text(&at), 5000); /* connecting, or connected and not yet told */
+	dial_cancel(d);
+	never(&r);
+
+	d = start(&r, tcp_text(&at), 5000);
+	while (!d->conduit) /* events only, no deferred work */
+		event_base_loop(w->base, EVLOOP_ONCE);
+	CHECK_INT(r.times, 0); /* the result waits to be told */
+	CHECK(d->conduit);
+	dial_cancel(d);
+	never(&r);
+	/* the socket is closed */
+	CHECK((fd = accept(l, NULL, NULL)) >= 0);
+	close(fd);
+	close(l);
+
+	hole_open(&h); /* trying */
+	d = start(&r, tcp_text(&h.at), 5000);
+	settle();
+	dial_cancel(d);
+	never(&r);
+	n_several = 0; /* and with one more to try */
+	add_address("127.0.0.1", ntohs(h.at.sin_port));
+	add_address("127.0.0.1", ntohs(h.at.sin_port));
+	d = start(&r, "tcp:several.test:1", 5000);
+	settle();
+	dial_cancel(d);
+	never(&r);
+	hole_close(&h);
+
+	/* failed, not yet told */
+	d = start(&r, "unix:/nonexistent/socket", 5000);
+	CHECK(d->over);
+	dial_cancel(d);
+	never(&r);
+
+	/* in the preamble */
+	snprintf(text, sizeof(text), "hybrid:%s:1234", path_of("c"));
+	d = start(&r, text, 5000);
+	fd = vmm(&r, u, "OK ");
+	settle();
+	dial_cancel(d);
+	never(&r);
+	CHECK_INT(recv(fd, text, sizeof(text), 0), 0); /* closed */
+	close(fd);
+	close(u);
+	unlink(path_of("c"));
+}
+
+/* While a name is being asked for: a server that never answers. */
+static void test_cancel_resolving(void)
+{
+	struct sockaddr_in at = { .sin_family = AF_INET,
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t len = sizeof(at);
+	int mute = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct evdns_base *dns = worker_dns(w);
+	struct result r;
+	struct dial *d;
+	char text[64];
+
+	CHECK(dns);
+	CHECK_INT(bind(mute, (struct sockaddr *)&at, sizeof(at)), 0);
+	CHECK_INT(getsockname(mute, (struct sockaddr *)&at, &len), 0);
+	evdns_base_clear_nameservers_and_suspend(dns);
+	snprintf(text, sizeof(text), "127.0.0.1:%u", ntohs(at.sin_port));
+	CHECK_INT(evdns_base_nameserver_ip_add(dns, text), 0);
+	CHECK_INT(evdns_base_resume(dns), 0);
+
+	d = start(&r, "tcp:never.answered.test:1", 5000);
+	settle();
+	CHECK(d->asking);
+	dial_cancel(d);
+	never(&r);
+
+	/* the time-out finds it there as well */
+	start(&r, "tcp:never.answered.test:1", 150);
+	finish_with(&r);
+	CHECK(!r.c);
+	CHECK_INT(r.why, REASON_DIAL_TIMEOUT);
+	close(mute);
+}
+
+static void test_undiallable(void)
+{
+	fails("service:kbs.acme", REASON_DIAL_FAILED, "dialled");
+}
+
+int main(void)
+{
+	CHECK(mkdtemp(dir));
+	loop_begin();
+	test_tcp();
+	test_refused();
+	test_name();
+	test_first_refuses();
+	test_first_is_black_hole();
+	test_timeout();
+	test_address_order();
+	test_unix();
+	test_unix_queue_full();
+	test_hybrid();
+	test_cancel();
+	test_cancel_resolving();
+	test_undiallable();
+	loop_end();
+	CHECK_INT(rmdir(dir), 0);
+	return 0;
+}
