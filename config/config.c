@@ -118,6 +118,7 @@ struct relay_config *relay_config_parse(const char *name, const char *text, size
 	char *folder = name[0] == '/' ? file_folder(name) : NULL;
 	struct relay_config *c = parse(name, folder, text, len, e);
 
+	file_sort_errors(name, e);
 	free(folder);
 	return c;
 }
@@ -132,6 +133,7 @@ struct relay_config *relay_config_load(const char *path, struct config_errors *e
 		return NULL;
 	folder = file_folder(path);
 	c = parse(path, folder, text, len, e);
+	file_sort_errors(path, e);
 	free(folder);
 	free(text);
 	return c;

@@ -37,6 +37,31 @@ void config_errors_print(const struct config_errors *e, FILE *to)
 		fprintf(to, "and %zu more\n", e->more);
 }
 
+/* Where in the file an entry "name:line:column: ..." points to; 0: nowhere. */
+static uint64_t position(const char *name, const char *entry)
+{
+	size_t len = strlen(name);
+	unsigned line, column;
+
+	if (strncmp(entry, name, len) != 0 || sscanf(entry + len, ":%u:%u:", &line, &column) != 2)
+		return 0;
+	return (uint64_t)line << 32 | column;
+}
+
+void file_sort_errors(const char *name, struct config_errors *e)
+{
+	/* insertion: few, almost sorted, and equals stay as they were */
+	for (size_t i = 1; i < e->n; i++) {
+		char *entry = e->at[i];
+		uint64_t at = position(name, entry);
+		size_t to = i;
+
+		for (; to > 0 && position(name, e->at[to - 1]) > at; to--)
+			e->at[to] = e->at[to - 1];
+		e->at[to] = entry;
+	}
+}
+
 void config_errors_deinit(struct config_errors *e)
 {
 	for (size_t i = 0; i < e->n; i++)

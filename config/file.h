@@ -10,6 +10,8 @@
 
 /* The file's text (to be freed) and its length; NULL: e has an entry. */
 char *file_read(const char *path, size_t *len, struct config_errors *e);
+/* Puts the errors of the file called name in the order of the file. */
+void file_sort_errors(const char *name, struct config_errors *e);
 /* The absolute folder of path, to be freed; NULL if that cannot be told. */
 char *file_folder(const char *path);
 

@@ -93,6 +93,7 @@ struct tunnel_config *tunnel_config_parse(const char *name, const char *text, si
 	char *folder = name[0] == '/' ? file_folder(name) : NULL;
 	struct tunnel_config *c = parse(name, folder, text, len, e);
 
+	file_sort_errors(name, e);
 	free(folder);
 	return c;
 }
@@ -107,6 +108,7 @@ struct tunnel_config *tunnel_config_load(const char *path, struct config_errors 
 		return NULL;
 	folder = file_folder(path);
 	c = parse(path, folder, text, len, e);
+	file_sort_errors(path, e);
 	free(folder);
 	free(text);
 	return c;
