@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <systemd/sd-daemon.h>
 
 #include "relay/gateway.h"
@@ -201,6 +202,9 @@ static int run(const struct relay_config *config)
 	log_setup((enum log_level)config->log.level, (enum log_format)config->log.format,
 		  (enum log_target)config->log.target);
 	signal(SIGPIPE, SIG_IGN);
+#ifndef __SANITIZE_ADDRESS__ /* its leak checker attaches to the process */
+	prctl(PR_SET_DUMPABLE, 0); /* no core: it would hold the TLS key and agents' tokens */
+#endif
 	evthread_use_pthreads();
 	hub_install(&p.gateway);
 	good = prepare(&p) && gateway_start(&p.gateway) && start_metrics(&p);

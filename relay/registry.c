@@ -126,10 +126,10 @@ static struct registration *predecessor(const struct registry *r, const struct r
 
 	*owned = 0;
 	for (struct registration *i = r->tunnels; i; i = i->next) {
-		if (strcmp(i->owner, t->owner) != 0 || i->retiring)
+		if (strcmp(i->owner, t->owner) != 0)
 			continue;
-		++*owned;
-		if (strcmp(i->instance, t->instance) == 0)
+		++*owned; /* a retiring one as well: it takes a place until it has finished */
+		if (!i->retiring && strcmp(i->instance, t->instance) == 0)
 			found = i;
 	}
 	return found;

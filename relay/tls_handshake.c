@@ -201,8 +201,11 @@ static struct tls_handshake *start(struct worker *w, int fd, struct tls_context 
 	worker_defer(w, &t->tell);
 	return h;
 fail:
-	if (t)
+	if (t) {
 		SSL_free(t->ssl);
+		if (t->base.worker)
+			conduit_deinit(&t->base);
+	}
 	BIO_free(bio);
 	free(t);
 	free(h);

@@ -180,8 +180,8 @@ static void tunnel_free(struct tunnel *t, enum reason why, const char *detail)
 {
 	out_of_service(t, why, detail);
 	ws_opening_cancel(t->upgrade);
-	if (t->network)
-		splice_end(t->network, why);
+	if (t->network) /* it ends by itself: what libwebsockets said last is still on its way */
+		t->network->user = NULL;
 	hub_of(t->worker)->slot[t->slot] = NULL;
 	gateway_connection_over(t->gateway);
 	worker_reap(t->worker, &t->reapable);
@@ -277,6 +277,21 @@ static void accepted(struct tunnel *t, const struct hello_accepted *words)
 		 carrier_word(t), list);
 }
 
+static void on_retired_late(struct timer *timer)
+{
+	struct tunnel *t = (struct tunnel *)((char *)timer - offsetof(struct tunnel, timer));
+
+	tunnel_close(t, REASON_GOING_AWAY, "retired: its streams did not end within timeouts.drain");
+}
+
+/* No new streams; those there are have timeouts.drain. */
+static void retire(struct tunnel *t)
+{
+	t->state = RETIRING;
+	timer_set(t->worker, &t->timer, t->gateway->config->timeouts.drain, on_retired_late);
+	session_retire(t->session);
+}
+
 static void replaced(struct worker *w, void *arg)
 {
 	uint64_t *id = arg;
@@ -286,8 +301,7 @@ static void replaced(struct worker *w, void *arg)
 	if (!t || !t->session || t->state == OVER)
 		return;
 	if (t->state == MOVING) {
-		t->state = RETIRING;
-		session_retire(t->session);
+		retire(t);
 	} else {
 		tunnel_close(t, REASON_REPLACED,
 			     "the same instance is back with a higher generation");
@@ -387,9 +401,8 @@ static void on_goaway(struct session *s)
 
 	if (t->state != UP && t->state != MOVING)
 		return;
-	t->state = RETIRING;
 	registry_retire(t->gateway->registry, &t->registration);
-	session_retire(s);
+	retire(t);
 }
 
 static void on_exhausted(struct session *s)
@@ -490,7 +503,8 @@ static void on_network_end(struct splice *s, enum reason why)
 {
 	struct tunnel *t = s->user;
 
-	t->network = NULL;
+	if (t)
+		t->network = NULL;
 }
 
 static void on_upgraded(void *user, struct conduit *c, enum reason why, const char *detail)

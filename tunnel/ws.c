@@ -144,6 +144,7 @@ static void release(struct ws *s)
 	tx_drop(s);
 	ws_rx_clear(&s->rx, s->base.worker);
 	unlink_ws(s);
+	conduit_deinit(&s->base);
 	worker_reap(s->base.worker, &s->reapable);
 }
 
@@ -587,7 +588,6 @@ static void ws_close(struct conduit *c, enum reason why)
 		s->close_code = CLOSE_EOF;
 		ask_writeable(s);
 	}
-	conduit_deinit(c);
 	end(s);
 }
 
