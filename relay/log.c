@@ -89,21 +89,41 @@ static void put_plain(struct line *l, const char *text)
 		put(l, (unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text);
 }
 
+/* The length of the UTF-8 character at text (RFC 3629); 0: there is none. */
+static size_t utf8_length(const char *text)
+{
+	const unsigned char *s = (const unsigned char *)text;
+	size_t len = s[0] < 0x80 ? 1 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
+
+	if ((s[0] >= 0x80 && s[0] < 0xc2) || s[0] > 0xf4)
+		return 0;
+	/* longer than need be, surrogates, above U+10FFFF */
+	if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
+	    (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
+		return 0;
+	for (size_t i = 1; i < len; i++)
+		if ((s[i] & 0xc0) != 0x80)
+			return 0;
+	return len;
+}
+
 static void put_json(struct line *l, const char *text)
 {
 	put(l, '"');
-	/* room for the longest escape and for what closes the object */
-	for (; *text && l->used < sizeof(l->text) - 16; text++) {
+	/* room for the longest character and for what closes the object */
+	while (*text && l->used < sizeof(l->text) - 16) {
 		unsigned char c = (unsigned char)*text;
+		size_t len = utf8_length(text);
 
-		if (c == '"' || c == '\\') {
-			put(l, '\\');
-			put(l, (char)c);
-		} else if (c < 0x20 || c == 0x7f) {
-			put(l, '?');
-		} else {
-			put(l, (char)c);
+		if (len == 0 || c < 0x20 || c == 0x7f) {
+			put(l, '?'); /* one bad byte would spoil the line for a JSON reader */
+			text++;
+			continue;
 		}
+		if (c == '"' || c == '\\')
+			put(l, '\\');
+		while (len--)
+			put(l, *text++);
 	}
 	put(l, '"');
 }
