@@ -48,17 +48,17 @@ static MAYBE_UNUSED uint64_t now_ms(void)
 }
 
 /* Turns the loop until cond; the other ends are polled, so the loop itself never sleeps. */
-#define UNTIL(cond)                                                                                \
-	do {                                                                                       \
-		uint64_t overdue_ = now_ms() + WAIT_MS;                                            \
-		while (!(cond)) {                                                                  \
-			turn(false);                                                               \
-			if (now_ms() > overdue_) {                                                 \
-				fprintf(stderr, "%s:%d: did not come: %s\n", __FILE__, __LINE__,   \
-					#cond);                                                    \
-				abort();                                                           \
-			}                                                                          \
-		}                                                                                  \
+#define UNTIL(cond)                                                                              \
+	do {                                                                                     \
+		uint64_t overdue_ = now_ms() + WAIT_MS;                                          \
+		while (!(cond)) {                                                                \
+			turn(false);                                                             \
+			if (now_ms() > overdue_) {                                               \
+				fprintf(stderr, "%s:%d: did not come: %s\n", __FILE__, __LINE__, \
+					#cond);                                                  \
+				abort();                                                         \
+			}                                                                        \
+		}                                                                                \
 	} while (0)
 
 static MAYBE_UNUSED void loop_begin(void)

@@ -1,6 +1,6 @@
 /*
- * Dialling: every kind of address that a test can reach, how each fails, the race of several addresses,
- * the preamble of hybrid vsock, the time-out, and being cancelled at each phase.
+ * Dialling: every kind of address that a test can reach, how each fails, the race of several
+ * addresses, the preamble of hybrid vsock, the time-out, and being cancelled at each phase.
  */
 #include <netdb.h>
 #include <sys/stat.h>

@@ -32,13 +32,13 @@ static void end(void)
 }
 
 /* CHECK speaks on stderr: while that is the pipe, a failure is told on the real one. */
-#define HOLDS(cond)                                                                                \
-	do {                                                                                       \
-		if (!(cond)) {                                                                     \
-			dup2(real_stderr, 2);                                                      \
-			fprintf(stderr, "the line: %s\n", line);                                   \
-			CHECK(cond);                                                               \
-		}                                                                                  \
+#define HOLDS(cond)                                              \
+	do {                                                     \
+		if (!(cond)) {                                   \
+			dup2(real_stderr, 2);                    \
+			fprintf(stderr, "the line: %s\n", line); \
+			CHECK(cond);                             \
+		}                                                \
 	} while (0)
 
 static char line[LONGEST + 2];
@@ -175,9 +175,17 @@ static bool is_json(const char *s)
 static void test_json_bad_utf8(void)
 {
 	static const char *const bad[] = {
-		"\xff",	 "\xc3",		    "\xc3(",		"\x80",
-		"\xe2\x82", "\xc0\xaf" /* overlong */, "\xed\xa0\x80" /* surrogate */,
-		"\xf5\x80\x80\x80",  "\xf0\x80\x80\x80", "\xe0\x80\x80", "\xf4\x90\x80\x80",
+		"\xff",
+		"\xc3",
+		"\xc3(",
+		"\x80",
+		"\xe2\x82",
+		"\xc0\xaf" /* overlong */,
+		"\xed\xa0\x80" /* surrogate */,
+		"\xf5\x80\x80\x80",
+		"\xf0\x80\x80\x80",
+		"\xe0\x80\x80",
+		"\xf4\x90\x80\x80",
 	};
 
 	log_setup(LOG_LEVEL_INFO, LOG_FORMAT_JSON, LOG_TARGET_STDERR);
@@ -214,7 +222,8 @@ static void test_cut(void)
 		static const char *const unit[] = { "x", "\"", "\xe2\x82\xac" };
 		size_t each = strlen(unit[kind]);
 
-		for (size_t len = 700; len < sizeof(text) - 8; len += len > 1700 && len < 2100 ? 1 : 97) {
+		for (size_t len = 700;
+		     len<sizeof(text) - 8; len += len> 1700 && len < 2100 ? 1 : 97) {
 			size_t used = 0;
 
 			for (; used < len; used += each)

@@ -109,7 +109,7 @@ static void test_backups(void)
 	CHECK_INT(picked("kbs.acme"), t[0].tunnel);
 	registry_remove(r, &t[0]);
 	CHECK_INT(picked("kbs.acme"), t[2].tunnel);
-	CHECK(!registry_pick(r, "kbs.acme", t[2].tunnel, &o)); /* there is no other */
+	CHECK(!registry_pick(r, "kbs.acme", t[2].tunnel, &o));  /* there is no other */
 	CHECK_INT(add(&t[0], "kbs.acme", &stale), REASON_NONE); /* back: behind */
 	CHECK_INT(picked("kbs.acme"), t[2].tunnel);
 	registry_remove(r, &t[2]);
@@ -156,8 +156,8 @@ static void test_limits(void)
 {
 	struct registration t[3] = { tunnel("acme", "i1", 1), tunnel("acme", "i2", 1),
 				     tunnel("acme", "i3", 1) };
-	struct registration next = tunnel("acme", "i2", 2), beta[2] = { tunnel("beta", "i1", 1),
-									tunnel("beta", "i2", 1) };
+	struct registration next = tunnel("acme", "i2", 2),
+			    beta[2] = { tunnel("beta", "i1", 1), tunnel("beta", "i2", 1) };
 	const struct offered s = { .service = "kbs.acme" }, b = { .service = "kbs.beta" };
 	struct offer stale;
 

@@ -4,17 +4,18 @@
 
 #define HASH "sha256:000000000000000000000000000000000000000000000000000000000000000"
 
-static const char text[] = "domain: attest.example.net\n"
-			   "listeners:\n"
-			   "  - { name: front, address: \"tcp:127.0.0.1:7000\", doors: [connect] }\n"
-			   "owners:\n"
-			   "  - { name: acme, tokens: [ \"" HASH "1\" ], services: [ kbs, tang ] }\n"
-			   "  - { name: any, tokens: [ \"" HASH "2\" ] }\n"
-			   "services:\n"
-			   "  - name: kbs.acme\n"
-			   "    hostnames: [ kbs.acme.example ]\n"
-			   "    targets: [ tunnel, \"tcp:10.0.0.7:8080\" ]\n"
-			   "  - { name: inside.cloud, targets: [ \"tcp:10.0.0.9:1\" ] }\n";
+static const char text[] =
+	"domain: attest.example.net\n"
+	"listeners:\n"
+	"  - { name: front, address: \"tcp:127.0.0.1:7000\", doors: [connect] }\n"
+	"owners:\n"
+	"  - { name: acme, tokens: [ \"" HASH "1\" ], services: [ kbs, tang ] }\n"
+	"  - { name: any, tokens: [ \"" HASH "2\" ] }\n"
+	"services:\n"
+	"  - name: kbs.acme\n"
+	"    hostnames: [ kbs.acme.example ]\n"
+	"    targets: [ tunnel, \"tcp:10.0.0.7:8080\" ]\n"
+	"  - { name: inside.cloud, targets: [ \"tcp:10.0.0.9:1\" ] }\n";
 
 static struct relay_config *config(const char *yaml)
 {
@@ -41,7 +42,7 @@ static void found(int (*router)(struct route *r, const struct relay_config *c, c
 }
 
 static void unknown(int (*router)(struct route *r, const struct relay_config *c, const char *name),
-		  const struct relay_config *c, const char *name)
+		    const struct relay_config *c, const char *name)
 {
 	struct route r, before;
 
@@ -63,8 +64,8 @@ static void test_service(const struct relay_config *c)
 	found(router_by_service, c, "TANG.acme", "tang.acme");
 	found(router_by_service, c, "whatever.any", "whatever.any"); /* may offer anything */
 	found(router_by_service, c, "inside.cloud", "inside.cloud"); /* listed, without an owner */
-	unknown(router_by_service, c, "other.acme"); /* acme may not offer it */
-	unknown(router_by_service, c, "kb.acme");    /* a prefix is no match */
+	unknown(router_by_service, c, "other.acme");                 /* acme may not offer it */
+	unknown(router_by_service, c, "kb.acme");                    /* a prefix is no match */
 	unknown(router_by_service, c, "kbss.acme");
 	unknown(router_by_service, c, "kbs.nobody");
 	unknown(router_by_service, c, "other.cloud");
@@ -103,7 +104,7 @@ static void test_host(const struct relay_config *c)
 	unknown(router_by_host, c, "acme.attest.example.net");
 	unknown(router_by_host, c, "a.x.any.attest.example.net");
 	unknown(router_by_host, c, "x.anyattest.example.net"); /* the dot is part of it */
-	unknown(router_by_host, c, "kbs.acme"); /* no host name */
+	unknown(router_by_host, c, "kbs.acme");                /* no host name */
 	unknown(router_by_host, c, "www.example.org");
 	unknown(router_by_host, c, "");
 	memset(far, 'a', sizeof(far));

@@ -134,7 +134,7 @@ static void test_deferred_order(void)
 	worker_defer(w, &j[0].d); /* already queued: keeps its place */
 	worker_undefer(&j[2].d);
 	worker_undefer(&j[2].d); /* not queued: nothing */
-	turn(true);		 /* must not sleep: there is work */
+	turn(true);              /* must not sleep: there is work */
 	CHECK_INT(n_ran, 3);
 	CHECK(ran[0] == &j[0] && ran[1] == &j[1] && ran[2] == &j[3]);
 	turn(false);
