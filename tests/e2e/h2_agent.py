@@ -153,7 +153,7 @@ class Stream:
         try:
             reader, self.writer = await self.dial(target)
         except OSError as e:
-            say("stream", self.id, "dial failed:", e)
+            say("stream", self.id, "cannot dial:", e)
             await self.reset(h2.errors.ErrorCodes.CONNECT_ERROR)
             return
         if eager:

@@ -48,6 +48,7 @@ def clevis(world, *args, stdin, home=None):
 def test_encrypt_and_decrypt(module_world, tang, door, carrier):
     world = module_world
     relay = world.relay(name=f"relay-{door}-{carrier}",
+                        timeouts={"pickup": "2s"},
                         listeners=[{"name": "tang", "service": "tang.acme"}])
     agent = world.agent(relay, {"tang": f"tcp:127.0.0.1:{tang}"}, transport=carrier)
     home = None

@@ -44,7 +44,7 @@ def nothing_left_behind(setting):
     yield
     setting.relay.wait_quiet()
     assert "Traceback" not in setting.agent.log(), setting.agent.log()
-    assert "failed" not in setting.agent.output(), setting.agent.output()
+    assert "failed:" not in setting.agent.output(), setting.agent.output()
 
 
 def test_echo(setting):

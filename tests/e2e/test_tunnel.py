@@ -145,7 +145,7 @@ def test_generations(world):
         assert dict(fields)["attest-reason"] == "stale"
         assert len(dict(fields)["attest-message"]) > 20
         assert other.drained() and other.goaway
-    assert relay.metric("session_ended_total", reason="stale") == 3
+    relay.wait_metric("session_ended_total", lambda v: v == 3, reason="stale")
     relay.wait_tunnels(1)
     second = raw(relay, world, instance="one", generation=11)
     assert second.answer()[0] == "accepted"
@@ -215,7 +215,7 @@ def test_bad_token(world, svc):
     relay.wait_metric("session_ended_total", lambda v: v == 2, reason="bad-credential")
     time.sleep(3)  # a second attempt would be a failure; the next is due in a minute
     assert relay.metric("session_ended_total", reason="bad-credential") == 2
-    assert patient.count("(?i)bad-credential|credential is not known|token") <= 2
+    assert patient.count("bad-credential") == 1, patient.tail()
     with open(path) as f:
         secret = f.read().strip()
     for p in (relay, once, patient):

@@ -33,6 +33,7 @@ class Wire:
         self.decoder.max_allowed_table_size = 65536
         self.goaway = None
         self.settings = {}
+        self.deadline = None  # of take(), which pings alone must not put off
 
     def send(self, *frames):
         self.conn.send(b"".join(frames))
@@ -54,6 +55,8 @@ class Wire:
     def take(self):
         """The next frame that is not housekeeping; a header block comes as a list of fields."""
         while True:
+            if self.deadline and time.monotonic() > self.deadline:
+                raise TimeoutError
             kind, flags, stream, payload = self.raw()
             if kind == SETTINGS:
                 if not flags & ACK:
@@ -93,16 +96,15 @@ class Wire:
 
     def drained(self, timeout=DEADLINE):
         """Reads until the other side has ended the connection: True (or False: it did not)."""
-        end = time.monotonic() + timeout
+        self.deadline = time.monotonic() + timeout
+        self.conn.timeout(timeout)
         try:
-            while time.monotonic() < end:
-                self.conn.timeout(max(0.1, end - time.monotonic()))
+            while True:
                 self.take()
         except (EOFError, Aborted):
             return True
-        except (TimeoutError, socket.timeout):
+        except TimeoutError:
             return False
-        return False
 
     def close(self):
         self.conn.close()
