@@ -140,7 +140,7 @@ static const struct table log_table = { .what = "the log settings",
 		TIMEOUT(half_closed, 1, 365 * DAY, "60s",                                     \
 			"a stream of which one direction has ended and the other is silent"), \
 		TIMEOUT(ping, 10, HOUR, "5s", "between two pings in a tunnel"),               \
-		TIMEOUT(dead, 20, DAY, "10s",                                                 \
+		TIMEOUT(dead, SECOND, DAY, "10s",                                                 \
 			"a tunnel with nothing received for so long is dead"),                \
 		TIMEOUT(drain, 0, DAY, "60s", "for streams to finish when shutting down")
 

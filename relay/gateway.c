@@ -23,7 +23,8 @@
 #include "relay/registry.h"
 #include "relay/tls.h"
 
-#define FDS_RESERVED 256 /* listeners, loops, pipes, resolver, log */
+#define FDS_RESERVED 512 /* listeners, loops, pipes, resolver, log; of few, a quarter */
+#define PIPES_MIN 4	 /* per worker, for splice(2) */
 #define END_MS 3000	 /* lingering closes take 2 s at most */
 #define END_TICK_MS 20
 
@@ -34,21 +35,23 @@ static const char *const alpn_agents[] = { "attest-relay/1", "http/1.1", NULL };
 static void fit_descriptors(struct gateway *g)
 {
 	struct rlimit limit;
-	uint64_t fit;
+	uint64_t fit, reserved;
 
 	g->connections_max = g->config->limits.connections;
 	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
 		return;
 	limit.rlim_cur = limit.rlim_max;
 	setrlimit(RLIMIT_NOFILE, &limit);
-	if (limit.rlim_cur < g->connections_max * 2 + FDS_RESERVED) {
-		fit = limit.rlim_cur > FDS_RESERVED + 2 ? (limit.rlim_cur - FDS_RESERVED) / 2 : 1;
+	reserved = limit.rlim_cur / 4 < FDS_RESERVED ? limit.rlim_cur / 4 : FDS_RESERVED;
+	if (limit.rlim_cur < g->connections_max * 2 + reserved) {
+		fit = (limit.rlim_cur - reserved) / 2;
 		log_warning("limits.connections is %llu but descriptors allow %llu: raise "
 			    "LimitNOFILE= (ulimit -n) to %llu",
 			    (unsigned long long)g->connections_max, (unsigned long long)fit,
 			    (unsigned long long)(g->connections_max * 2 + FDS_RESERVED));
 		g->connections_max = fit;
 	}
+	g->pipes_max = (limit.rlim_cur - g->connections_max * 2 - reserved / 2) / 2;
 }
 
 static bool make_splice_specs(struct gateway *g)
@@ -127,9 +130,14 @@ static bool make_workers(struct gateway *g)
 
 	if (n > WORKERS_MAX)
 		n = WORKERS_MAX;
-	for (unsigned i = 0; i < n; i++)
+	for (unsigned i = 0; i < n; i++) {
 		if (!make_worker(g, i))
 			return false;
+		if (g->pipes_max / n < WORKER_PIPES_MAX)
+			g->workers[i]->pipes_max = (unsigned)(g->pipes_max / n);
+		if (g->workers[i]->pipes_max < PIPES_MIN)
+			g->workers[i]->pipes_max = PIPES_MIN;
+	}
 	return true;
 }
 
@@ -202,7 +210,7 @@ void gateway_drain(struct gateway *g)
 
 bool gateway_is_idle(const struct gateway *g)
 {
-	uint64_t live = 0;
+	uint64_t live = atomic_load(&g->moving);
 
 	for (unsigned i = 0; i < g->n_workers; i++) {
 		const struct counters *c = &g->workers[i]->counters;
@@ -220,7 +228,8 @@ static void on_ending(struct timer *t)
 		(struct gateway_worker *)((char *)t - offsetof(struct gateway_worker, ending));
 	struct worker *w = gw->worker;
 
-	if (w->conduits == 0 || worker_now(w) >= gw->end_at)
+	if ((w->conduits == 0 && atomic_load(&gw->gateway->moving) == 0) ||
+	    worker_now(w) >= gw->end_at)
 		worker_stop(w);
 	else
 		timer_set(w, t, END_TICK_MS, on_ending);

@@ -74,9 +74,11 @@ struct gateway {
 	unsigned n_workers;
 	struct splice_spec splice;   /* with the default time-outs */
 	struct splice_spec *service_splice; /* by index of config->services */
+	uint64_t pipes_max;	     /* for splice(2), all workers together */
 	uint64_t connections_max;    /* limits.connections, or what descriptors allow */
 	atomic_uint_fast64_t connections; /* clients and agents, from accept to the end */
 	atomic_uint_fast64_t parked;
+	atomic_uint_fast64_t moving; /* openings on their way to another worker */
 	atomic_uint_fast64_t next_id; /* of streams and tunnels, for logs and look-ups */
 	atomic_bool draining;
 };

@@ -369,17 +369,15 @@ static void on_deadline(struct timer *t)
 }
 
 /* A static listener: the listener says it all. */
-static void open_static(struct listener *l, int fd)
+static void open_static(struct listener *l, int fd, const struct peer *peer)
 {
 	struct route route;
 	struct conduit *c = fd_conduit_new(l->worker, fd);
-	struct peer peer;
 
-	peer_of(&peer, fd);
 	if (!c || router_by_service(&route, l->gateway->config, l->config->service) < 0) {
 		enum reason why = c ? REASON_UNKNOWN_SERVICE : REASON_NO_MEMORY;
 
-		opening_log_refused(l->worker, l->config->name, &peer, l->config->service, why, "");
+		opening_log_refused(l->worker, l->config->name, peer, l->config->service, why, "");
 		gateway_connection_over(l->gateway);
 		if (c)
 			conduit_close(c, why);
@@ -387,16 +385,16 @@ static void open_static(struct listener *l, int fd)
 			close(fd);
 		return;
 	}
-	opening_new(l, l->worker, c, DOOR_STATIC, &peer, &route);
+	opening_new(l, l->worker, c, DOOR_STATIC, peer, &route);
 }
 
-void intake_new(struct listener *l, int fd)
+void intake_new(struct listener *l, int fd, const struct peer *peer)
 {
 	struct gateway_worker *gw = gateway_worker(l->worker);
 	struct intake *i;
 
 	if (l->config->service) {
-		open_static(l, fd);
+		open_static(l, fd, peer);
 		return;
 	}
 	i = calloc(1, sizeof(*i));
@@ -410,7 +408,7 @@ void intake_new(struct listener *l, int fd)
 	i->fd = fd;
 	i->reapable.free = on_free;
 	i->deadline = worker_now(i->worker) + l->gateway->config->timeouts.handshake;
-	peer_of(&i->peer, fd);
+	i->peer = *peer;
 	i->next = gw->intakes;
 	i->prevp = &gw->intakes;
 	if (i->next)

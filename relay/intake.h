@@ -4,9 +4,10 @@
 
 struct gateway_worker;
 struct listener;
+struct peer;
 
 /* Takes over fd, an accepted connection (already counted in gateway.connections). */
-void intake_new(struct listener *l, int fd);
+void intake_new(struct listener *l, int fd, const struct peer *peer);
 
 /* Shutting down: ends all of this worker. */
 void intake_end_all(struct gateway_worker *gw);

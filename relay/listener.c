@@ -42,6 +42,9 @@ static void pause_accept(struct listener *l, const char *cause)
 static bool accept_one(struct listener *l)
 {
 	struct gateway *g = l->gateway;
+	struct sockaddr_storage from = { 0 };
+	socklen_t len = sizeof(from);
+	struct peer peer;
 	int fd, one = 1;
 
 	/* the slot is taken first, so that workers together never go over */
@@ -50,7 +53,7 @@ static bool accept_one(struct listener *l)
 		pause_accept(l, "the connection limit is reached (limits.connections)");
 		return false;
 	}
-	fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	fd = accept4(l->fd, (struct sockaddr *)&from, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 	if (fd < 0) {
 		gateway_connection_over(g);
 		if (errno == ECONNABORTED || errno == EINTR)
@@ -61,7 +64,8 @@ static bool accept_one(struct listener *l)
 	}
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* others refuse: fine */
 	counter_add(&l->worker->counters.value[COUNTER_ACCEPTED], 1);
-	intake_new(l, fd);
+	peer_of(&peer, fd, &from);
+	intake_new(l, fd, &peer);
 	return true;
 }
 

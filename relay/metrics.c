@@ -10,6 +10,7 @@
 #include <event2/buffer.h>
 #include <event2/event.h>
 #include <event2/http.h>
+#include <event2/listener.h>
 #include <inttypes.h>
 #include <stdlib.h>
 
@@ -25,7 +26,12 @@ struct metrics {
 	struct evhttp *http;
 	int fd;
 	bool listening; /* fd is evhttp's */
+	struct evconnlistener *listener; /* evhttp's */
+	struct event *resume;
 };
+
+/* evhttp keeps the listener's argument for itself, so the error callback finds us here. */
+static struct metrics *the_metrics;
 
 static uint64_t sum(const struct gateway *g, size_t offset)
 {
@@ -129,6 +135,23 @@ static void on_health(struct evhttp_request *req, void *arg)
 		evhttp_send_reply(req, HTTP_OK, "OK", NULL);
 }
 
+static void on_resume(evutil_socket_t fd, short what, void *arg)
+{
+	struct metrics *m = arg;
+
+	evconnlistener_enable(m->listener);
+}
+
+/* No descriptors: libevent would try again at once, for ever. */
+static void on_accept_error(struct evconnlistener *listener, void *arg)
+{
+	const struct timeval second = { .tv_sec = 1 };
+	struct metrics *m = the_metrics;
+
+	evconnlistener_disable(listener);
+	evtimer_add(m->resume, &second);
+}
+
 struct metrics *metrics_start(struct event_base *base, struct gateway *g, char **why)
 {
 	struct metrics *m = calloc(1, sizeof(*m));
@@ -137,6 +160,7 @@ struct metrics *metrics_start(struct event_base *base, struct gateway *g, char *
 	if (!m)
 		return NULL;
 	m->gateway = g;
+	the_metrics = m;
 	m->fd = bind_listen(&g->config->metrics, why);
 	m->http = m->fd < 0 ? NULL : evhttp_new(base);
 	if (!m->http)
@@ -147,8 +171,15 @@ struct metrics *metrics_start(struct event_base *base, struct gateway *g, char *
 	evhttp_set_allowed_methods(m->http, EVHTTP_REQ_GET | EVHTTP_REQ_HEAD);
 	evhttp_set_cb(m->http, "/metrics", on_metrics, m);
 	evhttp_set_cb(m->http, "/healthz", on_health, m);
-	m->listening = evhttp_accept_socket(m->http, m->fd) == 0;
-	return m->listening ? m : metrics_stop(m);
+	m->resume = evtimer_new(base, on_resume, m);
+	m->listener = evconnlistener_new(base, NULL, NULL,
+					 LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, m->fd);
+	if (!m->resume || !m->listener)
+		return metrics_stop(m);
+	m->listening = true;
+	evhttp_bind_listener(m->http, m->listener);
+	evconnlistener_set_error_cb(m->listener, on_accept_error);
+	return m;
 }
 
 struct metrics *metrics_stop(struct metrics *m)
@@ -161,6 +192,9 @@ struct metrics *metrics_stop(struct metrics *m)
 		bind_close(&m->gateway->config->metrics, m->fd);
 	if (m->http)
 		evhttp_free(m->http);
+	if (m->resume)
+		event_free(m->resume);
+	the_metrics = NULL;
 	free(m);
 	return NULL;
 }

@@ -35,6 +35,8 @@
 #include "relay/refusal.h"
 #include "relay/registry.h"
 
+#define TRIES_MAX 8 /* tunnels of one service asked for one stream */
+
 static const char established[] = "HTTP/1.1 200 Connection established\r\n\r\n";
 
 struct opening {
@@ -54,6 +56,7 @@ struct opening {
 	bool parked, answered; /* answered: the door has said yes */
 	bool absent;	       /* a tunnel target had no tunnel: worth waiting for one */
 	bool over;
+	uint8_t tries;	/* tunnels asked, TRIES_MAX at most */
 	uint64_t tried; /* the tunnel that was tried last and did not take it; 0: none */
 	enum reason why; /* of the last target that failed */
 	struct opening *link, **prevp;
@@ -63,6 +66,7 @@ struct opening {
 };
 
 static void try_targets(struct opening *o);
+static bool try_tunnel(struct opening *o);
 static void on_client_abort(struct conduit *c, unsigned events);
 
 /* ---- the record: list, words, log ---- */
@@ -308,7 +312,9 @@ static void open_stream(struct opening *o, const struct offer *offer)
 	o->tried = offer->tunnel;
 	if (!o->gateway->tunnel.open(o->worker, offer->tunnel, o->service, id, &stream, &why)) {
 		o->absent |= why == REASON_GOING_AWAY || why == REASON_TUNNEL_LOST;
-		target_failed(o, why, "");
+		o->tries++;
+		if (!try_tunnel(o))
+			target_failed(o, why, "");
 		return;
 	}
 	snprintf(via, sizeof(via), "tunnel %s", stream.label);
@@ -342,8 +348,9 @@ static void on_arrival(struct worker *w, void *arg)
 	o->worker = w;
 	enlist(o);
 	gauge(o, COUNTER_LIVE_OPENINGS, 1);
-	if (conduit_attach(o->client, w) < 0) {
-		refuse(o, REASON_NO_MEMORY);
+	atomic_fetch_sub(&o->gateway->moving, 1);
+	if (conduit_attach(o->client, w) < 0 || gateway_worker(w)->end_at) {
+		refuse(o, gateway_worker(w)->end_at ? REASON_SHUTDOWN : REASON_NO_MEMORY);
 		return;
 	}
 	open_stream(o, &offer);
@@ -359,12 +366,14 @@ static void move_to(struct opening *o, const struct offer *offer)
 		return;
 	}
 	*m = (struct move){ o, *offer };
+	atomic_fetch_add(&o->gateway->moving, 1);
 	conduit_detach(o->client);
 	delist(o);
 	gauge(o, COUNTER_LIVE_OPENINGS, -1);
 	if (worker_post(offer->worker, on_arrival, m) == 0)
 		return;
 	free(m);
+	atomic_fetch_sub(&o->gateway->moving, 1);
 	enlist(o);
 	gauge(o, COUNTER_LIVE_OPENINGS, 1);
 	if (conduit_attach(o->client, o->worker) == 0)
@@ -382,8 +391,10 @@ static bool try_tunnel(struct opening *o)
 {
 	struct offer offer;
 
+	if (o->tries >= TRIES_MAX)
+		return false;
 	if (!pick(o, &offer)) {
-		o->absent = true;
+		o->absent |= o->tries == 0;
 		return false;
 	}
 	if (offer.worker == o->worker)
@@ -448,6 +459,7 @@ static void park(struct opening *o)
 	}
 	o->parked = true;
 	o->absent = false;
+	o->tries = 0;
 	o->next = 0;
 	gauge(o, COUNTER_LIVE_PARKED, 1);
 	watch_client(o);

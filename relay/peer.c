@@ -14,22 +14,19 @@
 
 #include <linux/vm_sockets.h>
 
-void peer_of(struct peer *p, int fd)
+void peer_of(struct peer *p, int fd, const struct sockaddr_storage *told)
 {
 	union {
-		struct sockaddr sa;
+		struct sockaddr_storage any;
 		struct sockaddr_in in;
 		struct sockaddr_in6 in6;
 		struct sockaddr_vm vm;
-		struct sockaddr_storage any;
-	} from = { 0 };
-	socklen_t len = sizeof(from);
+	} from = { .any = *told };
+	socklen_t len;
 	struct ucred cred;
 
 	memset(p, 0, sizeof(*p));
-	if (getpeername(fd, &from.sa, &len) < 0)
-		return;
-	p->family = from.sa.sa_family;
+	p->family = from.any.ss_family;
 	switch (p->family) {
 	case AF_INET:
 		memcpy(p->ip, &from.in.sin_addr, 4);

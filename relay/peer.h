@@ -14,7 +14,10 @@ struct peer {
 
 #define PEER_TEXT_MAX 72
 
-void peer_of(struct peer *p, int fd);
+struct sockaddr_storage;
+
+/* from: as accept(2) told it, which a peer that has already reset cannot take back. */
+void peer_of(struct peer *p, int fd, const struct sockaddr_storage *from);
 /* "tcp:192.0.2.7:4711", "tcp:[2001:db8::1]:4711", "unix:pid=4711,uid=107", "vsock:42:1025". */
 const char *peer_format(const struct peer *p, char *buf, size_t size);
 

@@ -95,25 +95,48 @@ static bool make_room(struct registry *r, size_t more)
 	return true;
 }
 
+static bool insert(struct registry *r, const struct registration *t, const struct offered *offered)
+{
+	char *service = strdup(offered->service);
+	size_t at;
+
+	if (!service)
+		return false;
+	at = lower_bound(r, service);
+	while (at < r->n && strcmp(r->entries[at].service, service) == 0)
+		at++; /* behind those that came before */
+	memmove(&r->entries[at + 1], &r->entries[at], (r->n - at) * sizeof(struct entry));
+	r->entries[at] = (struct entry){ service, t, offered->eager };
+	r->n++;
+	return true;
+}
+
+/* A successor stands where its predecessor stood: a primary that reconnects stays the primary. */
+static bool inherit(struct registry *r, const struct registration *t,
+		    const struct registration *old, const struct offered *offered)
+{
+	for (size_t at = lower_bound(r, offered->service);
+	     at < r->n && strcmp(r->entries[at].service, offered->service) == 0; at++) {
+		if (r->entries[at].tunnel != old)
+			continue;
+		r->entries[at].tunnel = t;
+		r->entries[at].eager = offered->eager;
+		return true;
+	}
+	return false;
+}
+
+/* old may be NULL. Out of memory: old has lost what t had inherited; the caller lets t go. */
 static bool add_entries(struct registry *r, const struct registration *t,
-			const struct offered *services, size_t n)
+			const struct registration *old, const struct offered *services, size_t n)
 {
 	if (!make_room(r, n))
 		return false;
 	for (size_t i = 0; i < n; i++) {
-		char *service = strdup(services[i].service);
-		size_t at;
-
-		if (!service) {
-			drop_entries(r, t);
-			return false;
-		}
-		at = lower_bound(r, service);
-		while (at < r->n && strcmp(r->entries[at].service, service) == 0)
-			at++; /* behind those that came before */
-		memmove(&r->entries[at + 1], &r->entries[at], (r->n - at) * sizeof(struct entry));
-		r->entries[at] = (struct entry){ service, t, services[i].eager };
-		r->n++;
+		if ((old && inherit(r, t, old, &services[i])) || insert(r, t, &services[i]))
+			continue;
+		drop_entries(r, t);
+		return false;
 	}
 	return true;
 }
@@ -156,7 +179,7 @@ static enum reason add(struct registry *r, struct registration *t, const struct 
 		return REASON_STALE;
 	if (!old && (owned >= max_per_owner || r->n_tunnels >= max))
 		return REASON_LIMIT;
-	if (!add_entries(r, t, services, n))
+	if (!add_entries(r, t, old, services, n))
 		return REASON_NO_MEMORY;
 	if (old) {
 		*stale = (struct offer){ .worker = old->worker, .tunnel = old->tunnel };

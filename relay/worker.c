@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include "relay/edge.h"
+#include "relay/log.h"
 
 #define PIPE_SIZE (1024 * 1024) /* asked for; the kernel may give less (pipe-max-size) */
 
@@ -49,7 +50,7 @@ struct worker_private {
 	struct pooled *buffers;
 	unsigned n_buffers;
 	struct worker_pipe *pipes;
-	unsigned n_pipes;
+	unsigned n_pipes, pipes_made; /* free; all there are */
 	struct evdns_base *dns;
 	pthread_t thread;
 	bool started;
@@ -212,7 +213,7 @@ struct worker_pipe *worker_pipe_get(struct worker *w)
 		p->n_pipes--;
 		return pipe;
 	}
-	pipe = malloc(sizeof(*pipe));
+	pipe = p->pipes_made < w->pipes_max ? malloc(sizeof(*pipe)) : NULL;
 	if (!pipe)
 		return NULL;
 	if (pipe2(pipe->fd, O_CLOEXEC | O_NONBLOCK) < 0) {
@@ -223,6 +224,7 @@ struct worker_pipe *worker_pipe_get(struct worker *w)
 	if (size < 0)
 		size = fcntl(pipe->fd[1], F_GETPIPE_SZ);
 	pipe->size = size > 0 ? (size_t)size : 4096;
+	p->pipes_made++;
 	return pipe;
 }
 
@@ -238,6 +240,7 @@ void worker_pipe_put(struct worker *w, struct worker_pipe *pipe, bool empty)
 	struct worker_private *p = w->private;
 
 	if (!empty || p->n_pipes >= WORKER_PIPES_KEPT) {
+		p->pipes_made--;
 		pipe_close(pipe);
 		return;
 	}
@@ -256,6 +259,12 @@ struct evdns_base *worker_dns(struct worker *w)
 	return p->dns;
 }
 
+/* libevent's own words: for whoever debugs it, and never straight to stderr. */
+static void on_libevent(int severity, const char *text)
+{
+	log_debug("libevent: %s", text);
+}
+
 struct worker *worker_new(unsigned index)
 {
 	struct worker *w = calloc(1, sizeof(*w));
@@ -265,6 +274,8 @@ struct worker *worker_new(unsigned index)
 	if (!w || !config)
 		goto fail;
 	w->index = index;
+	w->pipes_max = WORKER_PIPES_MAX;
+	event_set_log_callback(on_libevent);
 	p = w->private = calloc(1, sizeof(*p));
 	if (!p)
 		goto fail;
@@ -306,9 +317,11 @@ static void free_private(struct worker *w)
 	struct pooled *b;
 	struct letter *l;
 
+	if (p->dns) { /* its callbacks release who still asks: they come from one more turn */
+		evdns_base_free(p->dns, 1);
+		event_base_loop(w->base, EVLOOP_ONCE | EVLOOP_NONBLOCK);
+	}
 	reap(w);
-	if (p->dns)
-		evdns_base_free(p->dns, 0);
 	if (p->timer_event)
 		event_free(p->timer_event);
 	if (p->mail_event)

@@ -26,7 +26,8 @@ struct worker;
 #define WORKER_SCRATCH ((size_t)128 * 1024) /* one read from a socket */
 #define WORKER_BUFFER ((size_t)64 * 1024)   /* what a slow side did not take: a half's bound */
 #define WORKER_BUFFERS_KEPT 32		    /* free buffers a worker holds on to */
-#define WORKER_PIPES_KEPT 64		    /* free pipes a worker holds on to */
+#define WORKER_PIPES_KEPT 16		    /* free pipes a worker holds on to */
+#define WORKER_PIPES_MAX 256		    /* in use and free, unless pipes_max says less */
 
 /* Work to do at the end of this loop turn. Embedded in its owner; queued at most once. */
 struct deferred {
@@ -57,6 +58,7 @@ struct worker {
 	uint8_t *scratch, *input, *output; /* WORKER_SCRATCH bytes each */
 	struct timer_wheel timers;
 	int edge_fd; /* the epoll instance of edge.h */
+	unsigned pipes_max; /* pipes at a time, two descriptors each; set before it runs */
 	struct counters counters;
 	unsigned conduits; /* not yet closed for good, those that still linger included */
 	struct worker_private *private;

@@ -281,7 +281,7 @@ static void on_retired_late(struct timer *timer)
 {
 	struct tunnel *t = (struct tunnel *)((char *)timer - offsetof(struct tunnel, timer));
 
-	tunnel_close(t, REASON_GOING_AWAY, "retired: its streams did not end within timeouts.drain");
+	tunnel_close(t, REASON_GOING_AWAY, "retired: streams did not end in timeouts.drain");
 }
 
 /* No new streams; those there are have timeouts.drain. */
@@ -300,7 +300,7 @@ static void replaced(struct worker *w, void *arg)
 	free(id);
 	if (!t || !t->session || t->state == OVER)
 		return;
-	if (t->state == MOVING) {
+	if (t->state == MOVING || t->state == RETIRING) {
 		retire(t);
 	} else {
 		tunnel_close(t, REASON_REPLACED,

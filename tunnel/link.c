@@ -21,8 +21,6 @@
  * Ownership: a line owns its carrier, then its session; it is freed by the reaper after line_over,
  * which is the one way out. The token is read for each hello, and wiped when it is on its way.
  *
- * Longer than most files: link and line are one state machine, and are easier to follow in one place.
- *
  * Longer than other files: its two state machines, link and line, act on each other everywhere.
  */
 #include "tunnel/link.h"

@@ -87,6 +87,8 @@ void exchange_closed(struct session *s, int32_t id)
 
 void message_deinit(struct message *m)
 {
+	if (m->fields) /* a credential may be among them */
+		explicit_bzero(m->fields, sizeof(*m->fields));
 	free(m->fields);
 	m->fields = NULL;
 }

@@ -124,7 +124,7 @@ static const char whole[] =
 	"     targets: [tunnel, 'tcp:10.0.0.7:80', 'hybrid:/v:5', 'vsock:42:1', 'unix:@x']}\n"
 	"  - {name: direct.else, targets: ['tcp:h:1']}\n"
 	"  - {name: plain.acme, hostnames: [plain.acme.relay.example.net, x.relay.example.net]}\n"
-	"timeouts: {handshake: 250ms, idle: 1d, half_closed: 2h, ping: 15ms, dead: 20ms, drain: "
+	"timeouts: {handshake: 250ms, idle: 1d, half_closed: 2h, ping: 15ms, dead: 1200ms, drain: "
 	"0}\n"
 	"limits: {stream_window: 1MiB, session_window: 1000000000, parked: 7}\n";
 
