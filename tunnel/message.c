@@ -61,14 +61,13 @@ void exchange_body(struct session *s, int32_t id, size_t len)
 	struct exchange *e = exchange_find(s, id);
 
 	nghttp2_session_consume_stream(s->h2, id, len);
-	if (!e) { /* being reset */
+	if (!e) /* being reset */
 		return;
-	}
 	e->body += (uint32_t)len;
-	if (e->body <= EXCHANGE_BODY_MAX)
-		return;
-	nghttp2_submit_rst_stream(s->h2, NGHTTP2_FLAG_NONE, id, NGHTTP2_ENHANCE_YOUR_CALM);
-	session_schedule(s);
+	if (e->body > EXCHANGE_BODY_MAX)
+		session_begin_close(s, REASON_TOO_LARGE,
+				    "a control exchange with a body of over %d bytes",
+				    EXCHANGE_BODY_MAX);
 }
 
 void exchange_closed(struct session *s, int32_t id)
