@@ -390,7 +390,7 @@ def pour(agent, stream, size):
 
 
 def test_hello_with_a_body_of_10_mb(setting):
-    """Not kept, whatever becomes of the session."""
+    """Not kept, and the end of the session."""
     agent = setting.raw(hello=False)
     agent.until(HEADERS)
     memory = setting.relay.rss()
@@ -398,7 +398,7 @@ def test_hello_with_a_body_of_10_mb(setting):
                       ("attest-instance", "x"), ("attest-generation", "1"),
                       ("attest-service", "kbs")])
     pour(agent, 1, 10 * MB)
-    reset_or_over(agent, 1)
+    assert agent.drained(20), "the session goes on"
     assert setting.relay.rss() - memory < 20 * MB
     agent.conn.abort()
     setting.relay.wait_tunnels(1)
