@@ -239,6 +239,18 @@ def test_unix_paths(world):
         assert f.read() == "precious"
 
 
+def test_metrics_path_of_others(world):
+    """A metrics address that cannot be had is an error, and what is there stays."""
+    path = write(world.path("precious"), "precious")
+    config = write(world.path("metrics.yaml"), yaml.safe_dump(
+        {"listeners": [{"name": "u", "address": f"unix:{world.path('u')}", "doors": ["connect"]}],
+         "owners": [world.owner()], "metrics": f"unix:{path}"}))
+    p = run(RELAY, "--config", config)
+    assert p.returncode == 1 and path in p.stderr, p.stderr
+    with open(path) as f:
+        assert f.read() == "precious"
+
+
 def examples():
     found = []
     for top in ("contrib", "packaging", "config"):

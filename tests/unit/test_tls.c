@@ -477,6 +477,34 @@ static void test_no_abort(void)
 	close_both(&a, &b);
 }
 
+static void on_ready_once(struct conduit *c, unsigned events)
+{
+	receive_some(c->user); /* one small read; want() is not called again */
+}
+
+/* What OpenSSL holds is told of again and again, like bytes in a socket, though the socket is silent. */
+static void test_told_again(void)
+{
+	struct end a = { .to_send = 40000, .hold_shut = true }, b = { .chunk = 700, .hold_shut = true };
+
+	open_both(&a, &b, AF_INET);
+	interest(&a);
+	UNTIL(a.sent == a.to_send);
+	b.c->ready = on_ready_once;
+	conduit_want(b.c, READY_READ);
+	UNTIL(b.received == a.to_send);
+	a.hold_shut = false; /* the end is told of as well */
+	interest(&a);
+	UNTIL(b.eof);
+	CHECK(!b.error);
+	b.c->ready = on_ready;
+	b.hold_shut = false;
+	interest(&b);
+	interest(&a);
+	UNTIL(a.eof && b.shut);
+	close_both(&a, &b);
+}
+
 /* close with a clean reason loses nothing: not what the socket did not take, not close_notify. */
 static void test_linger(int family, bool unread)
 {
@@ -739,6 +767,7 @@ int main(void)
 	for (int how = 0; how < 3; how++)
 		test_abort(how);
 	test_no_abort();
+	test_told_again();
 	test_linger(AF_INET, false);
 	test_linger(AF_INET, true);
 	test_linger(AF_UNIX, true);

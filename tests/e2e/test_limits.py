@@ -1,0 +1,100 @@
+# What the relay does at its limits: it waits or turns to the next, it does not spin, and it recovers.
+import os
+import resource
+import time
+
+import pytest
+
+from harness import Task, data, wait_for
+from streams import Doors, Service, dial, echo, roundtrip
+from wire import HEADERS, RawAgent, frame
+
+
+@pytest.fixture
+def svc(world):
+    return world.add(Service(handler=echo))
+
+
+def static_relay(world, svc, **config):
+    return world.relay(listeners=[{"name": "door", "service": "echo.acme"}],
+                       services=[{"name": "echo.acme", "targets": [svc.address]}], **config)
+
+
+def cpu_ticks(pid):
+    with open(f"/proc/{pid}/stat") as f:
+        fields = f.read().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_connection_limit(world, svc):
+    """At limits.connections accept pauses; who waits in the kernel's queue is served in its turn."""
+    relay = static_relay(world, svc, limits={"connections": 3})
+    served = [dial(relay.listeners["door"]) for _ in range(3)]
+    for c in served:
+        roundtrip_open(c)
+    waiting = dial(relay.listeners["door"])
+    waiting.send(b"late")
+    relay.wait_metric("accept_paused_total", lambda v: v >= 1)
+    assert relay.metric("connections") == 3
+    for c in served[1:]:
+        roundtrip_open(c)  # those inside notice nothing
+    served[0].close()
+    assert waiting.read_exactly(4) == b"late"
+    for c in [*served[1:], waiting]:
+        c.close()
+    relay.wait_quiet()
+    assert relay.metric("connections") == 0
+
+
+def roundtrip_open(c):
+    c.send(b"ping")
+    assert c.read_exactly(4) == b"ping"
+
+
+def test_no_descriptors(world, svc):
+    """accept says EMFILE: the listener pauses, streams go on, and all is well when it is over."""
+    relay = static_relay(world, svc)
+    live = dial(relay.listeners["door"])
+    roundtrip_open(live)
+    pid = relay.process.pid
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    highest = max(int(fd) for fd in os.listdir(f"/proc/{pid}/fd"))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
+    blocked = [dial(relay.listeners["door"]) for _ in range(8)]
+    relay.wait_log("accept pauses")
+    probe = dial(f"tcp:127.0.0.1:{relay.metrics_port}")  # nor can this one be accepted
+    roundtrip_half(live, data(3_000_000))
+    wait_for(lambda: relay.count("accept pauses") >= 3, "it tries again, at leisure")
+    before = cpu_ticks(pid)
+    time.sleep(2)  # a window to measure in: a loop that spins takes most of its 200 ticks
+    assert cpu_ticks(pid) - before < 40, "it spins"
+    assert relay.log_size() < 100_000, "it floods the log"
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    for c in blocked:
+        roundtrip_open(c)
+        c.close()
+    probe.close()
+    live.close()
+    relay.wait_metric("accept_paused_total", lambda v: v >= 1)
+    relay.wait_quiet()
+
+
+def roundtrip_half(c, payload):
+    """Without EOF: both ways at once."""
+    sender = Task(c.send, payload)
+    assert c.read_exactly(len(payload)) == payload
+    sender.result()
+
+
+def test_backup_behind_a_dying_primary(world, svc):
+    """The primary breaks the protocol; a client that comes at that moment gets the backup at once."""
+    relay = world.relay(timeouts={"pickup": "20s"})
+    primary = RawAgent(relay, world.certificates, token=world.token()[0], instance="a").accepted()
+    world.agent(relay, {"kbs": svc.address}, instance="b")
+    # HEADERS on an even stream id, which a server may not open
+    primary.send(frame(HEADERS, 4, 2, b"\x88"))
+    for _ in range(3):
+        with Doors(relay, None).connect_plain("kbs.acme") as c:
+            roundtrip(c, data(1000))
+    relay.wait_quiet()
+    assert relay.metric("refused_total") == 0
