@@ -85,11 +85,14 @@ static enum reason died(const struct splice *s, unsigned side, ssize_t error)
 	const struct conduit *c = s->side[side];
 	enum reason why = c->ops->why ? c->ops->why(c) : REASON_NONE;
 
-	if (why != REASON_NONE)
-		return why;
-	if (error == -ECONNABORTED)
-		return REASON_TRUNCATED;
-	return side == INI ? REASON_RESET : REASON_TARGET_RESET;
+	if (why == REASON_NONE && error == -ECONNABORTED)
+		why = REASON_TRUNCATED;
+	if (why == REASON_NONE)
+		why = side == INI ? REASON_RESET : REASON_TARGET_RESET;
+	/* whoever has ended in order before has not aborted in the midst of what it said */
+	if ((why == REASON_RESET || why == REASON_TARGET_RESET) && s->half[side].eof_seen)
+		why = REASON_CLOSED_EARLY;
+	return why;
 }
 
 static void drop_pending(struct splice *s, struct splice_half *h)

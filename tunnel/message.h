@@ -11,7 +11,7 @@ struct fields;
 struct session;
 
 #define EXCHANGES_MAX 8         /* control requests under way in a session */
-#define EXCHANGE_BODY_MAX 16384 /* bytes of a body nobody asked for, dropped; more ends the session */
+#define EXCHANGE_BODY_MAX 16384 /* bytes of a body, all dropped; more ends the session */
 #define MESSAGE_PATH_MAX 128
 #define MESSAGE_ID_MAX 64
 

@@ -499,7 +499,9 @@ static void abort_idle(enum kind ini, enum kind tgt, unsigned aborter, bool half
 	}
 	far_abort(&j.far[aborter]);
 	UNTIL(j.ended);
-	CHECK_INT(j.why, aborter == INI ? REASON_RESET : REASON_TARGET_RESET);
+	CHECK_INT(j.why, half_closed	  ? REASON_CLOSED_EARLY :
+			 aborter == INI ? REASON_RESET :
+					  REASON_TARGET_RESET);
 	if (!half_closed)
 		sees_abort(&j, !aborter);
 	part(&j);

@@ -482,10 +482,11 @@ static void on_ready_once(struct conduit *c, unsigned events)
 	receive_some(c->user); /* one small read; want() is not called again */
 }
 
-/* What OpenSSL holds is told of again and again, like bytes in a socket, though the socket is silent. */
+/* What OpenSSL holds is told of again, like bytes in a socket, though the socket is silent. */
 static void test_told_again(void)
 {
-	struct end a = { .to_send = 40000, .hold_shut = true }, b = { .chunk = 700, .hold_shut = true };
+	struct end a = { .to_send = 40000, .hold_shut = true };
+	struct end b = { .chunk = 700, .hold_shut = true };
 
 	open_both(&a, &b, AF_INET);
 	interest(&a);
