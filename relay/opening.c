@@ -230,8 +230,8 @@ void opening_on_splice_end(struct splice *s, enum reason why)
 {
 	struct opening *o = s->user;
 
-	if (why != REASON_EOF && why != REASON_RESET && why != REASON_CLOSED_EARLY && s->half[TGT].bytes == 0 &&
-	    o->door == DOOR_SNI) {
+	if (why != REASON_EOF && why != REASON_RESET && why != REASON_CLOSED_EARLY &&
+	    s->half[TGT].bytes == 0 && o->door == DOOR_SNI) {
 		/* the client waits for a ServerHello: an alert says more than a reset */
 		refusal_send(s->side[INI], DOOR_SNI, why, "");
 		s->side[INI] = NULL; /* consumed */
