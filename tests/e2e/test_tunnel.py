@@ -1,4 +1,5 @@
 # The tunnel's life: it comes, it dies in every way, it comes back, and who may have it.
+import datetime
 import re
 import signal
 import socket
@@ -14,6 +15,7 @@ from streams import Aborted, Doors, Refused, Service, dial, echo, roundtrip, tls
 from wire import RawAgent
 
 CARRIERS = ["direct", "websocket"]
+SECONDS_TO_NOTICE = 10.25  # 10 s by the default settings, and a busy machine's scheduler
 
 
 def ask(relay, service="kbs.acme", payload=None):
@@ -90,20 +92,28 @@ def test_black_hole(world, svc):
         ask(relay, f"kbs-{c}.acme")
     stuck = Doors(relay, None).connect_plain("kbs-direct.acme")
     starts = [a.log_size() for a in agents]
+    mark = relay.log_size()
     hole.hold()
-    begin = time.monotonic()
-    seen = [Task(lambda a=a, s=s: (a.wait_log(r"(?i)tunnel-dead|nothing.*(received|came)", start=s),
-                                   time.monotonic() - begin)[1])
+    begin = datetime.datetime.now(datetime.timezone.utc)
+
+    def noticed(program, line, start):
+        """When the program said so, by its own clock, in seconds since the path went black."""
+        program.wait_log(line, start=start)
+        stamps = [at for at, text in re.findall(r"(?m)^(\S+Z) (.*)$", program.log(start))
+                  if re.search(line, text)]
+        return [(datetime.datetime.fromisoformat(at.replace("Z", "+00:00")) - begin).total_seconds()
+                for at in stamps]
+    seen = [Task(noticed, a, r"(?i)tunnel-dead|nothing.*(received|came)", s)
             for a, s in zip(agents, starts)]
     relay.wait_metric("session_ended_total", lambda v: v == 2, reason="tunnel-dead")
-    took = time.monotonic() - begin
     assert relay.metric("live_tunnels") == 0
-    assert took < 11, f"the relay took {took:.1f} s"
+    took = noticed(relay, "ended: tunnel-dead", mark)
+    assert len(took) == 2 and max(took) <= SECONDS_TO_NOTICE, took
     with pytest.raises(Aborted):
         stuck.recv()
         raise AssertionError("EOF instead of a reset")
     for carrier, t in zip(CARRIERS, seen):
-        assert t.result() < 11, f"the {carrier} agent took {t.value:.1f} s"
+        assert max(t.result()) <= SECONDS_TO_NOTICE, f"the {carrier} agent took {t.value} s"
     # the names are free, and the path heals
     hole.release()
     relay.wait_tunnels(2)
