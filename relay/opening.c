@@ -35,7 +35,8 @@
 #include "relay/refusal.h"
 #include "relay/registry.h"
 
-#define TRIES_MAX 8 /* tunnels of one service asked for one stream */
+#define TRIES_MAX 8 /* tunnels of one service asked in one round */
+#define RETRY_MS 100 /* until the next round, if tunnels are there but none takes the stream */
 
 static const char established[] = "HTTP/1.1 200 Connection established\r\n\r\n";
 
@@ -442,10 +443,19 @@ static void on_pickup_timeout(struct timer *t)
 	refuse(o, REASON_PICKUP_TIMEOUT);
 }
 
+static void on_retry(struct timer *t)
+{
+	struct opening *o = (struct opening *)((char *)t - offsetof(struct opening, timer));
+
+	unpark(o);
+	try_targets(o);
+}
+
 static void park(struct opening *o)
 {
 	struct gateway *g = o->gateway;
-	uint64_t waited = worker_now(o->worker) - o->began;
+	uint64_t waited = worker_now(o->worker) - o->began, left;
+	bool asked = o->tries > 0;
 	struct offer offer;
 
 	if (waited >= g->config->timeouts.pickup) {
@@ -463,11 +473,16 @@ static void park(struct opening *o)
 	o->next = 0;
 	gauge(o, COUNTER_LIVE_PARKED, 1);
 	watch_client(o);
-	timer_set(o->worker, &o->timer, g->config->timeouts.pickup - waited, on_pickup_timeout);
+	left = g->config->timeouts.pickup - waited;
+	timer_set(o->worker, &o->timer, left, on_pickup_timeout);
 	/* one may have come while this opening was on its way here: its call was not for us yet */
-	if (pick(o, &offer)) {
-		unpark(o);
-		try_targets(o);
+	if (!pick(o, &offer))
+		return;
+	if (asked) { /* they are there and take nothing: not again at once */
+		o->tried = 0;
+		timer_set(o->worker, &o->timer, left < RETRY_MS ? left : RETRY_MS, on_retry);
+	} else {
+		on_retry(&o->timer);
 	}
 }
 

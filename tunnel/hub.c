@@ -556,6 +556,10 @@ static bool hub_open(struct worker *w, uint64_t tunnel, const char *service, con
 	if (!t || (t->state != UP && t->state != MOVING))
 		return false;
 	c = session_open(t->session, service, id, why);
+	if (!c && *why == REASON_GOING_AWAY) { /* for good: others are to be asked from now on */
+		registry_retire(t->gateway->registry, &t->registration);
+		retire(t);
+	}
 	if (!c)
 		return false;
 	out->conduit = c;

@@ -98,3 +98,22 @@ def test_backup_behind_a_dying_primary(world, svc):
             roundtrip(c, data(1000))
     relay.wait_quiet()
     assert relay.metric("refused_total") == 0
+
+
+def test_every_tunnel_dying(world, svc):
+    """All there are take nothing any more: the client waits, the relay lives, the next agent serves."""
+    relay = world.relay(workers=1, timeouts={"pickup": "20s"})
+    for name in ("a", "b"):
+        agent = RawAgent(relay, world.certificates, token=world.token()[0], instance=name).accepted()
+        agent.send(frame(HEADERS, 4, 2, b"\x88"))
+    waiting = Task(lambda: roundtrip_by_connect(relay))
+    relay.wait_metric("live_parked", lambda v: v == 1)
+    assert relay.running()
+    world.agent(relay, {"kbs": svc.address}, instance="c")
+    waiting.result()
+    relay.wait_quiet()
+
+
+def roundtrip_by_connect(relay):
+    with Doors(relay, None).connect_plain("kbs.acme") as c:
+        roundtrip(c, data(1000))
