@@ -226,10 +226,22 @@ def test_bad_token(world, svc):
     time.sleep(3)  # a second attempt would be a failure; the next is due in a minute
     assert relay.metric("session_ended_total", reason="bad-credential") == 2
     assert patient.count("bad-credential") == 1, patient.tail()
+    after = re.search(r"bad-credential.*next try in (\d+)\.", patient.log())
+    assert after and 45 <= int(after.group(1)) <= 75, patient.tail()
+    for n in (3, 4, 5):  # each is an attempt, and none of them is said again
+        patient.signal(signal.SIGHUP)
+        relay.wait_metric("session_ended_total", lambda v: v == n, reason="bad-credential")
+    assert patient.count("bad-credential") == 1, patient.tail()
     with open(path) as f:
         secret = f.read().strip()
+    with open(path, "w") as f:  # a refusal is not for ever
+        f.write(world.token()[0] + "\n")
+    patient.signal(signal.SIGHUP)
+    relay.wait_tunnels(1)
+    ask(relay)
     for p in (relay, once, patient):
         assert secret not in p.log() + p.output()
+        assert world.token()[0] not in p.log() + p.output()
 
 
 @pytest.mark.parametrize("text", ["", "\n", "two words\n", "x" * 300 + "\n", "tok\x01en\n", None])
@@ -433,7 +445,8 @@ def test_agent_leaves_in_order(world, carrier):
     agent.signal(signal.SIGTERM)
     # a client from now on goes to another agent; this one still has its stream
     other = world.add(Service(handler=echo))
-    wait_for(lambda: relay.metric("live_tunnels") == 1, "the tunnel stays for its stream")
+    relay.wait_metric("services", lambda v: v == 0)  # the relay heard that the agent leaves
+    assert relay.metric("live_tunnels") == 1
     waiting = Task(ask, relay)
     world.agent(relay, {"kbs": other.address}, transport=carrier, wait=False)
     waiting.result()
