@@ -141,18 +141,28 @@ static bool add_entries(struct registry *r, const struct registration *t,
 	return true;
 }
 
-/* The instance's own earlier session, if it is to be replaced or stands in the way. */
+/*
+ * The instance's own earlier session, if it is to be replaced or stands in the way; and how many
+ * tunnels count against the owner's limit. A retiring one counts, since it takes a place until it
+ * has finished; but one of the same instance does not, or a restart in order would have to wait.
+ */
 static struct registration *predecessor(const struct registry *r, const struct registration *t,
 					uint64_t *owned)
 {
 	struct registration *found = NULL;
+	bool excused = false;
 
 	*owned = 0;
 	for (struct registration *i = r->tunnels; i; i = i->next) {
+		bool same = strcmp(i->instance, t->instance) == 0;
+
 		if (strcmp(i->owner, t->owner) != 0)
 			continue;
-		++*owned; /* a retiring one as well: it takes a place until it has finished */
-		if (!i->retiring && strcmp(i->instance, t->instance) == 0)
+		if (i->retiring && same && !excused)
+			excused = true;
+		else
+			++*owned;
+		if (!i->retiring && same)
 			found = i;
 	}
 	return found;

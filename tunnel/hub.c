@@ -61,6 +61,7 @@ struct tunnel {
 	uint32_t slot;
 	int32_t hello; /* the hello's stream */
 	bool websocket, listed;
+	bool moved; /* by our wish: its streams stay for as long as they live */
 	struct peer peer;
 	struct timer timer;
 	struct registration registration;
@@ -284,11 +285,13 @@ static void on_retired_late(struct timer *timer)
 	tunnel_close(t, REASON_GOING_AWAY, "retired: streams did not end in timeouts.drain");
 }
 
-/* No new streams; those there are have timeouts.drain. */
+/* No new streams; those there are have timeouts.drain if their agent is leaving. */
 static void retire(struct tunnel *t)
 {
 	t->state = RETIRING;
-	timer_set(t->worker, &t->timer, t->gateway->config->timeouts.drain, on_retired_late);
+	if (!t->moved)
+		timer_set(t->worker, &t->timer, t->gateway->config->timeouts.drain,
+			  on_retired_late);
 	session_retire(t->session);
 }
 
@@ -413,6 +416,7 @@ static void on_exhausted(struct session *s)
 	if (t->state != UP)
 		return;
 	t->state = MOVING;
+	t->moved = true;
 	fields_init(&fields);
 	if (hello_encode_move(HELLO_MOVE_STREAM_IDS, &fields) == 0)
 		session_request(s, HELLO_PATH_MOVE, &fields);
