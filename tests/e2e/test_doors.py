@@ -604,6 +604,52 @@ def test_agent_refuses_in_the_doors_words(setting):
     setting.relay.wait_tunnels(0)
 
 
+@pytest.mark.parametrize("carrier", ["direct", "websocket"])
+def test_client_gone_while_its_target_is_dialled(setting, world, carrier):
+    """A dial nobody waits for any more is given up at once, by the relay and through the tunnel."""
+    full = f"tcp:127.0.0.1:{setting.full.getsockname()[1]}"
+    relay = world.relay(services=[{"name": "full.acme", "targets": [full]}],
+                        timeouts={"dial": "60s"})
+    agent = world.agent(relay, [{"name": "deep", "target": full, "dial": "eager"}],
+                        transport=carrier, timeouts={"dial": "60s"})
+    before = {p: p.fds() for p in (relay, agent)}
+    for service, dialler in (("full.acme", relay), ("deep.acme", agent)):
+        clients = [dial(relay.listeners["front"]) for _ in range(5)]
+        for c in clients:
+            c.send(connect_head(service))
+        relay.wait_metric("live_openings", lambda v: v == 5)
+        wait_for(lambda: dialler.fds() >= before[dialler] + 5, f"{service} is dialled")
+        for c in clients:
+            c.abort()
+        relay.wait_quiet(8)
+        for p in (relay, agent):
+            wait_for(lambda: p.fds() <= before[p],
+                     lambda: f"{p.fds()} of {before[p]} descriptors, {service}\n{p.tail()}", 8)
+    assert relay.running() and agent.running()
+    assert relay.metric("live_tunnels") == 1 and relay.metric("tunnels_total") == 1
+
+
+@pytest.mark.parametrize("service", ["full.acme", "deep.acme"])
+def test_client_that_said_all_while_its_target_is_dialled(setting, service):
+    """A half-close is no leaving: the answer comes when the dial has failed, heard or not."""
+    full = f"tcp:127.0.0.1:{setting.full.getsockname()[1]}"
+    agent = setting.world.agent(setting.relay, [{"name": "deep", "target": full, "dial": "eager"}],
+                                timeouts={"dial": f"{DIAL}s"})
+    begin = time.monotonic()
+    gone = [setting.doors.front() for _ in range(5)]
+    for c in gone:  # closed for good, which looks the same from the relay until it answers
+        c.send(connect_head(service))
+        c.close()
+    with setting.doors.front() as c:
+        c.send(connect_head(service))
+        c.eof()
+        assert read_head(c)[0].startswith(b"HTTP/1.1 504 ")
+    assert time.monotonic() - begin >= DIAL - 0.1
+    setting.relay.wait_quiet(8)
+    agent.stop()
+    setting.relay.wait_tunnels(0)
+
+
 def test_large_transfer_by_each_door(setting):
     payload = data(20 * MB)
     for door, service in (("connect_plain", "echo.acme"), ("connect_tls", "echo.acme"),
