@@ -1,6 +1,8 @@
 /* netwatch: a link that comes up is noticed, once for a burst; a quiet network is not. */
+#include <errno.h>
 #include <net/if.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -61,11 +63,12 @@ static void on_deadline(struct timer *t)
 
 int main(void)
 {
+	const char *ci = getenv("CI");
 	struct netwatch *n;
 
 	if (unshare(CLONE_NEWUSER | CLONE_NEWNET) < 0 && unshare(CLONE_NEWNET) < 0) {
-		printf("no network namespace of our own to be had\n");
-		return SKIPPED;
+		printf("no network namespace of our own to be had: %s\n", strerror(errno));
+		return ci && strcmp(ci, "true") == 0 ? 1 : SKIPPED; /* where all should be there */
 	}
 	worker = worker_new(0);
 	CHECK(worker);
