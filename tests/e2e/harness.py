@@ -359,8 +359,8 @@ class Relay(Program):
 
 
 class Agent(Program):
-    def __init__(self, world, name, argv, env=None, expect=(0,)):
-        super().__init__(world, name, [binary("ATTEST_TUNNEL"), *argv], env, expect)
+    def __init__(self, world, name, argv, env=None, expect=(0,), under=()):
+        super().__init__(world, name, [*under, binary("ATTEST_TUNNEL"), *argv], env, expect)
 
 
 class World:
@@ -424,8 +424,8 @@ class World:
 
     def agent(self, relay, services, name=None, owner="acme", transport="direct", wait=True,
               address=None, token_file=None, instance=None, expect=(0,), env=None, extra=(),
-              **config):
-        """services: {"kbs": "tcp:...", ...} or a list as in the config."""
+              under=(), **config):
+        """services: {"kbs": "tcp:...", ...} or a list as in the config; under: what execs it."""
         if isinstance(services, dict):
             services = [{"name": k, "target": v} for k, v in services.items()]
         self.names += 1
@@ -449,7 +449,7 @@ class World:
         with open(path, "w") as f:
             yaml.safe_dump(full, f, sort_keys=False)
         before = relay.metric("live_tunnels") if wait else 0
-        a = Agent(self, name, ["--config", path, *extra], env, expect)
+        a = Agent(self, name, ["--config", path, *extra], env, expect, under)
         if wait:
             def up():
                 assert a.running(), f"{a.name} ended\n{a.tail()}"

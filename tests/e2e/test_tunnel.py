@@ -1,5 +1,6 @@
 # The tunnel's life: it comes, it dies in every way, it comes back, and who may have it.
 import datetime
+import os
 import re
 import signal
 import socket
@@ -9,7 +10,7 @@ import time
 
 import pytest
 
-from harness import (DEADLINE, DOMAIN, MB, Agent, Blackhole, Task, data, digest, free_port, need,
+from harness import (DEADLINE, DOMAIN, MB, Agent, Blackhole, Task, data, digest, free_port, missing, need,
                      new_token, wait_for)
 from streams import Aborted, Doors, Refused, Service, dial, echo, roundtrip, tls_service
 from wire import RawAgent
@@ -80,6 +81,29 @@ def test_agent_before_relay(world, svc):
         {"name": "front", "address": f"tcp:127.0.0.1:{port}", "doors": ["tunnel", "connect"]}])
     relay.wait_tunnels(1)
     ask(relay)
+
+
+@pytest.mark.parametrize("event", ["network", "hangup"])
+def test_retry_at_once(world, svc, event):
+    """A network that changes, and SIGHUP, end the wait for the next attempt."""
+    need("unshare", "nsenter", "ip")
+    if subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode:
+        missing("network namespaces are not permitted")
+    # unix sockets reach across network namespaces: the agent has one of its own to change
+    relay = world.relay(listeners=[{"name": "local", "address": f"unix:{world.path('local')}",
+                                    "doors": ["tunnel"]}])
+    later = world.path("later")
+    agent = world.agent(relay, {"kbs": svc.address}, wait=False, address=f"unix:{later}",
+                        transport="direct", log={"level": "debug"}, under=["unshare", "-rn"])
+    agent.wait_log(r"waiting ([5-9]|[12]\d|30)\d{3} ms", timeout=150)  # by the back-off's dice
+    os.symlink(world.path("local"), later)
+    if event == "hangup":
+        agent.signal(signal.SIGHUP)
+    else:
+        subprocess.run(["nsenter", "-t", str(agent.pid), "-U", "--preserve-credentials", "-n",
+                        "ip", "link", "set", "lo", "up"], check=True)
+    relay.wait_tunnels(1, timeout=3)
+    assert relay.metric("tunnels_total") == 1
 
 
 def test_black_hole(world, svc):
