@@ -222,6 +222,11 @@ bool gateway_is_idle(const struct gateway *g)
 	return live == 0;
 }
 
+void gateway_on_connection_over(void *gateway)
+{
+	gateway_connection_over(gateway);
+}
+
 static void on_ending(struct timer *t)
 {
 	struct gateway_worker *gw =
@@ -249,6 +254,7 @@ static void end_worker(struct worker *w, void *arg)
 
 void gateway_end(struct gateway *g)
 {
+	atomic_store(&g->ending, true); /* from now on nothing moves between workers */
 	for (unsigned i = 0; i < g->n_workers; i++)
 		if (worker_post(g->workers[i], end_worker, NULL) < 0)
 			worker_stop(g->workers[i]);

@@ -80,7 +80,7 @@ struct gateway {
 	atomic_uint_fast64_t parked;
 	atomic_uint_fast64_t moving; /* openings on their way to another worker */
 	atomic_uint_fast64_t next_id; /* of streams and tunnels, for logs and look-ups */
-	atomic_bool draining;
+	atomic_bool draining, ending;
 };
 
 /*
@@ -109,6 +109,9 @@ static inline void gateway_connection_over(struct gateway *g)
 {
 	atomic_fetch_sub_explicit(&g->connections, 1, memory_order_relaxed);
 }
+
+/* The same as a callback. */
+void gateway_on_connection_over(void *gateway);
 
 static inline uint64_t gateway_next_id(struct gateway *g)
 {

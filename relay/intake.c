@@ -105,6 +105,7 @@ static struct conduit *take_conduit(struct intake *i)
 static void refuse(struct intake *i, enum door door, enum reason why, const char *wanted,
 		   const char *detail)
 {
+	struct gateway *g = i->listener->gateway;
 	struct conduit *c = i->conduit;
 
 	if (!c && i->fd >= 0) {
@@ -113,11 +114,13 @@ static void refuse(struct intake *i, enum door door, enum reason why, const char
 			return;
 	}
 	log_refusal(i, wanted, why, detail);
-	gateway_connection_over(i->listener->gateway);
 	i->conduit = NULL; /* consumed */
 	leave(i);
 	if (c)
-		refusal_send(c, door, why, *detail ? detail : reason_explanation(why));
+		refusal_send(c, door, why, *detail ? detail : reason_explanation(why),
+			     gateway_on_connection_over, g);
+	else
+		gateway_connection_over(g);
 }
 
 /* Gone before it said anything worth an answer; not worth a line either (health checks). */

@@ -20,6 +20,8 @@ struct linger {
 	struct reapable reapable;
 	size_t bytes;
 	bool shut;
+	void (*told)(void *arg);
+	void *arg;
 };
 
 static void on_free(struct reapable *r)
@@ -34,6 +36,8 @@ static void over(struct linger *l, enum reason why)
 	timer_cancel(l->worker, &l->timer);
 	conduit_close(l->conduit, why);
 	l->conduit = NULL;
+	if (l->told)
+		l->told(l->arg);
 	worker_reap(l->worker, &l->reapable);
 }
 
@@ -75,14 +79,18 @@ static void on_ready(struct conduit *c, unsigned events)
 	conduit_want(c, READY_READ | (l->shut ? 0 : READY_WRITE));
 }
 
-void linger_close(struct conduit *c)
+void linger_close(struct conduit *c, void (*told)(void *arg), void *arg)
 {
 	struct linger *l = calloc(1, sizeof(*l));
 
 	if (!l) {
 		conduit_close(c, REASON_NO_MEMORY);
+		if (told)
+			told(arg);
 		return;
 	}
+	l->told = told;
+	l->arg = arg;
 	l->conduit = c;
 	l->worker = c->worker;
 	l->reapable.free = on_free;

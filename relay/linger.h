@@ -13,7 +13,10 @@ struct conduit;
 #define LINGER_MS 2000			       /* no longer than this */
 #define LINGER_BYTES ((size_t)1024 * 1024) /* nor for more than this */
 
-/* Consumes the conduit. */
-void linger_close(struct conduit *c);
+/*
+ * Consumes the conduit. over(arg) is called once when it is closed for good, perhaps before this
+ * returns: until then the connection is one, and has to be counted as one. NULL: nobody counts.
+ */
+void linger_close(struct conduit *c, void (*over)(void *arg), void *arg);
 
 #endif

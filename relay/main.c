@@ -55,6 +55,7 @@ struct program {
 	struct event *drain_timer, *signals[4];
 	struct metrics *metrics;
 	uint64_t waited;
+	unsigned idle; /* ticks in a row */
 	bool draining;
 };
 
@@ -127,7 +128,9 @@ static void on_drain_tick(evutil_socket_t fd, short what, void *arg)
 	struct program *p = arg;
 
 	p->waited += DRAIN_TICK_MS;
-	if (gateway_is_idle(&p->gateway) || p->waited >= p->gateway.config->timeouts.drain)
+	/* twice in a row: a client on its way between two workers may be seen by neither look */
+	p->idle = gateway_is_idle(&p->gateway) ? p->idle + 1 : 0;
+	if (p->idle >= 2 || p->waited >= p->gateway.config->timeouts.drain)
 		event_base_loopbreak(p->base);
 }
 

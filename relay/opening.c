@@ -56,7 +56,7 @@ struct opening {
 	unsigned next;	     /* index of the next target */
 	bool parked, answered; /* answered: the door has said yes */
 	bool absent;	       /* a tunnel target had no tunnel: worth waiting for one */
-	bool over;
+	bool over, lingers; /* lingers: the client's connection ends after us, and counts till then */
 	uint8_t tries;	/* tunnels asked, TRIES_MAX at most */
 	uint64_t tried; /* the tunnel that was tried last and did not take it; 0: none */
 	enum reason why; /* of the last target that failed */
@@ -205,7 +205,8 @@ static void release(struct opening *o)
 	if (!o->splice)
 		gauge(o, COUNTER_LIVE_OPENINGS, -1);
 	delist(o);
-	gateway_connection_over(o->gateway);
+	if (!o->lingers)
+		gateway_connection_over(o->gateway);
 	worker_reap(o->worker, &o->reapable);
 }
 
@@ -217,14 +218,13 @@ static void refuse(struct opening *o, enum reason why)
 
 	log_end(o, why, 0, 0);
 	o->client = NULL; /* consumed */
+	o->lingers = client && why != REASON_RESET && !o->answered;
 	release(o);
-	if (!client)
-		return;
 	snprintf(about, sizeof(about), "%s: %s", o->service, reason_explanation(why));
-	if (why == REASON_RESET || o->answered)
-		conduit_close(client, why);
+	if (o->lingers)
+		refusal_send(client, o->door, why, about, gateway_on_connection_over, o->gateway);
 	else
-		refusal_send(client, o->door, why, about);
+		conduit_close(client, why);
 }
 
 void opening_on_splice_end(struct splice *s, enum reason why)
@@ -234,8 +234,10 @@ void opening_on_splice_end(struct splice *s, enum reason why)
 	if (why != REASON_EOF && why != REASON_RESET && why != REASON_CLOSED_EARLY &&
 	    s->half[TGT].bytes == 0 && o->door == DOOR_SNI) {
 		/* the client waits for a ServerHello: an alert says more than a reset */
-		refusal_send(s->side[INI], DOOR_SNI, why, "");
+		refusal_send(s->side[INI], DOOR_SNI, why, "", gateway_on_connection_over,
+			     o->gateway);
 		s->side[INI] = NULL; /* consumed */
+		o->lingers = true;
 	}
 	log_end(o, why, s->half[INI].bytes, s->half[TGT].bytes);
 	release(o);
@@ -275,6 +277,16 @@ static void target_failed(struct opening *o, enum reason why, const char *detail
 	try_targets(o);
 }
 
+/* This tunnel did not take the stream: another of the service may, then the next target. */
+static void tunnel_failed(struct opening *o, enum reason why)
+{
+	o->absent |= why == REASON_GOING_AWAY || why == REASON_TUNNEL_LOST;
+	o->tries++;
+	timer_cancel(o->worker, &o->timer);
+	if (!try_tunnel(o))
+		target_failed(o, why, text_of(o->via));
+}
+
 /* A stream that must be confirmed first: its agent answered, or gave up. */
 static void on_answer(struct conduit *c, unsigned events)
 {
@@ -290,7 +302,7 @@ static void on_answer(struct conduit *c, unsigned events)
 	why = c->ops->why ? c->ops->why(c) : REASON_AGENT_REFUSED;
 	o->target = NULL;
 	conduit_close(c, why);
-	target_failed(o, why, text_of(o->via));
+	tunnel_failed(o, why);
 }
 
 static void on_answer_late(struct timer *t)
@@ -299,7 +311,7 @@ static void on_answer_late(struct timer *t)
 
 	conduit_close(o->target, REASON_DIAL_TIMEOUT);
 	o->target = NULL;
-	target_failed(o, REASON_DIAL_TIMEOUT, text_of(o->via));
+	tunnel_failed(o, REASON_DIAL_TIMEOUT);
 }
 
 /* In the tunnel's own worker. */
@@ -312,10 +324,7 @@ static void open_stream(struct opening *o, const struct offer *offer)
 	snprintf(id, sizeof(id), "%" PRIu64, o->id);
 	o->tried = offer->tunnel;
 	if (!o->gateway->tunnel.open(o->worker, offer->tunnel, o->service, id, &stream, &why)) {
-		o->absent |= why == REASON_GOING_AWAY || why == REASON_TUNNEL_LOST;
-		o->tries++;
-		if (!try_tunnel(o))
-			target_failed(o, why, "");
+		tunnel_failed(o, why);
 		return;
 	}
 	snprintf(via, sizeof(via), "tunnel %s", stream.label);
@@ -361,9 +370,9 @@ static void move_to(struct opening *o, const struct offer *offer)
 {
 	struct move *m = malloc(sizeof(*m));
 
-	if (!m || !o->client->ops->detach) {
+	if (!m || !o->client->ops->detach || atomic_load(&o->gateway->ending)) {
 		free(m);
-		refuse(o, REASON_NO_MEMORY);
+		refuse(o, atomic_load(&o->gateway->ending) ? REASON_SHUTDOWN : REASON_NO_MEMORY);
 		return;
 	}
 	*m = (struct move){ o, *offer };

@@ -110,11 +110,15 @@ void refusal_write(struct conduit *client, enum door door, enum reason why, cons
 		write_alert(client, why);
 }
 
-void refusal_send(struct conduit *client, enum door door, enum reason why, const char *about)
+void refusal_send(struct conduit *client, enum door door, enum reason why, const char *about,
+		  void (*over)(void *arg), void *arg)
 {
 	refusal_write(client, door, why, about);
-	if (door == DOOR_CONNECT || door == DOOR_SNI)
-		linger_close(client);
-	else
-		conduit_close(client, why);
+	if (door == DOOR_CONNECT || door == DOOR_SNI) {
+		linger_close(client, over, arg);
+		return;
+	}
+	conduit_close(client, why);
+	if (over)
+		over(arg);
 }

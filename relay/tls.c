@@ -371,6 +371,10 @@ static void tls_close(struct conduit *c, enum reason why)
 		tls_end(t, !reason_is_clean(why));
 		return;
 	}
+	if (t->fin_sent && !t->out) { /* its owner has said EOF before, and waited as it saw fit */
+		tls_end(t, false);
+		return;
+	}
 	t->closing = 1;
 	/* after close_notify nothing comes that could turn our close into RST */
 	if (finish(t) == 0 && SSL_get_shutdown(t->ssl) & SSL_RECEIVED_SHUTDOWN) {

@@ -317,6 +317,8 @@ static void free_private(struct worker *w)
 	struct pooled *b;
 	struct letter *l;
 
+	if (p->mail_event)
+		event_del(p->mail_event); /* no more letters, whose addressees may be gone */
 	if (p->dns) { /* its callbacks release who still asks: they come from one more turn */
 		evdns_base_free(p->dns, 1);
 		event_base_loop(w->base, EVLOOP_ONCE | EVLOOP_NONBLOCK);

@@ -1,6 +1,7 @@
 # What the relay does at its limits: it waits or turns to the next, it does not spin, and it recovers.
 import os
 import resource
+import socket
 import time
 
 import pytest
@@ -114,6 +115,60 @@ def test_every_tunnel_dying(world, svc):
     relay.wait_quiet()
 
 
+class FullQueue:
+    """A listener whose queue is full: it answers no SYN, so dialling it takes for ever."""
+
+    def __init__(self):
+        self.sock = socket.create_server(("127.0.0.1", 0), backlog=0)
+        self.address = f"tcp:127.0.0.1:{self.sock.getsockname()[1]}"
+        self.fillers = []
+        for _ in range(4):
+            s = socket.socket()
+            s.setblocking(False)
+            s.connect_ex(self.sock.getsockname())
+            self.fillers.append(s)
+
+    def close(self):
+        for s in [*self.fillers, self.sock]:
+            s.close()
+
+
 def roundtrip_by_connect(relay):
     with Doors(relay, None).connect_plain("kbs.acme") as c:
         roundtrip(c, data(1000))
+
+
+def test_refused_clients_count(world):
+    """Who was refused and stays connected still takes a place: no way past limits.connections."""
+    relay = world.relay(limits={"connections": 10})
+    pid, before = relay.process.pid, len(os.listdir(f"/proc/{relay.process.pid}/fd"))
+    clients = []
+    for _ in range(60):
+        c = dial(f"tcp:127.0.0.1:{relay.port()}")
+        c.send(b"CONNECT no.body:1 HTTP/1.1\r\n\r\n")
+        clients.append(c)
+    relay.wait_metric("accept_paused_total", lambda v: v >= 1)
+    assert len(os.listdir(f"/proc/{pid}/fd")) - before <= 10 + 5
+    assert relay.metric("connections") <= 10
+    for c in clients:
+        c.close()
+    relay.wait_metric("connections", lambda v: v == 0)
+
+
+@pytest.mark.parametrize("backup", [True, False])
+def test_eager_stream_outlives_its_agent(world, svc, backup):
+    """Nothing was promised to the client yet: another agent gets it, or it waits for one."""
+    full = world.add(FullQueue())
+    relay = world.relay(timeouts={"pickup": "20s", "dial": "20s"})
+    eager = [{"name": "kbs", "target": full.address, "dial": "eager"}]
+    first = world.agent(relay, eager, instance="a", timeouts={"dial": "20s"})
+    if backup:
+        world.agent(relay, {"kbs": svc.address}, instance="b")
+    waiting = Task(lambda: roundtrip_by_connect(relay))
+    relay.wait_metric("live_openings", lambda v: v == 1)
+    first.kill()
+    if not backup:
+        relay.wait_metric("live_parked", lambda v: v == 1)
+        world.agent(relay, {"kbs": svc.address}, instance="b")
+    waiting.result()
+    relay.wait_quiet()

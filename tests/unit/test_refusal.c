@@ -37,6 +37,13 @@ static bool receive(int fd, char *buf, size_t size, size_t *len)
 	return n == 0;
 }
 
+static unsigned overs; /* connections gone for good */
+
+static void on_over(void *arg)
+{
+	overs++;
+}
+
 static void test_alert(enum reason why, uint8_t description)
 {
 	const uint8_t expected[] = { 21, 3, 3, 0, 2, 2, description };
@@ -46,13 +53,16 @@ static void test_alert(enum reason why, uint8_t description)
 	int fd;
 
 	c = client(&fd, 8192);
-	refusal_send(c, DOOR_SNI, why, "no matter");
+	overs = 0;
+	refusal_send(c, DOOR_SNI, why, "no matter", on_over, NULL);
 	CHECK(receive(fd, buf, sizeof(buf), &len));
 	CHECK_INT(len, sizeof(expected));
 	CHECK(memcmp(buf, expected, sizeof(expected)) == 0);
-	CHECK_INT(w->conduits, 1); /* it lingers until the client has ended too */
+	CHECK_INT(w->conduits, 1); /* it lingers until the client has ended too, */
+	CHECK_INT(overs, 0);	   /* and counts for so long */
 	close(fd);
 	UNTIL(w->conduits == 0);
+	CHECK_INT(overs, 1);
 }
 
 static void test_http(enum reason why, int status, const char *about)
@@ -63,7 +73,7 @@ static void test_http(enum reason why, int status, const char *about)
 	int fd;
 
 	c = client(&fd, 8192);
-	refusal_send(c, DOOR_CONNECT, why, about);
+	refusal_send(c, DOOR_CONNECT, why, about, on_over, NULL);
 	CHECK(receive(fd, buf, sizeof(buf), &len));
 	snprintf(line, sizeof(line), "HTTP/1.1 %d ", status);
 	CHECK(strncmp(buf, line, strlen(line)) == 0);
@@ -97,7 +107,7 @@ static void test_static(void)
 	int fd;
 
 	c = client(&fd, 0);
-	refusal_send(c, DOOR_STATIC, REASON_PICKUP_TIMEOUT, "no matter");
+	refusal_send(c, DOOR_STATIC, REASON_PICKUP_TIMEOUT, "no matter", on_over, NULL);
 	CHECK(!receive(fd, buf, sizeof(buf), &len));
 	CHECK_INT(len, 0);
 	close(fd);
@@ -129,7 +139,7 @@ static void test_flood(void)
 	int fd;
 
 	c = client(&fd, 0);
-	refusal_send(c, DOOR_CONNECT, REASON_LIMIT, "too many");
+	refusal_send(c, DOOR_CONNECT, REASON_LIMIT, "too many", on_over, NULL);
 	for (uint64_t overdue = now_ms() + LINGER_MS / 2; w->conduits;) {
 		ssize_t n = send(fd, flood, sizeof(flood), MSG_NOSIGNAL);
 
@@ -149,7 +159,7 @@ static void test_silence(void)
 	int fd;
 
 	c = client(&fd, 0);
-	refusal_send(c, DOOR_SNI, REASON_UNKNOWN_SERVICE, "no matter");
+	refusal_send(c, DOOR_SNI, REASON_UNKNOWN_SERVICE, "no matter", on_over, NULL);
 	UNTIL(w->conduits == 0);
 	CHECK(now_ms() - began >= LINGER_MS - 20);
 	close(fd);
