@@ -56,7 +56,7 @@ struct opening {
 	unsigned next;	     /* index of the next target */
 	bool parked, answered; /* answered: the door has said yes */
 	bool absent;	       /* a tunnel target had no tunnel: worth waiting for one */
-	bool over, lingers; /* lingers: the client's connection ends after us, and counts till then */
+	bool over, lingers; /* lingers: the connection ends after us, and counts till then */
 	uint8_t tries;	/* tunnels asked, TRIES_MAX at most */
 	uint64_t tried; /* the tunnel that was tried last and did not take it; 0: none */
 	enum reason why; /* of the last target that failed */

@@ -16,7 +16,7 @@ from streams import Aborted, Doors, Refused, Service, dial, echo, roundtrip, tls
 from wire import RawAgent
 
 CARRIERS = ["direct", "websocket"]
-SECONDS_TO_NOTICE = 10.25  # 10 s by the default settings, and a busy machine's scheduler
+SECONDS_TO_NOTICE = 10.5  # 10 s by the default settings, and a busy machine's scheduler
 
 
 def ask(relay, service="kbs.acme", payload=None):
