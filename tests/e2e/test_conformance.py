@@ -212,12 +212,14 @@ def test_end_then_silence(setting):
         client, service = setting.pair(door, way)
         by_client = (i + i // len(WAYS)) % 2
         (client if by_client else service).eof()
-        pairs.append((door, way, client, service, by_client))
+        pairs.append((door, way, client, service, by_client, time.monotonic()))
     start = time.monotonic()
-    for door, way, client, service, by_client in pairs:
+    for door, way, client, service, by_client, since in pairs:
         quiet, other = (client, service) if by_client else (service, client)
-        assert drain(other)[0] == b""  # the EOF of the quiet side
+        assert other.recv() == b"", (door, way, by_client)  # the EOF of the quiet side
         _, clean = drain(quiet)
+        early = time.monotonic() - since
+        assert early > HALF_CLOSED * 0.75, f"{early:.1f} s, {(door, way, by_client)}"
         # not an end in order: the other side never said so
         if door == "sni" or not quiet.unix:
             assert not clean, (door, way, by_client)

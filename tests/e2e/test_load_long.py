@@ -68,9 +68,11 @@ def test_short_streams(world, echo_process, carrier):
     wait_for(lambda: all(p.fds() <= n + 2 for p, n in zip(programs, fds)),
              lambda: f"descriptors: {fds} before, {[p.fds() for p in programs]} now")
     for p, early, late in zip(programs, *rss):
-        assert late - early < 8 * MB, f"{p.name}: {early / MB:.1f} MB, then {late / MB:.1f} MB"
+        assert late - early < 2 * MB, f"{p.name}: {early / MB:.1f} MB, then {late / MB:.1f} MB"
     assert relay.metric("stream_ended_total", reason="eof") == COUNT
     assert relay.metric("streams_total") == COUNT
     assert relay.metric("live_tunnels") == 1
+    assert relay.metric("services") == 1 and relay.metric("refused_total") == 0
+    relay.wait_metric("connections", lambda v: v == 1)  # the tunnel's
     # bounded logs as well: one line a stream at most
     assert relay.log().count("\n") < 2 * COUNT
