@@ -550,12 +550,17 @@ static void pin_room(int fd)
 	CHECK_INT(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof(room)), 0);
 }
 
+static void on_alarm(struct timer *t)
+{
+}
+
 /* The sink takes nothing: the splice holds one buffer or pipe, then the source has to wait. */
 static void slow_reader(enum kind ini, enum kind tgt)
 {
 	struct joined j;
 	struct far *from, *to;
 	const struct splice_half *h;
+	struct timer alarm = { 0 };
 	uint64_t last = 0, bound;
 	unsigned still = 0;
 
@@ -583,15 +588,15 @@ static void slow_reader(enum kind ini, enum kind tgt)
 	CHECK(from->sent < 4 * BULK);
 	/* and no time is wasted on it, once the kernel has settled: quiet turns in a row */
 	for (unsigned quiet = 0, turns = 0; quiet < 3; turns++) {
-		struct timeval tv = { .tv_usec = 20000 };
 		uint64_t start = now_ms();
 
 		CHECK(turns < 300);
 		CHECK_INT(splice_want(j.s, INI) & READY_READ, 0);
-		event_base_loopexit(w->base, &tv);
+		timer_set(w, &alarm, 30, on_alarm); /* moved, if it had not fired */
 		turn(true);
 		quiet = now_ms() - start >= 10 ? quiet + 1 : 0;
 	}
+	timer_cancel(w, &alarm);
 	/* slowly, then fast: all of it comes */
 	for (unsigned i = 0; i < 50; i++) {
 		far_receive(to, 777);
