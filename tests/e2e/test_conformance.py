@@ -248,7 +248,8 @@ def test_half_closed_timeout_waits_for_silence(setting):
         assert client.recv() == b""
 
 
-STREAMS, EACH = 8, 25 * MB  # 200 MB
+# 200 MB. Each is more than the kernel's own buffers on the way hold: tcp_wmem and tcp_rmem, twice.
+STREAMS, EACH = 2, 100 * MB
 
 
 @pytest.mark.parametrize("upload", [False, True], ids=["download", "upload"])
@@ -283,8 +284,7 @@ def test_slow_reader(setting, door, way, upload):
                 last[:] = [total, time.monotonic()]
             return time.monotonic() - last[1] > 0.7
         wait_for(stuck, "the writers stop")
-        # one alone may fit into the kernel's own buffers on the way
-        assert sum(offered) < 0.9 * STREAMS * EACH, "nothing held the writers back"
+        assert max(offered) < EACH, "nothing held the writers back"
         grown = setting.memory() - before
         beside(setting, door, way)
         assert grown < 40 * MB, f"{grown / MB:.1f} MB for {STREAMS} stalled streams"
