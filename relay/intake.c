@@ -52,7 +52,6 @@ struct intake {
 	struct peer peer;
 	struct intake *next, **prevp;
 	struct reapable reapable;
-	bool over;
 };
 
 static void on_free(struct reapable *r)
@@ -63,7 +62,6 @@ static void on_free(struct reapable *r)
 /* The intake has done its part: whatever it still owns is let go. */
 static void leave(struct intake *i)
 {
-	i->over = true;
 	timer_cancel(i->worker, &i->timer);
 	*i->prevp = i->next;
 	if (i->next)

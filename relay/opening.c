@@ -5,10 +5,12 @@
  *
  *   tunnel     the registry names a tunnel. If it lives in another worker the whole opening moves
  *              there (the client's conduit is detached, carried by the mailbox and attached: what
- *              the client has sent is still in the kernel). No tunnel: the next target.
+ *              the client has sent is still in the kernel). One that does not take the stream:
+ *              the service's other tunnels, TRIES_MAX at most. None: the next target.
  *   address    dialled; on failure the next target.
- *   none left  if a tunnel was among them, the stream is parked until one comes (opening_wake_all)
- *              or the pickup time-out ends; else the client is refused with the last reason.
+ *   none left  if a tunnel was asked for and there was none, or only such as take nothing more, the
+ *              stream is parked until one comes (opening_wake_all) or the pickup time-out ends;
+ *              else the client is refused with the last reason.
  *
  * Fail-over stops at the first byte: once joined, a lost target ends the stream. While it waits,
  * the client is watched for an abort and nothing is read. Then a splice moves the bytes, and its
@@ -56,7 +58,7 @@ struct opening {
 	unsigned next;	     /* index of the next target */
 	bool parked, answered; /* answered: the door has said yes */
 	bool absent;	       /* a tunnel target had no tunnel: worth waiting for one */
-	bool over, lingers; /* lingers: the connection ends after us, and counts till then */
+	bool lingers; /* the client's connection ends after us, and counts until then */
 	uint8_t tries;	/* tunnels asked, TRIES_MAX at most */
 	uint64_t tried; /* the tunnel that was tried last and did not take it; 0: none */
 	enum reason why; /* of the last target that failed */
@@ -195,7 +197,6 @@ static void unpark(struct opening *o)
 
 static void release(struct opening *o)
 {
-	o->over = true;
 	unpark(o);
 	timer_cancel(o->worker, &o->timer);
 	dial_cancel(o->dial);
