@@ -27,6 +27,13 @@
  */
 #define READ_AHEAD ((size_t)2 * SSL3_RT_MAX_PACKET_SIZE)
 
+/*
+ * As a client's preference: AES-128 is as strong as the key exchange before it and a quarter less
+ * work than the AES-256 that OpenSSL would put first.
+ */
+static const char ciphersuites[] =
+	"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256";
+
 static void strings_free(char **list)
 {
 	for (size_t i = 0; list && list[i]; i++)
@@ -160,6 +167,7 @@ static struct tls_context *context_new(const SSL_METHOD *method, const char *con
 	if (!t->ssl || set_alpn(t, alpn) < 0)
 		return tls_context_unref(t);
 	SSL_CTX_set_min_proto_version(t->ssl, TLS1_2_VERSION);
+	SSL_CTX_set_ciphersuites(t->ssl, ciphersuites);
 	SSL_CTX_set_options(t->ssl,
 			    SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_NO_TICKET);
 	SSL_CTX_set_mode(t->ssl, SSL_MODE_ENABLE_PARTIAL_WRITE |

@@ -120,14 +120,15 @@ static int submit_settings(struct session *s)
 	nghttp2_settings_entry entry[] = {
 		{ NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, l->stream_window },
 		{ NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, HEADER_LIST_MAX },
+		{ NGHTTP2_SETTINGS_MAX_FRAME_SIZE, SESSION_FRAME_MAX },
 		/* one more: session_open leaves it to control requests */
 		{ NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, l->streams + 1 },
 	};
 	int r;
 
 	if (s->role == SESSION_RELAY)
-		entry[2] = (nghttp2_settings_entry){ NGHTTP2_SETTINGS_ENABLE_PUSH, 0 };
-	r = nghttp2_submit_settings(s->h2, NGHTTP2_FLAG_NONE, entry, 3);
+		entry[3] = (nghttp2_settings_entry){ NGHTTP2_SETTINGS_ENABLE_PUSH, 0 };
+	r = nghttp2_submit_settings(s->h2, NGHTTP2_FLAG_NONE, entry, 4);
 	if (r != 0)
 		return r;
 	return nghttp2_session_set_local_window_size(s->h2, NGHTTP2_FLAG_NONE, 0,

@@ -3,8 +3,9 @@
  *
  * Theory of operation: frames are gathered in the worker's output buffer. For DATA, nghttp2 asks
  * the stream (pull, in stream.c), which has its owner write the payload at its place in that
- * buffer; then data_out puts the header before it: nothing is copied. A DATA frame is FRAME_MAX
- * bytes with its header, so it fills one TLS record, and the buffer holds a whole number of them.
+ * buffer; then data_out puts the header before it: nothing is copied. A full DATA frame is FRAME_MAX
+ * bytes with its header if the peer takes such frames, else FRAME_MIN: one read from the source, a
+ * whole number of TLS records.
  *
  * What the carrier does not take becomes rest: when it is much, the buffer itself, and the worker
  * gets a new one. nghttp2 is not asked for more until rest is gone: so rest is bounded by
@@ -17,13 +18,14 @@
 #include "tunnel/session_private.h"
 
 #define OUTPUT_TURN ((size_t)512 * 1024)
-#define FRAME_MAX ((size_t)16384) /* of DATA, with its header: one TLS record */
+#define FRAME_MAX ((size_t)SESSION_FRAME_MAX)
+#define FRAME_MIN ((size_t)16384) /* what every peer takes: one TLS record with the header */
 #define REST_SMALL ((size_t)32 * 1024)
 
 ssize_t session_payload_max(nghttp2_session *h2, uint8_t type, int32_t id, int32_t session_window,
 			    int32_t stream_window, uint32_t frame_max, void *session)
 {
-	return FRAME_MAX - FRAME_HEAD;
+	return (frame_max + FRAME_HEAD >= FRAME_MAX ? FRAME_MAX : FRAME_MIN) - FRAME_HEAD;
 }
 
 /* The payload lies where it belongs already: pull() had it written there. */
