@@ -1,0 +1,189 @@
+"""What is measured: loads by bench-load, the subject's CPU time and its memory.
+
+Theory of operation: a cell is one run of bench-load against one rig. CPU time is the kernel's own
+account, in nanoseconds, of every process of the rig, read just before and just after the load; a
+child that ended in between is in its parent's account. No warm-up is left out of a cell, as the
+CPU time could not leave it out: rigs are warmed up by cells that are not counted.
+Memory is PSS, of a rig that has just been started, before and after the idle streams are open.
+"""
+import dataclasses
+import json
+import os
+import subprocess
+import time
+
+SETTLE = 0.03           # seconds for a subject to close what the load has closed
+GUARD = 60              # seconds a load may take beyond those measured
+SCHEDULER_CLOCK = 2     # the kernel's CPUCLOCK_SCHED
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class LoadFailed(Exception):
+    """bench-load saw an error, or ended without a word; the text says which."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    name: str
+    mode: str
+    streams: int
+    args: tuple[str, ...] = ()
+
+
+CELLS = (
+    Cell("new", "new", 16, ("--source-spread",)),
+    Cell("pingpong", "pingpong", 1),
+    Cell("up-1", "up", 1),
+    Cell("down-1", "down", 1),
+    Cell("up-4", "up", 4),
+    Cell("down-4", "down", 4),
+)
+
+
+# ---- the load ----
+
+def load_command(lab, rig, mode, args):
+    return [lab.programs["bench-load"], mode, rig.address, "--prologue", rig.prologue, *args]
+
+
+def load(lab, rig, mode, args, guard=GUARD):
+    """Runs bench-load to its end; returns what it reports, or raises LoadFailed."""
+    argv = load_command(lab, rig, mode, args)
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              timeout=guard)
+    except subprocess.TimeoutExpired as e:
+        raise LoadFailed(f"bench-load {mode} did not end within {guard} s") from e
+    return judged(done.returncode, done.stdout, done.stderr)
+
+
+def judged(status, out, err):
+    lines = out.strip().splitlines()
+    try:
+        report = json.loads(lines[-1]) if lines else {}
+    except ValueError:
+        report = {}
+    if status == 0 and report.get("ok") is True:
+        return report
+    counts = ", ".join(f"{n} {kind}" for kind, n in report.get("errors", {}).items() if n)
+    words = err.strip().splitlines()
+    raise LoadFailed("; ".join(x for x in (words[0] if words else "", counts) if x)
+                     or f"bench-load ended with {status} and said nothing")
+
+
+def run_cell(lab, rig, cell, seconds):
+    """The figures of one cell."""
+    rig.check()
+    before = cpu_seconds(rig.pids())
+    report = load(lab, rig, cell.mode, ["--streams", str(cell.streams), "--seconds", str(seconds),
+                                        "--warmup", "0", *cell.args], seconds + GUARD)
+    time.sleep(SETTLE)
+    cpu = cpu_seconds(rig.pids()) - before
+    rig.check()
+    if cell.mode in ("up", "down"):
+        figures = {"MB_per_second": report["MB_per_second"]}
+        per = {"cpu_per_gb": report["bytes"] / 1e9}
+    else:
+        figures = {k: report[k] for k in ("p50_us", "p99_us", "max_us", "per_second")}
+        per = {"cpu_per_1000": report["done"] / 1000}
+    if rig.pids():
+        figures.update((k, cpu / amount) for k, amount in per.items() if amount)
+    figures["load_cpu_seconds"] = report["cpu_seconds"]
+    return figures
+
+
+def verify(lab, rig, streams, amount):
+    """Random data both ways, each byte compared."""
+    return load(lab, rig, "verify", ["--streams", str(streams), "--amount", str(amount)])
+
+
+# ---- CPU and memory of processes ----
+
+def tree(pids):
+    """These processes and all their descendants."""
+    children = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            fields = stat(entry)
+            if fields:
+                children.setdefault(int(fields[1]), []).append(int(entry))
+    found, todo = [], list(pids)
+    while todo:
+        pid = todo.pop()
+        found.append(pid)
+        todo.extend(children.get(pid, ()))
+    return found
+
+
+def stat(pid):
+    """The fields of /proc/PID/stat from the third on, the state; none if it has ended."""
+    try:
+        with open(f"/proc/{pid}/stat", errors="replace") as f:
+            return f.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
+def cpu_seconds(pids):
+    """All threads of all processes, and their children that have ended."""
+    total = 0.0
+    for pid in tree(pids):
+        fields = stat(pid)
+        try:
+            total += time.clock_gettime(~pid << 3 | SCHEDULER_CLOCK)
+        except OSError:
+            continue
+        total += sum(map(int, fields[13:15])) / TICKS if fields else 0
+    return total
+
+
+def pss_bytes(pids):
+    return sum(map(pss_of, tree(pids)))
+
+
+def pss_of(pid):
+    try:
+        with open(f"/proc/{pid}/smaps_rollup") as f:
+            return next(int(line.split()[1]) * 1024 for line in f if line.startswith("Pss:"))
+    except (OSError, StopIteration):
+        return 0
+
+
+def idle_memory(lab, rig, streams):
+    """Bytes for each idle stream, and of the rig without them."""
+    # The code a first stream touches is no cost of the others; neither is the load's own start.
+    with Idle(lab, rig, 8):
+        before = pss_bytes(rig.pids())
+        with Idle(lab, rig, streams):
+            after = pss_bytes(rig.pids())
+    return {"bytes_per_stream": (after - before) / streams, "base_bytes": before,
+            "streams": streams}
+
+
+class Idle:
+    """Streams that are open and silent for as long as this is entered; they must live till then."""
+
+    def __init__(self, lab, rig, streams):
+        self.argv = load_command(lab, rig, "idle", ["--streams", str(streams)])
+
+    def __enter__(self):
+        self.process = subprocess.Popen(self.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE, text=True)
+        line = self.process.stdout.readline()
+        if '"ready"' not in line:
+            self.finish(line)
+            raise LoadFailed(f"bench-load idle: {line.strip()}")
+        time.sleep(0.2)
+        return self
+
+    def __exit__(self, kind, value, trace):
+        self.finish("")
+
+    def finish(self, said):
+        try:
+            out, err = self.process.communicate(timeout=GUARD)
+        except subprocess.TimeoutExpired as e:
+            self.process.kill()
+            self.process.communicate()
+            raise LoadFailed(f"bench-load idle did not end within {GUARD} s") from e
+        judged(self.process.returncode, said + out, err)
