@@ -1,0 +1,596 @@
+/*
+ * agents: very many agents in one process, to see what they are to a relay.
+ *
+ * Real, because it is the project's own tunnel library and nothing else: each agent is a struct
+ * agent as attest-tunnel has one, with its link, its back-off and its dice, its own TCP
+ * connection, TLS handshake and verification, hello and HTTP/2 session, pings and time-outs.
+ * Simulated: the agents share a process, a thread, a clock and a network address, where N
+ * machines would have N; so the handshakes of all of them compete for one core here, and a storm
+ * is slower than the relay alone would make it. Streams are taken on as the library does it, but
+ * no service is behind them unless --target names one.
+ *
+ * Theory of operation: one worker on the main thread. The agents share TLS contexts; each has a
+ * config of its own, a shallow copy that differs in names. They are started by a timer: all in one
+ * tick, or evenly over --spread seconds. The library calls back when an agent's link comes up or
+ * goes down; failed attempts in between are read from the back-off's own count (a floor if a link
+ * failed more than BACKOFF_SOON_ATTEMPTS times in a row). What the library says of failures goes
+ * to stderr as always: the first of a kind for each link.
+ *
+ * On stdout, one JSON object a line, "at" by CLOCK_MONOTONIC:
+ *
+ *   connected  at each twentieth of all on the way up, at 99 %, and when all are up
+ *   lost       the first loss when all were up, and when none is up any more
+ *   state      on SIGUSR1 or a line on stdin: connected now; connects, losses and failed attempts
+ *              so far; what waiting links said last, counted by text
+ *   end        before the process ends: the same counts
+ *
+ * SIGTERM, SIGINT or the end of stdin (of a pipe) ends all agents in order. Exit status: 0, unless
+ * the start failed.
+ */
+#include <errno.h>
+#include <event2/event.h>
+#include <event2/thread.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "config/config.h"
+#include "relay/log.h"
+#include "relay/tls.h"
+#include "relay/worker.h"
+#include "tunnel/agent.h"
+#include "tunnel/hello.h"
+#include "tunnel/link.h"
+#include "tunnel/ws.h"
+
+#define COUNT_MAX 1000000
+#define DESCRIPTORS_SPARE 64 /* besides one for each agent */
+#define STEPS 20	     /* milestones on the way up */
+#define TEXTS_MAX 16	     /* different last words in one state line */
+#define END_MS 5000	     /* for goodbyes */
+#define PATH_SIZE 256
+
+struct simulated {
+	struct agent agent;
+	struct agent_spec spec;
+	struct tunnel_config config; /* a shallow copy of the shared one */
+	struct offer_config offer;
+	char instance[HELLO_INSTANCE_MAX], service[HELLO_LABEL_MAX], token_file[PATH_SIZE];
+	unsigned base; /* the back-off's count when the link was last lost */
+	bool up, over;
+};
+
+struct settings {
+	const char *address, *token_file, *ca_file, *server_name, *service, *instance, *target;
+	const char *transport, *log_level;
+	unsigned count;
+	double spread;
+};
+
+static struct {
+	struct settings set;
+	struct tunnel_config *config;
+	struct worker *worker;
+	struct carrier_shared carrier;
+	struct simulated *all;
+	struct event *events[4];
+	unsigned n_events;
+	struct timer starting, ending;
+	double began;
+	unsigned started, connected, over;
+	unsigned step; /* the next milestone */
+	bool full;     /* all were up, none was lost since */
+	bool ending_now;
+	uint64_t connects, losses, failures;
+} sim;
+
+static double now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+/* ---- what is said ---- */
+
+static void say_event(const char *event)
+{
+	printf("{\"event\":\"%s\",\"at\":%.6f,\"connected\":%u,\"count\":%u,\"connects\":%" PRIu64
+	       ",\"losses\":%" PRIu64 ",\"failures\":%" PRIu64,
+	       event, now(), sim.connected, sim.set.count, sim.connects, sim.losses,
+	       sim.failures);
+}
+
+static void say(const char *event)
+{
+	say_event(event);
+	fputs("}\n", stdout);
+	fflush(stdout);
+}
+
+/* Our own texts and addresses: no control characters, but quotes. */
+static void put_json(const char *text)
+{
+	putchar('"');
+	for (; *text; text++) {
+		if (*text == '"' || *text == '\\')
+			putchar('\\');
+		putchar((unsigned char)*text < ' ' ? '?' : *text);
+	}
+	putchar('"');
+}
+
+static void say_state(const char *event)
+{
+	const char *text[TEXTS_MAX];
+	unsigned n[TEXTS_MAX] = { 0 }, texts = 0, waiting = 0;
+
+	for (unsigned i = 0; i < sim.started; i++) {
+		const struct link *l = &sim.all[i].agent.links[0];
+		unsigned at = 0;
+
+		if (l->active)
+			continue;
+		waiting++;
+		if (!l->said[0])
+			continue;
+		while (at < texts && strcmp(text[at], l->said) != 0)
+			at++;
+		if (at == TEXTS_MAX)
+			continue;
+		if (at == texts)
+			text[texts++] = l->said;
+		n[at]++;
+	}
+	say_event(event);
+	printf(",\"waiting\":%u,\"said\":{", waiting);
+	for (unsigned i = 0; i < texts; i++) {
+		if (i)
+			putchar(',');
+		put_json(text[i]);
+		printf(":%u", n[i]);
+	}
+	fputs("}}\n", stdout);
+	fflush(stdout);
+}
+
+/* ---- milestones ---- */
+
+/* How many have to be up for a step: twentieths, then 99 %, then all. */
+static unsigned step_at(unsigned step)
+{
+	uint64_t count = sim.set.count;
+
+	if (step < STEPS)
+		return (unsigned)((count * step + STEPS - 1) / STEPS);
+	return step == STEPS ? (unsigned)((count * 99 + 99) / 100) : (unsigned)count;
+}
+
+static void on_up(void)
+{
+	bool reached = false;
+
+	while (sim.step <= STEPS + 1 && sim.connected >= step_at(sim.step)) {
+		sim.step++;
+		reached = true;
+	}
+	sim.full = sim.connected == sim.set.count;
+	if (reached)
+		say("connected");
+}
+
+static void on_down(void)
+{
+	sim.step = 1;
+	while (sim.step <= STEPS && sim.connected >= step_at(sim.step))
+		sim.step++;
+	if (sim.full || sim.connected == 0)
+		say("lost");
+	sim.full = false;
+}
+
+/* ---- the library's events ---- */
+
+static void on_changed(struct agent *a)
+{
+	struct simulated *s = (struct simulated *)((char *)a - offsetof(struct simulated, agent));
+	unsigned attempts = a->links[0].backoff.attempts;
+	bool up = agent_up(a) > 0;
+
+	if (up && !s->up) {
+		sim.failures += attempts - s->base;
+		sim.connects++;
+		sim.connected++;
+	} else if (!up && s->up) {
+		sim.losses++;
+		sim.connected--;
+	}
+	s->base = attempts;
+	if (up == s->up || sim.ending_now) {
+		s->up = up;
+		return;
+	}
+	s->up = up;
+	if (up)
+		on_up();
+	else
+		on_down();
+}
+
+static void on_over(struct agent *a, enum agent_outcome outcome)
+{
+	struct simulated *s = (struct simulated *)((char *)a - offsetof(struct simulated, agent));
+
+	s->over = true;
+	sim.over++;
+}
+
+/* ---- starting ---- */
+
+/* pattern with its '%' replaced by the agent's number. False: it does not fit. */
+static bool number_into(char *to, size_t size, const char *pattern, unsigned number)
+{
+	const char *mark = strchr(pattern, '%');
+	int n;
+
+	if (mark)
+		n = snprintf(to, size, "%.*s%u%s", (int)(mark - pattern), pattern, number,
+			     mark + 1);
+	else
+		n = snprintf(to, size, "%s", pattern);
+	return n >= 0 && (size_t)n < size;
+}
+
+static bool start_one(unsigned i)
+{
+	struct simulated *s = &sim.all[i];
+
+	if (!number_into(s->instance, sizeof(s->instance), sim.set.instance, i) ||
+	    !number_into(s->service, sizeof(s->service), sim.set.service, i) ||
+	    !number_into(s->token_file, sizeof(s->token_file), sim.set.token_file, i)) {
+		fprintf(stderr, "bench-agents: a name of agent %u is too long\n", i);
+		return false;
+	}
+	s->config = *sim.config;
+	s->offer = sim.config->services[0];
+	s->offer.name = s->service;
+	s->config.services = &s->offer;
+	s->config.token_file = s->token_file;
+	s->spec = (struct agent_spec){ .config = &s->config,
+				       .instance = s->instance,
+				       .carrier = sim.carrier,
+				       .changed = on_changed,
+				       .over = on_over };
+	return agent_init(&s->agent, &s->spec) == 0;
+}
+
+static void on_starting(struct timer *t)
+{
+	double gone = now() - sim.began;
+	unsigned due = sim.set.count;
+
+	if (gone < sim.set.spread)
+		due = (unsigned)(gone / sim.set.spread * sim.set.count);
+	while (sim.started < due && !sim.ending_now) {
+		if (!start_one(sim.started)) {
+			fputs("bench-agents: an agent cannot be started\n", stderr);
+			_exit(1);
+		}
+		sim.started++;
+	}
+	if (sim.started < sim.set.count && !sim.ending_now)
+		timer_set(sim.worker, t, 0, on_starting);
+}
+
+/* ---- ending ---- */
+
+static void on_ending(struct timer *t)
+{
+	static uint64_t waited;
+
+	waited += TIMER_TICK_MS;
+	if ((sim.over == sim.started && sim.worker->conduits == 0) || waited >= END_MS)
+		worker_stop(sim.worker);
+	else
+		timer_set(sim.worker, t, 0, on_ending);
+}
+
+static void end_all(void)
+{
+	if (sim.ending_now)
+		return;
+	say_state("end");
+	sim.ending_now = true;
+	for (unsigned i = 0; i < sim.started; i++)
+		agent_stop(&sim.all[i].agent);
+	timer_set(sim.worker, &sim.ending, 0, on_ending);
+}
+
+static void on_terminate(evutil_socket_t number, short what, void *arg)
+{
+	end_all();
+}
+
+static void on_usr1(evutil_socket_t number, short what, void *arg)
+{
+	say_state("state");
+}
+
+static void on_stdin(evutil_socket_t fd, short what, void *arg)
+{
+	char text[256];
+	ssize_t n = read((int)fd, text, sizeof(text));
+
+	if (n > 0)
+		say_state("state");
+	else if (n == 0)
+		end_all();
+	if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+		event_del(sim.events[0]);
+}
+
+/* ---- settings ---- */
+
+static const char help[] =
+	"Usage: bench-agents ADDRESS --token-file FILE [option...]\n"
+	"Connects many agents to the relay at ADDRESS (tcp:HOST:PORT, unix:PATH).\n"
+	"In FILE, NAME and SERVICE a % stands for the agent's number, from 0.\n"
+	"  --count N           agents (default 100)\n"
+	"  --token-file FILE   the owner's token\n"
+	"  --ca-file FILE      the CA of the relay's certificate (default: the system's)\n"
+	"  --server-name NAME  the name in it\n"
+	"  --service SERVICE   what each offers (default s%)\n"
+	"  --instance NAME     who each is (default bench-%)\n"
+	"  --target ADDRESS    what a stream is joined to (default tcp:127.0.0.1:9)\n"
+	"  --transport WORD    direct (default) or websocket\n"
+	"  --spread SECONDS    start them evenly over this time (default 0: at once)\n"
+	"  --log-level WORD    error, warning (default), info or debug\n";
+
+static bool read_number(const char *text, double most, double *to)
+{
+	char *end;
+
+	errno = 0;
+	*to = strtod(text, &end);
+	return end != text && !*end && !errno && *to >= 0 && *to <= most;
+}
+
+/* False: usage. */
+static bool apply(struct settings *s, int option, const char *value)
+{
+	double number;
+
+	switch (option) {
+	case 'n':
+		if (!read_number(value, COUNT_MAX, &number) || number < 1)
+			return false;
+		s->count = (unsigned)number;
+		return true;
+	case 'd':
+		return read_number(value, 3600, &s->spread);
+	case 'k':
+		s->token_file = value;
+		return true;
+	case 'c':
+		s->ca_file = value;
+		return true;
+	case 'N':
+		s->server_name = value;
+		return true;
+	case 's':
+		s->service = value;
+		return true;
+	case 'i':
+		s->instance = value;
+		return true;
+	case 't':
+		s->target = value;
+		return true;
+	case 'T':
+		s->transport = value;
+		return strcmp(value, "direct") == 0 || strcmp(value, "websocket") == 0;
+	case 'l':
+		s->log_level = value;
+		return true;
+	default:
+		return false;
+	}
+}
+
+static bool read_settings(struct settings *s, int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "count", required_argument, NULL, 'n' },
+		{ "token-file", required_argument, NULL, 'k' },
+		{ "ca-file", required_argument, NULL, 'c' },
+		{ "server-name", required_argument, NULL, 'N' },
+		{ "service", required_argument, NULL, 's' },
+		{ "instance", required_argument, NULL, 'i' },
+		{ "target", required_argument, NULL, 't' },
+		{ "transport", required_argument, NULL, 'T' },
+		{ "spread", required_argument, NULL, 'd' },
+		{ "log-level", required_argument, NULL, 'l' },
+		{ "help", no_argument, NULL, 'h' },
+		{ 0 },
+	};
+	int option;
+
+	while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+		if (option == 'h') {
+			fputs(help, stdout);
+			exit(0);
+		}
+		if (!apply(s, option, optarg))
+			return false;
+	}
+	if (optind != argc - 1 || !s->token_file)
+		return false;
+	s->address = argv[optind];
+	return true;
+}
+
+static bool set_log(const char *word)
+{
+	static const char *const words[LOG_LEVELS] = { [LOG_LEVEL_ERROR] = "error",
+						       [LOG_LEVEL_WARNING] = "warning",
+						       [LOG_LEVEL_INFO] = "info",
+						       [LOG_LEVEL_DEBUG] = "debug" };
+
+	for (int i = 0; i < LOG_LEVELS; i++) {
+		if (strcmp(words[i], word) != 0)
+			continue;
+		log_setup((enum log_level)i, LOG_FORMAT_TEXT, LOG_TARGET_STDERR);
+		return true;
+	}
+	return false;
+}
+
+/* What all agents share: the defaults of attest-tunnel, and what was asked for. */
+static bool make_config(const struct settings *s)
+{
+	struct tunnel_config *c = sim.config = tunnel_config_new();
+	char offer[ADDRESS_TEXT_MAX], *why = NULL;
+
+	c->relays.at = calloc(1, sizeof(*c->relays.at));
+	if (!c->relays.at)
+		return false;
+	c->relays.n = 1;
+	snprintf(offer, sizeof(offer), "any=%s", s->target);
+	if (address_parse(&c->relays.at[0], s->address, &why) < 0 ||
+	    tunnel_config_add_service(c, offer, &why) < 0) {
+		fprintf(stderr, "bench-agents: %s\n", why ? why : "out of memory");
+		free(why);
+		return false;
+	}
+	c->server_name = s->server_name ? strdup(s->server_name) : NULL;
+	c->transport = strcmp(s->transport, "direct") == 0 ? TRANSPORT_DIRECT : TRANSPORT_WEBSOCKET;
+	return true;
+}
+
+/* ---- the run ---- */
+
+static bool make_carrier(const struct settings *s)
+{
+	static const char *const direct[] = { HELLO_ALPN, NULL };
+	static const char *const websocket[] = { CARRIER_ALPN_WEBSOCKET, NULL };
+	struct carrier_shared *c = &sim.carrier;
+	char *why = NULL;
+
+	c->worker = sim.worker;
+	c->dial_ms = sim.config->timeouts.dial;
+	c->handshake_ms = sim.config->timeouts.handshake;
+	c->dead_ms = sim.config->timeouts.dead;
+	c->tls[CARRIER_DIRECT] = tls_client_context_new(s->ca_file, direct, &why);
+	if (c->tls[CARRIER_DIRECT])
+		c->tls[CARRIER_WEBSOCKET] = tls_client_context_new(s->ca_file, websocket, &why);
+	if (!c->tls[CARRIER_WEBSOCKET]) {
+		fprintf(stderr, "bench-agents: %s\n", why ? why : "out of memory");
+		free(why);
+		return false;
+	}
+	if (sim.config->transport == TRANSPORT_WEBSOCKET) {
+		c->ws = ws_context_new(sim.worker);
+		return c->ws;
+	}
+	return true;
+}
+
+static bool watch(struct event *e)
+{
+	if (!e)
+		return false;
+	sim.events[sim.n_events++] = e;
+	return event_add(e, NULL) == 0;
+}
+
+static bool watch_all(void)
+{
+	struct event_base *base = sim.worker->base;
+	struct stat st;
+
+	/* epoll takes no plain file, and /dev/null has nothing to say */
+	if (fstat(0, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode) || isatty(0)) &&
+	    !watch(event_new(base, 0, EV_READ | EV_PERSIST, on_stdin, NULL)))
+		return false;
+	return watch(evsignal_new(base, SIGTERM, on_terminate, NULL)) &&
+	       watch(evsignal_new(base, SIGINT, on_terminate, NULL)) &&
+	       watch(evsignal_new(base, SIGUSR1, on_usr1, NULL));
+}
+
+static bool have_descriptors(unsigned count)
+{
+	struct rlimit files;
+
+	if (getrlimit(RLIMIT_NOFILE, &files) < 0)
+		return false;
+	files.rlim_cur = files.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &files);
+	if (files.rlim_cur >= count + DESCRIPTORS_SPARE)
+		return true;
+	fprintf(stderr, "bench-agents: %u agents need as many descriptors; %llu are allowed\n",
+		count, (unsigned long long)files.rlim_cur);
+	return false;
+}
+
+static bool prepare(const struct settings *s)
+{
+	if (!have_descriptors(s->count) || !make_config(s))
+		return false;
+	signal(SIGPIPE, SIG_IGN);
+	evthread_use_pthreads();
+	sim.worker = worker_new(0);
+	sim.all = calloc(s->count, sizeof(*sim.all));
+	if (!sim.worker || !sim.all || !make_carrier(s) || !watch_all()) {
+		fputs("bench-agents: cannot start\n", stderr);
+		return false;
+	}
+	sim.step = 1;
+	sim.began = now();
+	timer_set(sim.worker, &sim.starting, 0, on_starting);
+	return true;
+}
+
+static void release(void)
+{
+	for (unsigned i = 0; i < sim.started; i++)
+		agent_deinit(&sim.all[i].agent);
+	for (unsigned i = 0; i < sim.n_events; i++)
+		event_free(sim.events[i]);
+	ws_context_free(sim.carrier.ws);
+	for (unsigned i = 0; i < CARRIER_KINDS; i++)
+		tls_context_unref(sim.carrier.tls[i]);
+	worker_free(sim.worker);
+	free(sim.all);
+	tunnel_config_free(sim.config);
+	libevent_global_shutdown();
+}
+
+int main(int argc, char **argv)
+{
+	bool good;
+
+	sim.set = (struct settings){ .service = "s%",
+				     .instance = "bench-%",
+				     .target = "tcp:127.0.0.1:9",
+				     .transport = "direct",
+				     .log_level = "warning",
+				     .count = 100 };
+	if (!read_settings(&sim.set, argc, argv) || !set_log(sim.set.log_level)) {
+		fputs("Try bench-agents --help.\n", stderr);
+		return 2;
+	}
+	good = prepare(&sim.set);
+	if (good)
+		worker_run(sim.worker);
+	release();
+	return good ? 0 : 1;
+}
