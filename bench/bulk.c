@@ -9,6 +9,8 @@
  * Warm-up is a round of its own, with streams of its own, so that the measured one is whole: from its
  * first connect to its last verdict.
  */
+#include "bench/bulk.h"
+
 #include <string.h>
 #include <sys/epoll.h>
 
@@ -26,20 +28,24 @@ static bool sends(const struct stream *s)
 
 static bool time_is_over(const struct load *l)
 {
-	return l->stopping || (!l->options.amount && loop_now() >= l->until);
+	return !l->options.amount && (l->stopping || loop_now() >= l->until);
 }
 
-/* Ends our direction, if it is time. */
+void bulk_end(struct stream *s)
+{
+	s->state = STREAM_OPEN;
+	s->moved = loop_now();
+	loop_want(&s->load->loop, &s->watch, EPOLLIN);
+	stream_end(s);
+}
+
 static void end_if_over(struct stream *s)
 {
 	uint64_t amount = s->load->options.amount;
+	bool over = amount ? sends(s) && s->sent == amount : time_is_over(s->load);
 
-	if (s->ended || (amount && sends(s) && s->sent < amount && !s->load->stopping))
-		return;
-	if (!time_is_over(s->load) && !(amount && sends(s)))
-		return;
-	loop_want(&s->load->loop, &s->watch, EPOLLIN);
-	stream_end(s);
+	if (over && !s->ended)
+		bulk_end(s);
 }
 
 /* ---- sending ---- */
@@ -85,7 +91,7 @@ static bool send_some(struct stream *s)
 	return s->state == STREAM_OPEN;
 }
 
-static void on_sent(struct stream *s)
+void bulk_sent(struct stream *s)
 {
 	if (sends(s))
 		loop_want(&s->load->loop, &s->watch, EPOLLIN | EPOLLOUT);
@@ -165,8 +171,8 @@ static void finish(struct stream *s)
 		stream_fail(s, LOAD_MISMATCH, wrong);
 		return;
 	}
-	if (!s->ended && sends(s)) {
-		stream_fail(s, LOAD_SHORT, "the far end ended first");
+	if (!s->ended && (sends(s) || !s->request.amount)) {
+		stream_fail(s, LOAD_SHORT, "the far end ended before we did");
 		return;
 	}
 	l->bytes += s->sent + s->received;
@@ -200,7 +206,7 @@ static bool receive(struct stream *s)
 	return true;
 }
 
-static void on_io(struct stream *s, uint32_t events)
+void bulk_io(struct stream *s, uint32_t events)
 {
 	if (events & (EPOLLIN | EPOLLERR | EPOLLHUP) && !receive(s))
 		return;
@@ -223,7 +229,7 @@ static void run_round(struct load *l, enum wire_op op, uint64_t ns)
 
 	l->bytes = l->done = 0;
 	l->from = loop_now();
-	l->until = l->from + ns;
+	l->until = l->options.amount ? 0 : l->from + ns;
 	for (unsigned i = 0; i < l->options.streams; i++)
 		if (!l->stopping)
 			stream_start(&l->streams[i], op, l->options.amount);
@@ -263,7 +269,7 @@ static void verify_run(struct load *l)
 	run_both(l, WIRE_BOTH);
 }
 
-#define BULK(run_it) .run = run_it, .sent = on_sent, .io = on_io, .figures = FIGURES_BULK
+#define BULK(run_it) .run = run_it, .sent = bulk_sent, .io = bulk_io, .figures = FIGURES_BULK
 
 const struct load_mode mode_up = { .name = "up", .what = "data to the far end", BULK(up_run) };
 const struct load_mode mode_down = { .name = "down", .what = "data from the far end",

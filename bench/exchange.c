@@ -52,13 +52,14 @@ static void count(struct load *l, const struct stream *s)
 /* Is there another one to begin? With --count this takes it. */
 static bool take_ticket(struct load *l, uint64_t now)
 {
-	static uint64_t taken;
-
 	if (l->stopping)
 		return false;
 	if (!l->options.count)
 		return now < l->until;
-	return taken < l->options.count && ++taken;
+	if (l->begun == l->options.count)
+		return false;
+	l->begun++;
+	return true;
 }
 
 static void start(struct load *l)
@@ -98,10 +99,7 @@ const struct load_mode mode_new = {
 
 /* ---- pingpong ---- */
 
-/* Who thinks, the first to end first. */
-static struct stream *thinking, **thinking_end = &thinking;
-
-static void next(struct stream *s)
+static void go_on(struct stream *s)
 {
 	if (take_ticket(s->load, loop_now()))
 		stream_request(s);
@@ -111,42 +109,50 @@ static void next(struct stream *s)
 
 static void pingpong_io(struct stream *s, uint32_t events)
 {
-	const uint8_t *data;
+	struct load *l = s->load;
 
 	if (s->state == STREAM_QUIET) {
-		if (stream_read(s, &data, 1) > 0)
-			stream_fail(s, LOAD_MISMATCH, "data nobody asked for");
+		stream_unexpected(s);
 		return;
 	}
 	if (!exchange_take(s))
 		return;
-	count(s->load, s);
-	if (!s->load->options.think) {
-		next(s);
+	count(l, s);
+	if (!l->options.think) {
+		go_on(s);
 		return;
 	}
 	s->state = STREAM_QUIET;
 	s->next = NULL;
-	*thinking_end = s;
-	thinking_end = &s->next;
+	*(l->thinking ? &l->thinking_last->next : &l->thinking) = s;
+	l->thinking_last = s;
+}
+
+/* When the first of those that think has thought enough, or the run is over. */
+static uint64_t next_thought(const struct load *l)
+{
+	uint64_t due;
+
+	if (!l->thinking)
+		return LOOP_NEVER;
+	if (l->stopping)
+		return 0;
+	due = l->thinking->moved + l->options.think;
+	return l->options.count || due < l->until ? due : l->until;
 }
 
 static void pingpong_run(struct load *l)
 {
+	struct stream *s;
+
 	start(l);
 	while (l->live) {
-		uint64_t due = thinking ? thinking->moved + l->options.think : LOOP_NEVER;
-
-		load_turn(l, due);
-		while (thinking && (thinking->state != STREAM_QUIET ||
-				    thinking->moved + l->options.think <= loop_now())) {
-			struct stream *s = thinking;
-
-			thinking = s->next;
-			if (!thinking)
-				thinking_end = &thinking;
-			if (s->state == STREAM_QUIET)
-				next(s);
+		load_turn(l, next_thought(l));
+		while (l->thinking && next_thought(l) <= loop_now()) {
+			s = l->thinking;
+			l->thinking = s->next;
+			if (s->state == STREAM_QUIET) /* else it has failed meanwhile */
+				go_on(s);
 		}
 	}
 }

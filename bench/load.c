@@ -4,7 +4,8 @@
  * Theory of operation: a mode starts its streams and turns the loop until none is live. The first
  * error sets `stopping`: streams in progress are finished, so that all errors of one cause are seen,
  * and nothing new begins, so that a refusing system is not hammered. A stream that waits for
- * something and has not moved for the time-out fails too; so a run ends whatever happens.
+ * something and has not moved for the time-out fails too, or one that is not finished a time-out
+ * after the measured time; so a run by time ends whatever happens.
  */
 #include "bench/load.h"
 
@@ -36,6 +37,9 @@ void load_init(struct load *l)
 
 void load_deinit(struct load *l)
 {
+	for (unsigned i = 0; i < l->options.streams; i++)
+		if (l->streams[i].state != STREAM_CLOSED)
+			stream_close(&l->streams[i]);
 	free(l->streams);
 	loop_deinit(&l->loop);
 }
@@ -47,6 +51,8 @@ static void look_for_standstill(struct load *l, uint64_t now)
 
 		if (stream_waits(s) && now - s->moved > l->options.timeout)
 			stream_fail(s, LOAD_TIMEOUT, "nothing moved for the time-out");
+		else if (stream_waits(s) && l->until && now > l->until + l->options.timeout)
+			stream_fail(s, LOAD_TIMEOUT, "not finished within the time-out");
 	}
 }
 
@@ -107,6 +113,12 @@ static void print_bulk(const struct load *l, bool ok, double seconds)
 	figure(ok, "all_bytes", (double)l->all_bytes);
 }
 
+static void print_held(const struct load *l, bool ok)
+{
+	figure(ok, "done", (double)l->done);
+	figure(ok, "bytes", (double)l->bytes);
+}
+
 static double cpu_seconds(void)
 {
 	struct rusage u;
@@ -136,6 +148,10 @@ int load_report(const struct load *l)
 		print_latency(l, ok, seconds);
 	else if (l->mode->figures == FIGURES_BULK)
 		print_bulk(l, ok, seconds);
+	else if (l->mode->figures == FIGURES_HELD)
+		print_held(l, ok);
+	else
+		printf(",\"far_end\":%s", ok ? l->far_end : "null");
 	figure(ok, "cpu_seconds", cpu_seconds());
 	printf("}\n");
 	if (!ok)

@@ -40,8 +40,7 @@ struct load;
 
 struct load_mode {
 	const char *name, *what;
-	enum { FIGURES_LATENCY, FIGURES_BULK, FIGURES_NONE } figures;
-	bool streams_only; /* neither --count nor seconds mean anything */
+	enum { FIGURES_LATENCY, FIGURES_BULK, FIGURES_HELD, FIGURES_FAR } figures;
 	void (*run)(struct load *l);
 	/* A stream's request has left. */
 	void (*sent)(struct stream *s);
@@ -57,6 +56,8 @@ struct load {
 	unsigned live;		/* of them not closed */
 	bool stopping;		/* nothing new is begun: something failed */
 	uint64_t next_id, next_tick;
+	uint64_t begun;		/* with --count: how many of them */
+	struct stream *thinking, *thinking_last; /* a queue, the first to be done first */
 
 	uint64_t errors[LOAD_ERRORS];
 	char first[256]; /* what failed first */
@@ -65,10 +66,11 @@ struct load {
 	uint64_t done, bytes;	   /* in it */
 	uint64_t all_done, all_bytes; /* warm-up included */
 	struct histogram latency;
+	char far_end[512]; /* its statistics */
 };
 
 extern const struct load_mode mode_new, mode_pingpong, mode_up, mode_down, mode_verify, mode_idle,
-	mode_stall;
+	mode_stall, mode_statistics;
 
 void load_init(struct load *l);
 void load_deinit(struct load *l);

@@ -19,7 +19,8 @@
 #include "bench/wire.h"
 
 static const struct load_mode *const modes[] = {
-	&mode_new, &mode_pingpong, &mode_up, &mode_down, &mode_verify,
+	&mode_new,    &mode_pingpong, &mode_up,	  &mode_down,
+	&mode_verify, &mode_idle,     &mode_stall, &mode_statistics,
 };
 #define MODES (sizeof(modes) / sizeof(modes[0]))
 
@@ -32,7 +33,7 @@ static void usage(FILE *to)
 	      "\n",
 	      to);
 	for (unsigned i = 0; i < MODES; i++)
-		fprintf(to, "  %-9s %s\n", modes[i]->name, modes[i]->what);
+		fprintf(to, "  %-10s %s\n", modes[i]->name, modes[i]->what);
 	fputs("\n"
 	      "  --streams N      at once (1)\n"
 	      "  --seconds S      measured (2)\n"

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "bench/far.h"
+#include "bench/input.h"
 #include "bench/place.h"
 
 #define LISTENERS 16
@@ -46,15 +47,6 @@ static void on_signal(struct watch *w, uint32_t events)
 	ended = true;
 }
 
-static void on_stdin(struct watch *w, uint32_t events)
-{
-	char buf[512];
-	ssize_t n = read(w->fd, buf, sizeof(buf));
-
-	if (n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN))
-		ended = true;
-}
-
 static void watch_signals(struct watch *w)
 {
 	sigset_t set;
@@ -70,7 +62,8 @@ static void watch_signals(struct watch *w)
 
 int serve_main(int argc, char **argv)
 {
-	struct watch listeners[LISTENERS] = { 0 }, signals = { 0 }, input = { 0 };
+	struct watch listeners[LISTENERS] = { 0 }, signals = { 0 };
+	struct input input = { 0 };
 	unsigned n = 0;
 	char line[512];
 
@@ -79,8 +72,7 @@ int serve_main(int argc, char **argv)
 		struct place p;
 
 		if (strcmp(argv[i], "--stdin-eof") == 0) {
-			input = (struct watch){ .fd = 0, .on = on_stdin };
-			loop_want(&far.loop, &input, EPOLLIN);
+			input_watch(&input, &far.loop);
 			continue;
 		}
 		if (n == LISTENERS)
@@ -95,7 +87,7 @@ int serve_main(int argc, char **argv)
 	watch_signals(&signals);
 	puts("ready");
 	fflush(stdout);
-	while (!ended)
+	while (!ended && !input.ended)
 		loop_turn(&far.loop, LOOP_NEVER);
 	far_statistics(&far, line, sizeof(line));
 	fputs(line, stdout);

@@ -106,6 +106,14 @@ ssize_t stream_write(struct stream *s, const void *data, size_t len)
 	return -1;
 }
 
+void stream_unexpected(struct stream *s)
+{
+	const uint8_t *data;
+
+	if (stream_read(s, &data, 1) > 0)
+		stream_fail(s, LOAD_MISMATCH, "data came that nobody asked for");
+}
+
 void stream_end(struct stream *s)
 {
 	s->ended = true;
@@ -155,6 +163,7 @@ static void push(struct stream *s)
 void stream_request(struct stream *s)
 {
 	s->state = STREAM_REQUEST;
+	s->request.id = ++s->load->next_id; /* a reply that comes twice is seen */
 	s->at = 0;
 	s->began = s->moved = loop_now();
 	push(s);
@@ -174,7 +183,7 @@ void stream_start(struct stream *s, enum wire_op op, uint64_t amount)
 					    .seed = id * 0x2545f4914f6cdd1dULL, .id = id };
 	s->at = s->tail_len = 0;
 	s->greeted = s->ended = false;
-	s->sent = s->received = 0;
+	s->sent = s->received = s->queued = 0;
 	s->began = s->moved = began;
 	if (fd < 0)
 		fail_errno(s, -fd, "connect");

@@ -35,7 +35,8 @@ struct stream {
 	uint8_t tail[WIRE_VERDICT]; /* the end of what came; of a proxy: the start */
 	uint64_t began, moved;	    /* when: this exchange or stream; the last byte */
 	uint64_t sent, received;    /* data */
-	struct stream *next;	    /* for the mode */
+	uint32_t queued;	    /* of a stalled one: what lies unread in its socket */
+	struct stream *next;	    /* of those that think */
 };
 
 void stream_init(struct stream *s, struct load *l);
@@ -56,6 +57,8 @@ ssize_t stream_read(struct stream *s, const uint8_t **data, size_t max);
 ssize_t stream_read_to_end(struct stream *s, const uint8_t **data, size_t max);
 /* How much was sent, 0: nothing now; -1: failed and closed. */
 ssize_t stream_write(struct stream *s, const void *data, size_t len);
+/* An event where none is expected: fails, unless it was a false alarm. */
+void stream_unexpected(struct stream *s);
 /* Ends our direction; the other stays. */
 void stream_end(struct stream *s);
 
