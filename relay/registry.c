@@ -1,10 +1,18 @@
 /*
  * registry: services and the tunnels that offer them.
  *
- * Theory of operation: a sorted array of entries (service, tunnel), found by bisection; entries of
- * one service stand in the order in which their tunnels came, so the first is the primary and the
- * next its backup. Tunnels themselves hang in a list, for take-over and limits. One mutex; held for
- * one look-up or one change, never while anything else is called.
+ * Theory of operation: everything is found by a keyed hash, so that no function walks all tunnels,
+ * however many are back at once after a restart.
+ *
+ *   services   name -> its entries in the order in which their tunnels came: the first is the
+ *              primary, the next its backup. Each tunnel has its entries in one array.
+ *   owners     name -> how many tunnels count against its limit
+ *   live       owner and instance -> the tunnel there is; at most one
+ *   retiring   the same for those that only finish their streams; any number
+ *
+ * A name is made by its first holder and goes with the last. One mutex; held for one look-up or one
+ * change, never while anything else is called; hashes are computed before. What may fail comes
+ * first in a change: it is made as a whole or not at all.
  *
  * Limits: tunnels by config; services per tunnel by the hello's own bound.
  */
@@ -13,239 +21,341 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/queue.h>
 
-struct entry {
-	char *service;
+#include "relay/hash.h"
+
+/* A name in use. Of a service, entries has one for each holder; of an owner, none. */
+struct registry_name {
+	struct table_node node;
+	size_t holders;
+	TAILQ_HEAD(registry_order, registry_entry) entries;
+	char text[];
+};
+
+/* A tunnel's place in the order of one service. */
+struct registry_entry {
 	const struct registration *tunnel;
+	struct registry_name *service;
+	uint64_t hash; /* of the service's name */
+	TAILQ_ENTRY(registry_entry) order;
 	bool eager;
 };
 
 struct registry {
 	pthread_mutex_t lock;
-	struct entry *entries;
-	size_t n, room;
-	struct registration *tunnels;
-	size_t n_tunnels;
+	struct hash_key key;
+	struct table services, owners; /* of struct registry_name */
+	struct table live, retiring;   /* of struct registration */
+	size_t n_entries;
 };
 
 struct registry *registry_new(void)
 {
 	struct registry *r = calloc(1, sizeof(*r));
 
-	if (r)
-		pthread_mutex_init(&r->lock, NULL);
+	if (!r)
+		return NULL;
+	pthread_mutex_init(&r->lock, NULL);
+	if (hash_key_new(&r->key) < 0 || table_init(&r->services) < 0 ||
+	    table_init(&r->owners) < 0 || table_init(&r->live) < 0 || table_init(&r->retiring) < 0)
+		return registry_free(r);
 	return r;
+}
+
+/* ---- names ---- */
+
+static struct registry_name *name_of(struct table_node *node)
+{
+	return (struct registry_name *)((char *)node - offsetof(struct registry_name, node));
+}
+
+static struct registry_name *name_find(const struct table *t, const char *text, uint64_t hash)
+{
+	struct table_node *node;
+
+	for (node = table_first(t, hash); node; node = table_next(node)) {
+		struct registry_name *name = name_of(node);
+
+		if (strcmp(name->text, text) == 0)
+			return name;
+	}
+	return NULL;
+}
+
+/* Made if nobody holds it yet. NULL: out of memory. */
+static struct registry_name *name_hold(struct table *t, const char *text, uint64_t hash)
+{
+	struct registry_name *name = name_find(t, text, hash);
+	size_t size = strlen(text) + 1;
+
+	if (!name) {
+		name = calloc(1, sizeof(*name) + size);
+		if (!name)
+			return NULL;
+		TAILQ_INIT(&name->entries);
+		memcpy(name->text, text, size);
+		table_insert(t, &name->node, hash);
+	}
+	name->holders++;
+	return name;
+}
+
+static void name_drop(struct table *t, struct registry_name *name)
+{
+	if (!name || --name->holders > 0)
+		return;
+	table_remove(t, &name->node);
+	free(name);
+}
+
+/* ---- tunnels ---- */
+
+/* Of both names: with the owner's hash in the key, no two owners' instances collide by intent. */
+static uint64_t hash_instance(const struct registry *r, uint64_t owner, const char *instance)
+{
+	const struct hash_key key = { { r->key.half[0] ^ owner, r->key.half[1] } };
+
+	return hash_string(&key, instance);
+}
+
+static struct registration *registration_of(struct table_node *node)
+{
+	return (struct registration *)((char *)node - offsetof(struct registration, node));
+}
+
+/* One with the same owner and instance. */
+static struct registration *find_same(const struct table *table, const struct registration *t,
+				      uint64_t hash)
+{
+	struct table_node *node;
+
+	for (node = table_first(table, hash); node; node = table_next(node)) {
+		struct registration *found = registration_of(node);
+
+		if (strcmp(found->instance, t->instance) == 0 &&
+		    strcmp(found->owner, t->owner) == 0)
+			return found;
+	}
+	return NULL;
+}
+
+static void drop_entries(struct registry *r, struct registration *t)
+{
+	for (size_t i = 0; i < t->n_entries; i++) {
+		struct registry_entry *e = &t->entries[i];
+
+		TAILQ_REMOVE(&e->service->entries, e, order);
+		name_drop(&r->services, e->service);
+	}
+	r->n_entries -= t->n_entries;
+	free(t->entries);
+	t->entries = NULL;
+	t->n_entries = 0;
+}
+
+static void unlist(struct registry *r, struct registration *t)
+{
+	if (!t->counted)
+		return;
+	drop_entries(r, t);
+	table_remove(t->retiring ? &r->retiring : &r->live, &t->node);
+	name_drop(&r->owners, t->counted);
+	t->counted = NULL;
+}
+
+static void unlist_all(struct registry *r, struct table *table)
+{
+	for (size_t i = 0; i < table->buckets; i++)
+		while (table->bucket[i])
+			unlist(r, registration_of(table->bucket[i]));
 }
 
 struct registry *registry_free(struct registry *r)
 {
 	if (!r)
 		return NULL;
-	for (size_t i = 0; i < r->n; i++)
-		free(r->entries[i].service);
-	free(r->entries);
+	unlist_all(r, &r->live);
+	unlist_all(r, &r->retiring);
+	table_deinit(&r->live);
+	table_deinit(&r->retiring);
+	table_deinit(&r->services);
+	table_deinit(&r->owners);
 	pthread_mutex_destroy(&r->lock);
 	free(r);
 	return NULL;
 }
 
-/* The first entry that is not before service. */
-static size_t lower_bound(const struct registry *r, const char *service)
+/* ---- coming ---- */
+
+/* A tunnel on its way into the registry. */
+struct arrival {
+	struct registration *t;
+	struct registry_entry *entries;
+	size_t n;
+	uint64_t owner, instance; /* hashes */
+};
+
+/*
+ * May it come in, and in whose place? A retiring tunnel counts against its owner's limit, since it
+ * takes a place until it has finished; but one of the same instance does not, or a restart in order
+ * would have to wait.
+ */
+static enum reason judge(const struct registry *r, const struct arrival *a, uint64_t max_per_owner,
+			 uint64_t max, struct registration **predecessor)
 {
-	size_t from = 0, to = r->n;
+	struct registration *old = find_same(&r->live, a->t, a->instance);
+	const struct registry_name *owner = name_find(&r->owners, a->t->owner, a->owner);
+	uint64_t owned = owner ? owner->holders : 0;
 
-	while (from < to) {
-		size_t middle = from + (to - from) / 2;
+	if (old && old->generation >= a->t->generation)
+		return REASON_STALE;
+	if (find_same(&r->retiring, a->t, a->instance))
+		owned--;
+	if (!old && (owned >= max_per_owner || r->live.n + r->retiring.n >= max))
+		return REASON_LIMIT;
+	*predecessor = old;
+	return REASON_NONE;
+}
 
-		if (strcmp(r->entries[middle].service, service) < 0)
-			from = middle + 1;
-		else
-			to = middle;
+/* False: out of memory, and nothing is held. */
+static bool hold_names(struct registry *r, const struct arrival *a, const struct offered *services)
+{
+	struct registry_name *owner = name_hold(&r->owners, a->t->owner, a->owner);
+	size_t i;
+
+	for (i = 0; owner && i < a->n; i++) {
+		struct registry_entry *e = &a->entries[i];
+
+		e->service = name_hold(&r->services, services[i].service, e->hash);
+		if (!e->service)
+			break;
 	}
-	return from;
-}
-
-static void drop_entries(struct registry *r, const struct registration *t)
-{
-	size_t kept = 0;
-
-	for (size_t i = 0; i < r->n; i++) {
-		if (r->entries[i].tunnel == t)
-			free(r->entries[i].service);
-		else
-			r->entries[kept++] = r->entries[i];
-	}
-	r->n = kept;
-}
-
-static bool make_room(struct registry *r, size_t more)
-{
-	size_t room = r->room ? r->room : 64;
-	struct entry *entries;
-
-	while (room < r->n + more)
-		room *= 2;
-	if (room == r->room)
-		return true;
-	entries = realloc(r->entries, room * sizeof(*entries));
-	if (!entries)
-		return false;
-	r->entries = entries;
-	r->room = room;
-	return true;
-}
-
-static bool insert(struct registry *r, const struct registration *t, const struct offered *offered)
-{
-	char *service = strdup(offered->service);
-	size_t at;
-
-	if (!service)
-		return false;
-	at = lower_bound(r, service);
-	while (at < r->n && strcmp(r->entries[at].service, service) == 0)
-		at++; /* behind those that came before */
-	memmove(&r->entries[at + 1], &r->entries[at], (r->n - at) * sizeof(struct entry));
-	r->entries[at] = (struct entry){ service, t, offered->eager };
-	r->n++;
-	return true;
-}
-
-/* A successor stands where its predecessor stood: a primary that reconnects stays the primary. */
-static bool inherit(struct registry *r, const struct registration *t,
-		    const struct registration *old, const struct offered *offered)
-{
-	for (size_t at = lower_bound(r, offered->service);
-	     at < r->n && strcmp(r->entries[at].service, offered->service) == 0; at++) {
-		if (r->entries[at].tunnel != old)
-			continue;
-		r->entries[at].tunnel = t;
-		r->entries[at].eager = offered->eager;
+	if (owner && i == a->n) {
+		a->t->counted = owner;
 		return true;
 	}
+	while (i-- > 0)
+		name_drop(&r->services, a->entries[i].service);
+	name_drop(&r->owners, owner);
 	return false;
 }
 
-/* old may be NULL. Out of memory: old has lost what t had inherited; the caller lets t go. */
-static bool add_entries(struct registry *r, const struct registration *t,
-			const struct registration *old, const struct offered *services, size_t n)
-{
-	if (!make_room(r, n))
-		return false;
-	for (size_t i = 0; i < n; i++) {
-		if ((old && inherit(r, t, old, &services[i])) || insert(r, t, &services[i]))
-			continue;
-		drop_entries(r, t);
-		return false;
-	}
-	return true;
-}
-
-/*
- * The instance's own earlier session, if it is to be replaced or stands in the way; and how many
- * tunnels count against the owner's limit. A retiring one counts, since it takes a place until it
- * has finished; but one of the same instance does not, or a restart in order would have to wait.
+/* The entry of a service. Who comes back mostly offers the same as before: there it is, at guess.
  */
-static struct registration *predecessor(const struct registry *r, const struct registration *t,
-					uint64_t *owned)
+static struct registry_entry *entry_of(const struct registration *t,
+				       const struct registry_name *service, size_t guess)
 {
-	struct registration *found = NULL;
-	bool excused = false;
+	for (size_t i = 0; i < t->n_entries; i++) {
+		struct registry_entry *e = &t->entries[(guess + i) % t->n_entries];
 
-	*owned = 0;
-	for (struct registration *i = r->tunnels; i; i = i->next) {
-		bool same = strcmp(i->instance, t->instance) == 0;
+		if (e->service == service)
+			return e;
+	}
+	return NULL;
+}
 
-		if (strcmp(i->owner, t->owner) != 0)
-			continue;
-		if (i->retiring && same && !excused)
-			excused = true;
+/* A successor stands where its predecessor stood: a primary that reconnects stays the primary. */
+static void list(struct registry *r, const struct arrival *a, const struct registration *old)
+{
+	for (size_t i = 0; i < a->n; i++) {
+		struct registry_entry *e = &a->entries[i];
+		struct registry_entry *place = old ? entry_of(old, e->service, i) : NULL;
+
+		if (place)
+			TAILQ_INSERT_BEFORE(place, e, order);
 		else
-			++*owned;
-		if (!i->retiring && same)
-			found = i;
+			TAILQ_INSERT_TAIL(&e->service->entries, e, order);
 	}
-	return found;
+	r->n_entries += a->n;
+	a->t->entries = a->entries;
+	a->t->n_entries = a->n;
+	a->t->retiring = false;
+	table_insert(&r->live, &a->t->node, a->instance);
 }
 
-static void unlink_tunnel(struct registry *r, struct registration *t)
+static enum reason add(struct registry *r, const struct arrival *a, const struct offered *services,
+		       uint64_t max_per_owner, uint64_t max, struct offer *stale)
 {
-	for (struct registration **p = &r->tunnels; *p; p = &(*p)->next) {
-		if (*p != t)
-			continue;
-		*p = t->next;
-		r->n_tunnels--;
-		return;
-	}
-}
+	struct registration *old;
+	enum reason why = judge(r, a, max_per_owner, max, &old);
 
-static enum reason add(struct registry *r, struct registration *t, const struct offered *services,
-		       size_t n, uint64_t max_per_owner, uint64_t max, struct offer *stale)
-{
-	uint64_t owned;
-	struct registration *old = predecessor(r, t, &owned);
-
-	if (old && old->generation >= t->generation)
-		return REASON_STALE;
-	if (!old && (owned >= max_per_owner || r->n_tunnels >= max))
-		return REASON_LIMIT;
-	if (!add_entries(r, t, old, services, n))
+	if (why != REASON_NONE)
+		return why;
+	if (!hold_names(r, a, services))
 		return REASON_NO_MEMORY;
+	list(r, a, old);
 	if (old) {
 		*stale = (struct offer){ .worker = old->worker, .tunnel = old->tunnel };
-		drop_entries(r, old);
-		unlink_tunnel(r, old);
+		unlist(r, old);
 	}
-	t->next = r->tunnels;
-	r->tunnels = t;
-	r->n_tunnels++;
 	return REASON_NONE;
 }
 
 enum reason registry_add(struct registry *r, struct registration *t, const struct offered *services,
 			 size_t n, uint64_t max_per_owner, uint64_t max, struct offer *stale)
 {
+	struct arrival a = { .t = t, .entries = calloc(n, sizeof(*a.entries)), .n = n };
 	enum reason why;
 
 	memset(stale, 0, sizeof(*stale));
+	if (!a.entries)
+		return REASON_NO_MEMORY;
+	a.owner = hash_string(&r->key, t->owner);
+	a.instance = hash_instance(r, a.owner, t->instance);
+	for (size_t i = 0; i < n; i++)
+		a.entries[i] = (struct registry_entry){
+			.tunnel = t,
+			.hash = hash_string(&r->key, services[i].service),
+			.eager = services[i].eager,
+		};
 	pthread_mutex_lock(&r->lock);
-	why = add(r, t, services, n, max_per_owner, max, stale);
+	why = add(r, &a, services, max_per_owner, max, stale);
 	pthread_mutex_unlock(&r->lock);
+	if (why != REASON_NONE)
+		free(a.entries);
 	return why;
 }
+
+/* ---- there, and going ---- */
 
 void registry_retire(struct registry *r, struct registration *t)
 {
 	pthread_mutex_lock(&r->lock);
-	t->retiring = true;
 	drop_entries(r, t);
+	if (t->counted && !t->retiring) {
+		uint64_t hash = t->node.hash;
+
+		table_remove(&r->live, &t->node);
+		table_insert(&r->retiring, &t->node, hash);
+	}
+	t->retiring = true;
 	pthread_mutex_unlock(&r->lock);
 }
 
 void registry_remove(struct registry *r, struct registration *t)
 {
 	pthread_mutex_lock(&r->lock);
-	drop_entries(r, t);
-	unlink_tunnel(r, t);
+	unlist(r, t);
 	pthread_mutex_unlock(&r->lock);
 }
 
 bool registry_pick(struct registry *r, const char *service, uint64_t not, struct offer *offer)
 {
-	bool found = false;
-	size_t at;
+	uint64_t hash = hash_string(&r->key, service);
+	const struct registry_entry *e = NULL;
+	const struct registry_name *name;
 
 	pthread_mutex_lock(&r->lock);
-	for (at = lower_bound(r, service);
-	     !found && at < r->n && strcmp(r->entries[at].service, service) == 0; at++) {
-		const struct entry *e = &r->entries[at];
-
-		found = e->tunnel->tunnel != not;
-		if (found)
-			*offer = (struct offer){ e->tunnel->worker, e->tunnel->tunnel, e->eager };
-	}
+	name = name_find(&r->services, service, hash);
+	if (name)
+		e = TAILQ_FIRST(&name->entries);
+	while (e && e->tunnel->tunnel == not )
+		e = TAILQ_NEXT(e, order);
+	if (e)
+		*offer = (struct offer){ e->tunnel->worker, e->tunnel->tunnel, e->eager };
 	pthread_mutex_unlock(&r->lock);
-	return found;
+	return e;
 }
 
 size_t registry_tunnels(struct registry *r)
@@ -253,7 +363,7 @@ size_t registry_tunnels(struct registry *r)
 	size_t n;
 
 	pthread_mutex_lock(&r->lock);
-	n = r->n_tunnels;
+	n = r->live.n + r->retiring.n;
 	pthread_mutex_unlock(&r->lock);
 	return n;
 }
@@ -263,7 +373,7 @@ size_t registry_services(struct registry *r)
 	size_t n;
 
 	pthread_mutex_lock(&r->lock);
-	n = r->n;
+	n = r->n_entries;
 	pthread_mutex_unlock(&r->lock);
 	return n;
 }

@@ -10,12 +10,15 @@
 #include <stdint.h>
 
 #include "relay/reason.h"
+#include "relay/table.h"
 
 struct worker;
 struct registry;
+struct registry_entry;
+struct registry_name;
 
 struct registry *registry_new(void);
-struct registry *registry_free(struct registry *r);
+struct registry *registry_free(struct registry *r); /* tunnels still listed are removed */
 
 /* One tunnel as the registry knows it. Embedded in the tunnel; the strings are the tunnel's. */
 struct registration {
@@ -24,7 +27,12 @@ struct registration {
 	const char *owner, *instance;
 	uint64_t generation;
 	bool retiring; /* finishes its streams; neither picked nor replaced */
-	struct registration *next;
+
+	/* the registry's own; all zero unless listed */
+	struct table_node node;
+	struct registry_name *counted; /* its owner */
+	struct registry_entry *entries;
+	size_t n_entries;
 };
 
 /* A tunnel to open a stream through. The tunnel may be gone when its worker is asked. */

@@ -1,4 +1,7 @@
-/* Who offers what: primaries and backups, take-over by generation, limits, retirement, threads. */
+/*
+ * Who offers what: primaries and backups, take-over by generation, limits, retirement, threads; and
+ * thousands of tunnels at random against a model that walks them all.
+ */
 #include <pthread.h>
 
 #include "relay/registry.h"
@@ -239,6 +242,217 @@ static void test_many(void)
 	end();
 }
 
+/* ---- at random, against a model ---- */
+
+enum {
+	CROWD = 5000,     /* tunnels that come and go */
+	OWNERS = 50,      /* half of all comes from the first */
+	INSTANCES = 2000, /* of the first owner; ... */
+	FEW = 40,         /* ... of each other */
+	LABELS = 6,       /* of each owner's services */
+	OFFERED_MAX = 4,  /* of them by one tunnel */
+	OWNED_MAX = 900,  /* limits that are met */
+	CROWD_MAX = 1800,
+	STEPS = 40000,
+};
+
+/* What the model knows of a tunnel; the registry is told by names. */
+struct member {
+	struct registration t;
+	enum { AWAY, LIVE, RETIRING } state;
+	unsigned owner, instance;
+};
+
+/* One place in the one long queue of the model. */
+struct place {
+	unsigned service; /* owner * LABELS + label */
+	const struct member *member;
+	bool eager;
+};
+
+static struct member crowd[CROWD];
+static struct place queue[CROWD * OFFERED_MAX];
+static size_t queued;
+static char owner_name[OWNERS][16], instance_name[INSTANCES][16];
+static char service_name[OWNERS * LABELS][32];
+
+/* Numbers that are the same each time. */
+static unsigned below(unsigned bound)
+{
+	static uint64_t state = 1;
+
+	state = state * 6364136223846793005 + 1442695040888963407;
+	return (unsigned)(state >> 33) % bound;
+}
+
+static void model_drop(const struct member *m)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < queued; i++)
+		if (queue[i].member != m)
+			queue[kept++] = queue[i];
+	queued = kept;
+}
+
+static void model_offer(const struct member *m, const struct member *old, struct place place)
+{
+	for (size_t i = 0; old && i < queued; i++) {
+		if (queue[i].member == old && queue[i].service == place.service) {
+			queue[i] = place;
+			return;
+		}
+	}
+	queue[queued++] = place;
+}
+
+static struct member *model_judge(const struct member *m, enum reason *why)
+{
+	unsigned all = 0, owned = 0;
+	struct member *old = NULL;
+	bool excused = false;
+
+	for (struct member *i = crowd; i < crowd + CROWD; i++) {
+		bool same = i->owner == m->owner && i->instance == m->instance;
+
+		if (i->state == AWAY)
+			continue;
+		all++;
+		owned += i->owner == m->owner;
+		excused |= same && i->state == RETIRING;
+		if (same && i->state == LIVE)
+			old = i;
+	}
+	*why = REASON_NONE;
+	if (old && old->t.generation >= m->t.generation)
+		*why = REASON_STALE;
+	else if (!old && (owned - excused >= OWNED_MAX || all >= CROWD_MAX))
+		*why = REASON_LIMIT;
+	return old;
+}
+
+static enum reason come(struct member *m)
+{
+	struct offered services[OFFERED_MAX];
+	struct place places[OFFERED_MAX];
+	unsigned n = 1 + below(OFFERED_MAX), label = below(LABELS);
+	struct offer stale;
+	struct member *old;
+	enum reason why;
+
+	m->owner = below(2) ? 0 : below(OWNERS);
+	m->instance = below(m->owner ? FEW : INSTANCES);
+	m->t = tunnel(owner_name[m->owner], instance_name[m->instance], below(1000));
+	for (unsigned i = 0; i < n; i++) {
+		places[i] = (struct place){ m->owner * LABELS + (label + i) % LABELS, m, below(2) };
+		services[i] = (struct offered){ service_name[places[i].service], places[i].eager };
+	}
+	old = model_judge(m, &why);
+	CHECK_INT(registry_add(r, &m->t, services, n, OWNED_MAX, CROWD_MAX, &stale), why);
+	CHECK_INT(stale.tunnel, why == REASON_NONE && old ? old->t.tunnel : 0);
+	if (why != REASON_NONE)
+		return why;
+	for (unsigned i = 0; i < n; i++)
+		model_offer(m, old, places[i]);
+	if (old) {
+		model_drop(old);
+		old->state = AWAY;
+	}
+	m->state = LIVE;
+	return why;
+}
+
+/* Of those that are away too: nothing happens then. */
+static void leave(struct member *m, bool for_good)
+{
+	if (for_good)
+		registry_remove(r, &m->t);
+	else
+		registry_retire(r, &m->t);
+	model_drop(m);
+	if (for_good || m->state == AWAY)
+		m->state = AWAY;
+	else
+		m->state = RETIRING;
+}
+
+static void compare_pick(unsigned service, const struct member * not )
+{
+	const struct place *expected = NULL;
+	struct offer o;
+
+	for (size_t i = 0; !expected && i < queued; i++)
+		if (queue[i].service == service && queue[i].member != not )
+			expected = &queue[i];
+	CHECK_INT(registry_pick(r, service_name[service], not ? not ->t.tunnel : 0, &o),
+		  !!expected);
+	if (!expected)
+		return;
+	CHECK_INT(o.tunnel, expected->member->t.tunnel);
+	CHECK(o.worker == worker_a);
+	CHECK_INT(o.eager, expected->eager);
+	if (!not )
+		compare_pick(service, expected->member);
+}
+
+static void compare(unsigned service)
+{
+	size_t there = 0;
+
+	for (unsigned i = 0; i < CROWD; i++)
+		there += crowd[i].state != AWAY;
+	CHECK_INT(registry_tunnels(r), there);
+	CHECK_INT(registry_services(r), queued);
+	compare_pick(service, NULL);
+}
+
+static void test_model(void)
+{
+	unsigned ends[3] = { 0 }; /* in, stale, limit */
+
+	begin();
+	for (unsigned i = 0; i < OWNERS; i++)
+		snprintf(owner_name[i], sizeof(owner_name[i]), "o%u", i);
+	for (unsigned i = 0; i < INSTANCES; i++)
+		snprintf(instance_name[i], sizeof(instance_name[i]), "i%u", i);
+	for (unsigned i = 0; i < OWNERS * LABELS; i++)
+		snprintf(service_name[i], sizeof(service_name[i]), "s%u.o%u", i % LABELS,
+			 i / LABELS);
+	for (unsigned i = 0; i < STEPS; i++) {
+		struct member *m = &crowd[below(CROWD)];
+		/* tides: mostly coming, then mostly going */
+		bool ebb = i / (STEPS / 8) % 2;
+
+		if (m->state == AWAY && below(16) < (ebb ? 2 : 15)) {
+			enum reason why = come(m);
+
+			ends[why == REASON_NONE ? 0 : why == REASON_STALE ? 1 : 2]++;
+		} else if (m->state == AWAY || ebb || below(4) == 0) {
+			leave(m, m->state == RETIRING || below(3) == 0);
+		}
+		compare(below(2) ? below(LABELS) : below(OWNERS * LABELS));
+	}
+	for (unsigned i = 0; i < 3; i++)
+		CHECK(ends[i] > 100); /* else the dice are loaded */
+	for (unsigned i = 0; i < CROWD; i++)
+		leave(&crowd[i], true);
+	end();
+}
+
+/* What is listed still when the registry goes is let go. */
+static void test_free(void)
+{
+	struct registration live = tunnel("acme", "i1", 1), retiring = tunnel("acme", "i2", 1);
+	struct offer stale;
+
+	begin();
+	CHECK_INT(add(&live, "kbs.acme", &stale), REASON_NONE);
+	CHECK_INT(add(&retiring, "kbs.acme", &stale), REASON_NONE);
+	registry_retire(r, &retiring);
+	CHECK(!registry_free(r));
+	CHECK(!live.entries && !live.counted && !retiring.counted);
+}
+
 /* From several threads at once: each finds its own, and nothing is left. */
 static void *come_and_go(void *arg)
 {
@@ -282,6 +496,8 @@ int main(void)
 	test_limits();
 	test_retire();
 	test_many();
+	test_model();
+	test_free();
 	test_threads();
 	return 0;
 }
