@@ -24,6 +24,7 @@
  *             can do so in the background. Otherwise an abort, as the kind can say it (TCP RST,
  *             RST_STREAM, TLS without close_notify, WebSocket 1011; Unix and vsock just close).
  *   fd        optional: the plain socket under the conduit, for splice(2); stays the conduit's.
+ *             Whoever uses it notes in vain what said EAGAIN.
  *   detach    optional pair: take the conduit out of its worker's loop; put it into another's.
  *   attach    Between the two no thread may touch it. A conduit without them cannot move.
  *
@@ -36,6 +37,7 @@
 #ifndef RELAY_CONDUIT_H
 #define RELAY_CONDUIT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -78,6 +80,9 @@ struct conduit {
 	void *user;
 	struct conduit_pushback *pushback; /* bytes given back by conduit_unread, or NULL */
 	int dead; /* for kinds: the -errno that every later read and write answers, or 0 */
+	/* Of those with fd: READY_READ, READY_WRITE known to say -EAGAIN until they are told */
+	uint8_t vain;
+	bool urgent; /* TCP's urgent data has come: splice(2) stops there, read does not */
 };
 
 /* Call these, not the ops: they add what is common to all kinds (pushback). */

@@ -1,9 +1,10 @@
 /*
  * edge: edge-triggered watches.
  *
- * Theory of operation: a thin layer on epoll. A watch that is forgotten while its event waits in
- * the batch at hand is recognised by its worker being NULL: its memory lives to the end of the turn
- * at least (the reaper's rule).
+ * Theory of operation: a thin layer on epoll. A turn tells at most one batch, then libevent's other
+ * events have theirs; what is left over keeps the instance readable. A watch that is forgotten
+ * while its event waits in the batch at hand is recognised by its worker being NULL: its memory
+ * lives to the end of the turn at least (the reaper's rule).
  */
 #include "relay/edge.h"
 
@@ -26,6 +27,18 @@ int edge_watch(struct worker *w, struct edge *e, int fd, uint32_t events,
 	e->fd = fd;
 	e->fired = fired;
 	return 0;
+}
+
+int edge_change(struct edge *e, uint32_t events)
+{
+	struct epoll_event ev = { .events = events | EPOLLET, .data.ptr = e };
+
+	return epoll_ctl(e->worker->edge_fd, EPOLL_CTL_MOD, e->fd, &ev) < 0 ? -errno : 0;
+}
+
+void edge_forget_closing(struct edge *e)
+{
+	e->worker = NULL;
 }
 
 void edge_forget(struct edge *e)

@@ -1,8 +1,9 @@
 /*
  * edge: edge-triggered watches on sockets, beside libevent's level-triggered ones.
  *
- * For two needs that level-triggered events cannot serve: bytes that are peeked and stay unread,
- * and a peer's abort while nothing is wanted. One epoll instance per worker, itself watched by
+ * For what libevent's events cannot do: a watch of 24 bytes that is registered once and never
+ * changed while its owner takes turns at reading and writing; bytes that are peeked and stay
+ * unread; a peer's abort while nothing is wanted. One epoll instance per worker, itself watched by
  * libevent. (libevent has EV_ET, but its change list can leave a socket edge-triggered that is
  * added again level-triggered in the same turn; and it reports EPOLLERR as reading and writing
  * only.) Thread: the worker's own.
@@ -26,7 +27,11 @@ struct edge {
  */
 int edge_watch(struct worker *w, struct edge *e, int fd, uint32_t events,
 	       void (*fired)(struct edge *e, uint32_t events));
+/* Watches for these events instead; what holds already is told, again, in the next turn. */
+int edge_change(struct edge *e, uint32_t events);
 void edge_forget(struct edge *e); /* not watching: nothing */
+/* The same where the fd, of which there is no copy, is closed next: the kernel forgets it then. */
+void edge_forget_closing(struct edge *e);
 
 /* For the worker: tells what happened. */
 void edge_turn(struct worker *w);

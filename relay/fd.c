@@ -1,13 +1,20 @@
 /*
  * fd: a plain stream socket as a conduit.
  *
- * Theory of operation: one libevent event per socket, level-triggered, whose mask is changed as
- * interest changes. Interest is armed at once and disarmed lazily: dropping it only notes so, and
- * the event is taken away when it fires unwanted. So a request/reply exchange costs no epoll_ctl,
- * and backpressure costs one wake-up.
+ * Theory of operation: one edge-triggered watch per socket, made when something is first wanted,
+ * which stays until the socket goes. An edge comes once, so the conduit remembers what it told:
+ * vain is what is known to say -EAGAIN, and an edge takes it back. What is wanted and not in vain is
+ * told when the edge comes, and again in each turn (deferred) until the owner has used it up or
+ * wants it no more. So neither a request and its reply nor backpressure costs an epoll_ctl, and
+ * reading or writing in vain costs no system call.
  *
- * Waiting for READY_ABORT alone is an edge-triggered watch without any event, which tells of errors
- * only. Once made it stays until the socket goes: it costs nothing while nothing happens.
+ * Known to be in vain: after -EAGAIN; and on TCP after a short read or write. Not after a short
+ * read when the peer has ended, or sent urgent data (wary): then there may be more, with no edge to
+ * come. Unix sockets read short at passed descriptors, too; there only -EAGAIN counts.
+ *
+ * EPOLLOUT is watched for from the first time that a write has to wait. TCP tells it only to whom
+ * it has turned away; the others tell it whenever the peer reads, so there it is dropped again when
+ * it comes unwanted.
  *
  * close with an abort reason sets SO_LINGER 0 on TCP, so that the peer sees RST and not FIN; Unix
  * and vsock sockets cannot say it. A clean close of a TCP socket in which received bytes lie unread
@@ -17,8 +24,6 @@
 #include "relay/fd.h"
 
 #include <errno.h>
-#include <event2/event.h>
-#include <event2/event_struct.h>
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -31,14 +36,24 @@
 #include "relay/edge.h"
 #include "relay/worker.h"
 
+/* Always watched for; with these a short read need not be the last. */
+#define ENDS (EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLPRI)
+#define INPUT ((uint32_t)(EPOLLIN | EPOLLRDHUP | EPOLLPRI))
+
 struct fd_conduit {
 	struct conduit base; /* first: cast both ways */
-	struct event event;
-	struct edge edge;
-	int fd;
+	struct edge edge;    /* its fd is the socket, watched or not */
+	union {
+		struct deferred tell;	  /* what the owner has not used up */
+		struct reapable reapable; /* when closed */
+	};
 	int broken; /* -errno of a failed send: from then on EOF is no orderly end any more */
-	uint8_t wanted, armed;
-	struct reapable reapable;
+	uint8_t wanted;
+	uint8_t tcp : 1;
+	uint8_t out : 1;   /* EPOLLOUT is watched for, too */
+	uint8_t wary : 1;  /* see above */
+	uint8_t error : 1; /* an EPOLLERR has come, and nobody has been told */
+	uint8_t fresh : 1; /* its edge has told it in this turn */
 };
 
 static struct fd_conduit *of(struct conduit *c)
@@ -46,139 +61,192 @@ static struct fd_conduit *of(struct conduit *c)
 	return (struct fd_conduit *)c;
 }
 
-static void on_event(evutil_socket_t fd, short what, void *arg);
+static bool in_vain(const struct fd_conduit *f, unsigned what)
+{
+	/* only what an edge takes back can be relied on */
+	return f->base.vain & what && f->edge.worker && (what == READY_READ || f->out);
+}
+
+/* What has to be told now, and in each turn until that changes. */
+static unsigned due(const struct fd_conduit *f)
+{
+	return f->wanted & (READY_READ | READY_WRITE) & (unsigned)~f->base.vain;
+}
+
+static void settle(struct fd_conduit *f)
+{
+	if (due(f)) {
+		worker_defer(f->base.worker, &f->tell);
+	} else {
+		worker_undefer(&f->tell);
+		f->fresh = 0;
+	}
+}
+
+static void used_up(struct fd_conduit *f, unsigned what)
+{
+	f->base.vain |= (uint8_t)what;
+	settle(f);
+}
+
+static void on_tell(struct deferred *d)
+{
+	struct fd_conduit *f =
+		(struct fd_conduit *)((char *)d - offsetof(struct fd_conduit, tell));
+	unsigned events = f->fresh ? 0 : due(f);
+
+	f->fresh = 0;
+	settle(f); /* again in the next turn, unless it is used up by then */
+	if (events)
+		conduit_ready(&f->base, events); /* f may be another worker's now */
+}
+
+static void on_edge(struct edge *e, uint32_t events);
+
+static void watch(struct fd_conduit *f, bool out)
+{
+	uint32_t events = INPUT | (out ? EPOLLOUT : 0);
+	int r;
+
+	if (f->edge.worker)
+		r = edge_change(&f->edge, events);
+	else
+		r = edge_watch(f->base.worker, &f->edge, f->edge.fd, events, on_edge);
+	f->out = out;
+	f->error = 0; /* told anew if it still holds */
+	if (r < 0) { /* deaf: let the next read or write say so */
+		f->base.dead = r;
+		f->base.vain = 0;
+	}
+}
 
 static void on_edge(struct edge *e, uint32_t events)
 {
 	struct fd_conduit *f = (struct fd_conduit *)((char *)e - offsetof(struct fd_conduit, edge));
+	unsigned tell;
 
-	/* EPOLLHUP alone: both directions have ended, in order */
-	if (!(events & EPOLLERR))
-		return;
-	if (f->wanted == READY_ABORT)
-		conduit_ready(&f->base, READY_ABORT);
-	else /* an edge comes once: watched anew when it is asked for, it is told then */
-		edge_forget(e);
-}
-
-static short mask_of(unsigned events)
-{
-	return (short)((events & READY_READ ? EV_READ : 0) | (events & READY_WRITE ? EV_WRITE : 0));
-}
-
-/* Makes libevent watch for exactly what. */
-static void arm(struct fd_conduit *f, unsigned what)
-{
-	short mask = mask_of(what);
-
-	if (f->armed)
-		event_del(&f->event);
-	f->armed = 0;
-	if (!mask)
-		return;
-	event_assign(&f->event, f->base.worker->base, f->fd, (short)(mask | EV_PERSIST), on_event,
-		     f);
-	if (event_add(&f->event, NULL) == 0)
-		f->armed = (uint8_t)what;
+	if (events & (EPOLLIN | ENDS))
+		f->base.vain &= (uint8_t)~READY_READ;
+	if (events & (EPOLLOUT | EPOLLERR | EPOLLHUP))
+		f->base.vain &= (uint8_t)~READY_WRITE;
+	f->wary |= (events & ENDS) != 0;
+	f->base.urgent |= (events & EPOLLPRI) != 0;
+	f->error = (events & EPOLLERR) != 0; /* EPOLLHUP alone: both ends have ended in order */
+	if (f->out && !f->tcp && !(f->wanted & READY_WRITE))
+		watch(f, false);
+	tell = due(f);
+	f->fresh = tell != 0;
+	if (f->error && f->wanted & READY_ABORT) {
+		tell |= READY_ABORT;
+		f->error = 0;
+	}
+	settle(f);
+	if (tell)
+		conduit_ready(&f->base, tell); /* f may be another worker's now */
 }
 
 static void fd_want(struct conduit *c, unsigned events)
 {
 	struct fd_conduit *f = of(c);
+	bool out = f->out || events & c->vain & READY_WRITE;
 
 	f->wanted = (uint8_t)(events & (READY_READ | READY_WRITE | READY_ABORT));
-	events &= READY_READ | READY_WRITE;
-	if (events & (unsigned)~f->armed)
-		arm(f, events);
-	/* reading or writing notices an abort by itself */
-	if (f->wanted == READY_ABORT && !f->edge.worker)
-		edge_watch(c->worker, &f->edge, f->fd, 0, on_edge);
-}
-
-static void on_event(evutil_socket_t fd, short what, void *arg)
-{
-	struct fd_conduit *f = arg;
-	unsigned events = (unsigned)((what & EV_READ ? READY_READ : 0) |
-				     (what & EV_WRITE ? READY_WRITE : 0));
-
-	events &= f->wanted;
-	if (f->armed & (unsigned)~f->wanted)
-		arm(f, f->wanted & (READY_READ | READY_WRITE));
-	if (events)
-		conduit_ready(&f->base, events);
+	if (f->wanted &&
+	    (!f->edge.worker || out != f->out || (f->error && f->wanted & READY_ABORT)))
+		watch(f, out);
+	settle(f);
 }
 
 static ssize_t fd_read(struct conduit *c, void *buf, size_t max)
 {
+	struct fd_conduit *f = of(c);
 	ssize_t n;
 
 	if (c->dead)
 		return c->dead;
+	if (in_vain(f, READY_READ))
+		return -EAGAIN;
 	do
-		n = recv(of(c)->fd, buf, max, 0);
+		n = recv(f->edge.fd, buf, max, 0);
 	while (n < 0 && errno == EINTR);
-	if (n == 0 && of(c)->broken)
-		c->dead = of(c)->broken;
-	else if (n < 0 && errno != EAGAIN)
-		c->dead = -errno;
-	else
-		return n < 0 ? -errno : n;
+	if (n > 0) {
+		if (n < (ssize_t)max && f->tcp && !f->wary)
+			used_up(f, READY_READ);
+		return n;
+	}
+	if (n < 0 && errno == EAGAIN) {
+		used_up(f, READY_READ);
+		return -EAGAIN;
+	}
+	if (n < 0 || f->broken)
+		c->dead = n < 0 ? -errno : f->broken;
 	return c->dead;
 }
 
 static ssize_t fd_write(struct conduit *c, const void *buf, size_t len)
 {
+	struct fd_conduit *f = of(c);
 	ssize_t n;
 
 	if (c->dead)
 		return c->dead;
+	if (in_vain(f, READY_WRITE))
+		return -EAGAIN;
 	do
-		n = send(of(c)->fd, buf, len, MSG_NOSIGNAL);
+		n = send(f->edge.fd, buf, len, MSG_NOSIGNAL);
 	while (n < 0 && errno == EINTR);
-	if (n >= 0 || errno == EAGAIN)
-		return n < 0 ? -EAGAIN : n;
-	/* the peer is gone; what it sent before can still be read, then the error shows */
-	of(c)->broken = -errno;
-	return -errno;
+	if (n < 0 && errno != EAGAIN) {
+		/* the peer is gone; what it sent before can still be read, then the error shows */
+		f->broken = -errno;
+		f->error = 0;
+		return f->broken;
+	}
+	if (n < 0 || (n < (ssize_t)len && f->tcp))
+		used_up(f, READY_WRITE);
+	return n < 0 ? -EAGAIN : n;
 }
 
 static int fd_shutdown(struct conduit *c)
 {
-	if (shutdown(of(c)->fd, SHUT_WR) < 0 && errno != ENOTCONN)
+	if (shutdown(of(c)->edge.fd, SHUT_WR) < 0 && errno != ENOTCONN)
 		return -errno;
 	return 0;
 }
 
 static void fd_free(struct reapable *r)
 {
-	struct fd_conduit *f = (struct fd_conduit *)((char *)r -
-						     offsetof(struct fd_conduit, reapable));
+	free((char *)r - offsetof(struct fd_conduit, reapable));
+}
 
-	free(f);
+/* The conduit is over; its memory goes at the end of the turn. */
+static void leave(struct fd_conduit *f)
+{
+	f->wanted = 0;
+	worker_undefer(&f->tell);
+	f->edge.fd = -1;
+	f->reapable.free = fd_free;
+	conduit_deinit(&f->base);
+	worker_reap(f->base.worker, &f->reapable);
 }
 
 static void fd_close(struct conduit *c, enum reason why)
 {
 	struct fd_conduit *f = of(c);
 
-	arm(f, 0);
-	edge_forget(&f->edge);
-	f->wanted = 0;
 	if (!reason_is_clean(why)) {
 		struct linger now = { .l_onoff = 1, .l_linger = 0 };
 
 		/* refused by Unix and vsock sockets, which cannot reset */
-		setsockopt(f->fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+		setsockopt(f->edge.fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
 	}
-	close(f->fd);
-	f->fd = -1;
-	conduit_deinit(c);
-	worker_reap(c->worker, &f->reapable);
+	edge_forget_closing(&f->edge);
+	close(f->edge.fd);
+	leave(f);
 }
 
 static int fd_fd(const struct conduit *c)
 {
-	return ((const struct fd_conduit *)c)->fd;
+	return ((const struct fd_conduit *)c)->edge.fd;
 }
 
 static void fd_detach(struct conduit *c)
@@ -186,13 +254,13 @@ static void fd_detach(struct conduit *c)
 	struct fd_conduit *f = of(c);
 
 	f->wanted = 0;
-	arm(f, 0);
+	worker_undefer(&f->tell);
 	edge_forget(&f->edge);
 }
 
 static int fd_attach(struct conduit *c, struct worker *w)
 {
-	return 0; /* the event is assigned to the new base when something is wanted */
+	return 0; /* the watch is made anew when something is wanted, and tells what there is */
 }
 
 #define FD_OPS(kind)                                                                               \
@@ -205,39 +273,58 @@ static int fd_attach(struct conduit *c, struct worker *w)
 static const struct conduit_ops tcp_ops = FD_OPS("tcp"), unix_ops = FD_OPS("unix"),
 				vsock_ops = FD_OPS("vsock");
 
-static const struct conduit_ops *ops_of(int fd)
-{
-	int family = AF_UNSPEC;
-	socklen_t len = sizeof(family);
-
-	getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &len);
-	if (family == AF_UNIX)
-		return &unix_ops;
-	return family == AF_VSOCK ? &vsock_ops : &tcp_ops;
-}
-
-struct conduit *fd_conduit_new(struct worker *w, int fd)
+static struct fd_conduit *make(struct worker *w, int fd, int family)
 {
 	struct fd_conduit *f = calloc(1, sizeof(*f));
 
 	if (!f)
 		return NULL;
-	conduit_init(&f->base, ops_of(fd), w);
-	f->fd = fd;
-	f->reapable.free = fd_free;
+	conduit_init(&f->base,
+		     family == AF_UNIX	  ? &unix_ops :
+		     family == AF_VSOCK ? &vsock_ops :
+					  &tcp_ops,
+		     w);
+	f->base.vain = READY_READ; /* until the first edge */
+	f->tcp = f->base.ops == &tcp_ops;
+	f->edge.fd = fd;
+	f->tell.run = on_tell;
+	return f;
+}
+
+struct conduit *fd_conduit_of(struct worker *w, int fd, int family)
+{
+	struct fd_conduit *f = make(w, fd, family);
+
+	return f ? &f->base : NULL;
+}
+
+struct conduit *fd_conduit_new(struct worker *w, int fd)
+{
+	int family = AF_UNSPEC;
+	socklen_t len = sizeof(family);
+
+	getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &len);
+	return fd_conduit_of(w, fd, family);
+}
+
+struct conduit *fd_conduit_connecting(struct worker *w, int fd, int family)
+{
+	struct fd_conduit *f = make(w, fd, family);
+
+	if (!f)
+		return NULL;
+	f->base.vain |= READY_WRITE;
 	return &f->base;
 }
 
 int fd_conduit_release(struct conduit *c)
 {
 	struct fd_conduit *f = of(c);
-	int fd = f->fd;
+	int fd = f->edge.fd;
 
-	arm(f, 0);
 	edge_forget(&f->edge);
 	c->ready = NULL;
-	conduit_deinit(c);
-	worker_reap(c->worker, &f->reapable);
+	leave(f);
 	return fd;
 }
 

@@ -11,6 +11,10 @@ struct worker;
  * NULL: out of memory, and fd is still the caller's.
  */
 struct conduit *fd_conduit_new(struct worker *w, int fd);
+/* The same where the family is known. */
+struct conduit *fd_conduit_of(struct worker *w, int fd, int family);
+/* The same for a socket under connect(2): the first READY_WRITE, or READY_ABORT, ends that. */
+struct conduit *fd_conduit_connecting(struct worker *w, int fd, int family);
 
 /* Takes the socket back out and frees the conduit; nothing may have been unread into it. */
 int fd_conduit_release(struct conduit *c);

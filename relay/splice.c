@@ -185,6 +185,8 @@ static enum step drain_pipe(struct splice *s, unsigned i)
 	ssize_t n = splice(h->pipe->fd[0], NULL, conduit_fd(s->side[!i]), NULL, h->end,
 			   SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
 
+	if (n < 0 && errno == EAGAIN)
+		s->side[!i]->vain |= READY_WRITE;
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return STEP_WAIT;
 	if (n <= 0)
@@ -195,10 +197,12 @@ static enum step drain_pipe(struct splice *s, unsigned i)
 	return moved(s, h, (size_t)n);
 }
 
-static bool kernel_can(const struct splice *s, const struct splice_half *h)
+static bool kernel_can(const struct splice *s, unsigned i)
 {
-	return h->big_reads >= KERNEL_AFTER && !h->no_kernel && conduit_fd(s->side[INI]) >= 0 &&
-	       conduit_fd(s->side[TGT]) >= 0;
+	const struct splice_half *h = &s->half[i];
+
+	return h->big_reads >= KERNEL_AFTER && !h->no_kernel && !s->side[i]->urgent &&
+	       conduit_fd(s->side[INI]) >= 0 && conduit_fd(s->side[TGT]) >= 0;
 }
 
 /* Socket to pipe; the next step drains it. */
@@ -222,6 +226,8 @@ static enum step fetch_kernel(struct splice *s, unsigned i)
 	}
 	n = n < 0 ? -errno : 0;
 	drop_pending(s, h);
+	if (n == -EAGAIN)
+		s->side[i]->vain |= READY_READ;
 	if (n == -EAGAIN || n == -EINTR)
 		return STEP_WAIT;
 	if (n < 0 && n != -EINVAL) /* told once: a read would now say EOF */
@@ -257,12 +263,6 @@ static enum step fetch_peek(struct splice *s, unsigned i)
 	return moved(s, h, (size_t)n);
 }
 
-/* A short read from a plain socket: there is no more; its event tells of EOF and of news. */
-static bool drained_by(const struct conduit *source, ssize_t n, size_t max)
-{
-	return n < (ssize_t)max && conduit_fd(source) >= 0;
-}
-
 static enum step fetch_pull(struct splice *s, unsigned i)
 {
 	struct splice_half *h = &s->half[i];
@@ -282,7 +282,7 @@ static enum step fetch_pull(struct splice *s, unsigned i)
 		return STEP_WAIT;
 	if (n < 0)
 		return source_died(s, i, n);
-	drained = drained_by(s->side[i], n, len);
+	drained = s->side[i]->vain & READY_READ;
 	n = conduit_write(sink, room, (size_t)n);
 	if (n < 0)
 		return sink_died(s, i, n);
@@ -330,7 +330,7 @@ static enum step fetch_copy(struct splice *s, unsigned i)
 		taken = 0;
 	if (taken < n)
 		return keep(s, i, scratch + taken, (size_t)(n - taken));
-	return drained_by(s->side[i], n, WORKER_BUFFER) ? STEP_WAIT : STEP_MORE;
+	return STEP_MORE;
 }
 
 static enum step step(struct splice *s, unsigned i)
@@ -345,7 +345,7 @@ static enum step step(struct splice *s, unsigned i)
 		return flush(s, i);
 	if (h->eof_seen)
 		return pass_eof(s, i);
-	if (kernel_can(s, h))
+	if (kernel_can(s, i))
 		return fetch_kernel(s, i);
 	if (conduit_has_peek(s->side[i]))
 		return fetch_peek(s, i);

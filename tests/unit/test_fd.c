@@ -34,6 +34,20 @@ static void await(struct conduit *c, unsigned events)
 	UNTIL(told_events & events);
 }
 
+/* The loop sleeps for 100 ms in all, in naps of 20: how often was it woken besides? */
+static unsigned wakes(void)
+{
+	unsigned turns = 0;
+
+	for (uint64_t end = now_ms() + 100; now_ms() < end; turns++) {
+		struct timeval tv = { .tv_usec = 20000 };
+
+		event_base_loopexit(w->base, &tv);
+		turn(true);
+	}
+	return turns;
+}
+
 static void test_kinds(void)
 {
 	struct conduit *c;
@@ -167,7 +181,6 @@ static void test_close(void)
 /* Only the abort is waited for: data pending is left alone, costs nothing, and hides no abort. */
 static void test_abort_behind_unread_data(void (*pair)(int fd[2]), bool tcp)
 {
-	unsigned turns = 0;
 	struct conduit *c;
 	int fd[2];
 
@@ -181,14 +194,7 @@ static void test_abort_behind_unread_data(void (*pair)(int fd[2]), bool tcp)
 	settle();
 	told = told_events = 0;
 
-	/* wake-ups: those that the limit on the loop causes, and no more */
-	for (uint64_t end = now_ms() + 100; now_ms() < end; turns++) {
-		struct timeval tv = { .tv_usec = 20000 };
-
-		event_base_loopexit(w->base, &tv); /* the loop sleeps for 20 ms at most */
-		turn(true);
-	}
-	CHECK(turns <= 20);
+	CHECK(wakes() <= 20);
 	CHECK_INT(told, 0);
 
 	if (tcp)
@@ -246,12 +252,93 @@ static void test_orderly_end_is_no_abort(void)
 	close(fd[1]);
 }
 
-/* Interest that is dropped costs one wake-up and one change; interest that stays costs none. */
-static void test_lazy_disarm(void)
+/* Interest that is dropped costs nothing more, whatever comes; and nothing that came is lost. */
+static void test_dropped_interest(void (*pair)(int fd[2]))
 {
 	struct conduit *c;
-	struct timeval tv;
-	unsigned turns = 0;
+	char buf[8];
+	int fd[2];
+
+	pair(fd);
+	c = conduit_of(fd[0]);
+	conduit_want(c, READY_READ);
+	settle();
+	conduit_want(c, READY_ABORT);
+	CHECK_INT(send(fd[1], "ab", 2, 0), 2);
+	CHECK(wakes() <= 20);
+	CHECK_INT(told, 0);
+
+	/* wanted again: told of what was there all the time, once a turn until it is used up */
+	conduit_want(c, READY_READ);
+	CHECK_INT(told, 0);
+	turn(true);
+	CHECK_INT(told, 1);
+	turn(true);
+	CHECK_INT(told, 2);
+	CHECK_INT(conduit_read(c, buf, 1), 1);
+	turn(true);
+	CHECK_INT(told, 3);
+	CHECK_INT(conduit_read(c, buf, sizeof(buf)), 1);
+	CHECK_INT(conduit_read(c, buf, sizeof(buf)), -EAGAIN);
+	CHECK(wakes() <= 20);
+	CHECK_INT(told, 3);
+
+	/* an edge, and what it leaves, are not told twice in a turn */
+	CHECK_INT(send(fd[1], "c", 1, 0), 1);
+	UNTIL(told > 3);
+	CHECK_INT(told, 4);
+	turn(true);
+	CHECK_INT(told, 5);
+	conduit_close(c, REASON_EOF);
+	close(fd[1]);
+}
+
+static void read_some(struct conduit *c, unsigned events)
+{
+	char buf[100];
+
+	if (events & READY_READ)
+		CHECK(conduit_read(c, buf, sizeof(buf)) != 0);
+}
+
+/* A sink that is full is told of once it has room, and as often as it fills. */
+static void test_backpressure(void (*pair)(int fd[2]))
+{
+	static char block[64 * 1024], sink[256 * 1024];
+	struct conduit *c;
+	int fd[2];
+
+	pair(fd);
+	c = conduit_of(fd[0]);
+	for (unsigned i = 0; i < 3; i++) {
+		await(c, READY_WRITE);
+		while (conduit_write(c, block, sizeof(block)) != -EAGAIN)
+			;
+		CHECK_INT(conduit_write(c, block, sizeof(block)), -EAGAIN);
+		told = 0;
+		conduit_want(c, READY_WRITE);
+		CHECK(wakes() <= 20);
+		CHECK_INT(told, 0);
+		UNTIL((recv(fd[1], sink, sizeof(sink), 0), told));
+		CHECK_INT(told_events, READY_WRITE);
+		CHECK(conduit_write(c, "x", 1) == 1);
+	}
+	/* nobody writes any more: the peer may read what it likes */
+	conduit_want(c, READY_READ);
+	settle();
+	told = 0;
+	while (recv(fd[1], sink, sizeof(sink), 0) > 0)
+		;
+	CHECK(wakes() <= 20);
+	CHECK_INT(told, 0);
+	conduit_close(c, REASON_EOF);
+	close(fd[1]);
+}
+
+/* Bytes and FIN in one: the EOF behind a short read needs no news to be found. */
+static void test_eof_behind_short_read(void)
+{
+	struct conduit *c;
 	char buf[8];
 	int fd[2];
 
@@ -259,25 +346,113 @@ static void test_lazy_disarm(void)
 	c = conduit_of(fd[0]);
 	conduit_want(c, READY_READ);
 	settle();
-	conduit_want(c, READY_ABORT);
-	settle();
-	CHECK_INT(event_base_get_num_events(w->base, EVENT_BASE_COUNT_ADDED), 3); /* still armed */
-	CHECK_INT(send(fd[1], "ab", 2, 0), 2);
-	while (event_base_get_num_events(w->base, EVENT_BASE_COUNT_ADDED) == 3) {
-		turn(true);
-		CHECK(++turns < 4);
-	}
-	CHECK_INT(told, 0); /* disarmed by the event nobody wanted, which nobody heard of */
-	tv = (struct timeval){ .tv_usec = 30000 };
-	event_base_loopexit(w->base, &tv);
-	turn(true);
-	CHECK_INT(told, 0);
+	CHECK_INT(send(fd[1], "last", 4, 0), 4);
+	CHECK_INT(shutdown(fd[1], SHUT_WR), 0);
+	UNTIL(told);
+	CHECK_INT(conduit_read(c, buf, sizeof(buf)), 4);
+	CHECK_INT(conduit_read(c, buf, sizeof(buf)), 0);
+	conduit_close(c, REASON_EOF);
+	close(fd[1]);
+}
 
-	/* wanted again: told of what was there all the time */
+/* Where reads stop short in the middle: urgent data on TCP, passed descriptors on Unix sockets. */
+static void test_short_in_the_middle(bool tcp)
+{
+	union {
+		struct cmsghdr header;
+		char room[CMSG_SPACE(sizeof(int))];
+	} control = { .header = { CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS } };
+	char more[] = "cd";
+	struct iovec iov = { more, 2 };
+	struct msghdr passing = { .msg_iov = &iov,
+				  .msg_iovlen = 1,
+				  .msg_control = &control,
+				  .msg_controllen = sizeof(control) };
+	char buf[16] = "";
+	size_t got = 0;
+	struct conduit *c;
+	int fd[2];
+
+	(tcp ? tcp_pair : unix_pair)(fd);
+	c = conduit_of(fd[0]);
+	CHECK_INT(send(fd[1], "ab", 2, 0), 2);
+	if (tcp) {
+		CHECK_INT(send(fd[1], "cd!", 3, MSG_OOB), 3); /* the '!' is out of band: lost */
+	} else {
+		memcpy(CMSG_DATA(&control.header), &fd[1], sizeof(int));
+		CHECK_INT(sendmsg(fd[1], &passing, 0), 2);
+	}
+	CHECK_INT(send(fd[1], "efgh", 4, 0), 4);
+	while (got < 8) { /* each time it is told, one read: none may hang */
+		ssize_t n;
+
+		await(c, READY_READ);
+		n = conduit_read(c, buf + got, sizeof(buf) - got);
+		CHECK(n > 0 || n == -EAGAIN);
+		got += n > 0 ? (size_t)n : 0;
+	}
+	CHECK_STR(buf, "abcdefgh");
+	CHECK_INT(c->urgent, tcp);
+	conduit_close(c, REASON_EOF);
+	close(fd[1]);
+}
+
+/* Between workers: what came meanwhile, or before, is told by the new one. */
+static void test_move(void)
+{
+	struct worker *old = w, *other = worker_new(1);
+	struct conduit *c;
+	char buf[8];
+	int fd[2];
+
+	CHECK(other);
+	tcp_pair(fd);
+	c = conduit_of(fd[0]);
+	then = read_some;
+	CHECK_INT(send(fd[1], "ab", 2, 0), 2);
+	conduit_want(c, READY_READ);
+	UNTIL(told);
+	CHECK_INT(send(fd[1], "cd", 2, 0), 2);
+	conduit_detach(c);
+	settle();
+	CHECK_INT(told, 1);
+	CHECK_INT(conduit_attach(c, other), 0);
+	w = other;
+	c->ready = on_ready;
+	then = NULL;
 	await(c, READY_READ);
 	CHECK_INT(conduit_read(c, buf, sizeof(buf)), 2);
 	conduit_close(c, REASON_EOF);
+	settle();
+	CHECK_INT(other->conduits, 0);
+	w = old;
+	worker_free(other);
 	close(fd[1]);
+}
+
+/* A socket on its way: told once it is connected, or is refused. */
+static void test_connecting(void)
+{
+	struct conduit *c;
+	struct sockaddr_in at;
+	int l = listen_tcp4(&at, 1), fd;
+
+	for (unsigned i = 0; i < 2; i++) {
+		fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+		CHECK(connect(fd, (struct sockaddr *)&at, sizeof(at)) < 0);
+		CHECK_INT(errno, EINPROGRESS);
+		c = fd_conduit_connecting(w, fd, AF_INET);
+		CHECK(c);
+		c->ready = on_ready;
+		told = told_events = 0;
+		conduit_want(c, READY_WRITE | READY_ABORT);
+		CHECK_INT(told, 0);
+		UNTIL(told);
+		CHECK_INT(told_events & READY_ABORT, i ? READY_ABORT : 0);
+		conduit_close(c, REASON_RESET);
+		if (i == 0)
+			close(l);
+	}
 }
 
 static void close_it(struct conduit *c, unsigned events)
@@ -335,7 +510,15 @@ int main(void)
 	test_abort_behind_unread_data(unix_pair, false);
 	test_abort_before_it_is_waited_for();
 	test_orderly_end_is_no_abort();
-	test_lazy_disarm();
+	test_dropped_interest(tcp_pair);
+	test_dropped_interest(unix_pair);
+	test_backpressure(tcp_pair);
+	test_backpressure(unix_pair);
+	test_eof_behind_short_read();
+	test_short_in_the_middle(true);
+	test_short_in_the_middle(false);
+	test_move();
+	test_connecting();
 	test_close_inside();
 	loop_end();
 	return 0;
