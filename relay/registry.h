@@ -20,7 +20,10 @@ struct registry_name;
 struct registry *registry_new(void);
 struct registry *registry_free(struct registry *r); /* tunnels still listed are removed */
 
-/* One tunnel as the registry knows it. Embedded in the tunnel; the strings are the tunnel's. */
+/*
+ * One tunnel as the registry knows it. Embedded in the tunnel; the strings are the tunnel's. It is
+ * neither moved nor written to while it is listed.
+ */
 struct registration {
 	struct worker *worker;
 	uint64_t tunnel;     /* id, unique for ever */
@@ -28,7 +31,7 @@ struct registration {
 	uint64_t generation;
 	bool retiring; /* finishes its streams; neither picked nor replaced */
 
-	/* the registry's own; all zero unless listed */
+	/* the registry's own; zero at first */
 	struct table_node node;
 	struct registry_name *counted; /* its owner */
 	struct registry_entry *entries;

@@ -13,7 +13,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* All zero: in no table. */
 struct table_node {
 	struct table_node *next, **prevp; /* of its bucket */
 	uint64_t hash;
