@@ -19,7 +19,8 @@
  * On stdout, one JSON object a line, "at" by CLOCK_MONOTONIC:
  *
  *   connected  at each twentieth of all on the way up, at 99 %, and when all are up
- *   lost       the first loss when all were up, and when none is up any more
+ *   lost       the first loss when all were up, and when none is up any more; failed attempts
+ *              count in these two when the link is up again
  *   state      on SIGUSR1 or a line on stdin: connected now; connects, losses and failed attempts
  *              so far; what waiting links said last, counted by text
  *   end        before the process ends: the same counts
@@ -30,7 +31,6 @@
 #include <errno.h>
 #include <event2/event.h>
 #include <event2/thread.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stddef.h>
@@ -42,6 +42,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bench/agents_settings.h"
 #include "config/config.h"
 #include "relay/log.h"
 #include "relay/tls.h"
@@ -51,11 +52,10 @@
 #include "tunnel/link.h"
 #include "tunnel/ws.h"
 
-#define COUNT_MAX 1000000
 #define DESCRIPTORS_SPARE 64 /* besides one for each agent */
-#define STEPS 20	     /* milestones on the way up */
-#define TEXTS_MAX 16	     /* different last words in one state line */
-#define END_MS 5000	     /* for goodbyes */
+#define STEPS 20             /* milestones on the way up */
+#define TEXTS_MAX 16         /* different last words in one state line */
+#define END_MS 5000          /* for goodbyes */
 #define PATH_SIZE 256
 
 struct simulated {
@@ -66,13 +66,6 @@ struct simulated {
 	char instance[HELLO_INSTANCE_MAX], service[HELLO_LABEL_MAX], token_file[PATH_SIZE];
 	unsigned base; /* the back-off's count when the link was last lost */
 	bool up, over;
-};
-
-struct settings {
-	const char *address, *token_file, *ca_file, *server_name, *service, *instance, *target;
-	const char *transport, *log_level;
-	unsigned count;
-	double spread;
 };
 
 static struct {
@@ -102,17 +95,16 @@ static double now(void)
 
 /* ---- what is said ---- */
 
-static void say_event(const char *event)
+static void say_event(const char *event, uint64_t failures)
 {
 	printf("{\"event\":\"%s\",\"at\":%.6f,\"connected\":%u,\"count\":%u,\"connects\":%" PRIu64
 	       ",\"losses\":%" PRIu64 ",\"failures\":%" PRIu64,
-	       event, now(), sim.connected, sim.set.count, sim.connects, sim.losses,
-	       sim.failures);
+	       event, now(), sim.connected, sim.set.count, sim.connects, sim.losses, failures);
 }
 
 static void say(const char *event)
 {
-	say_event(event);
+	say_event(event, sim.failures);
 	fputs("}\n", stdout);
 	fflush(stdout);
 }
@@ -133,6 +125,7 @@ static void say_state(const char *event)
 {
 	const char *text[TEXTS_MAX];
 	unsigned n[TEXTS_MAX] = { 0 }, texts = 0, waiting = 0;
+	uint64_t failures = sim.failures;
 
 	for (unsigned i = 0; i < sim.started; i++) {
 		const struct link *l = &sim.all[i].agent.links[0];
@@ -141,6 +134,7 @@ static void say_state(const char *event)
 		if (l->active)
 			continue;
 		waiting++;
+		failures += l->backoff.attempts - sim.all[i].base;
 		if (!l->said[0])
 			continue;
 		while (at < texts && strcmp(text[at], l->said) != 0)
@@ -151,7 +145,7 @@ static void say_state(const char *event)
 			text[texts++] = l->said;
 		n[at]++;
 	}
-	say_event(event);
+	say_event(event, failures);
 	printf(",\"waiting\":%u,\"said\":{", waiting);
 	for (unsigned i = 0; i < texts; i++) {
 		if (i)
@@ -338,121 +332,7 @@ static void on_stdin(evutil_socket_t fd, short what, void *arg)
 		event_del(sim.events[0]);
 }
 
-/* ---- settings ---- */
-
-static const char help[] =
-	"Usage: bench-agents ADDRESS --token-file FILE [option...]\n"
-	"Connects many agents to the relay at ADDRESS (tcp:HOST:PORT, unix:PATH).\n"
-	"In FILE, NAME and SERVICE a % stands for the agent's number, from 0.\n"
-	"  --count N           agents (default 100)\n"
-	"  --token-file FILE   the owner's token\n"
-	"  --ca-file FILE      the CA of the relay's certificate (default: the system's)\n"
-	"  --server-name NAME  the name in it\n"
-	"  --service SERVICE   what each offers (default s%)\n"
-	"  --instance NAME     who each is (default bench-%)\n"
-	"  --target ADDRESS    what a stream is joined to (default tcp:127.0.0.1:9)\n"
-	"  --transport WORD    direct (default) or websocket\n"
-	"  --spread SECONDS    start them evenly over this time (default 0: at once)\n"
-	"  --log-level WORD    error, warning (default), info or debug\n";
-
-static bool read_number(const char *text, double most, double *to)
-{
-	char *end;
-
-	errno = 0;
-	*to = strtod(text, &end);
-	return end != text && !*end && !errno && *to >= 0 && *to <= most;
-}
-
-/* False: usage. */
-static bool apply(struct settings *s, int option, const char *value)
-{
-	double number;
-
-	switch (option) {
-	case 'n':
-		if (!read_number(value, COUNT_MAX, &number) || number < 1)
-			return false;
-		s->count = (unsigned)number;
-		return true;
-	case 'd':
-		return read_number(value, 3600, &s->spread);
-	case 'k':
-		s->token_file = value;
-		return true;
-	case 'c':
-		s->ca_file = value;
-		return true;
-	case 'N':
-		s->server_name = value;
-		return true;
-	case 's':
-		s->service = value;
-		return true;
-	case 'i':
-		s->instance = value;
-		return true;
-	case 't':
-		s->target = value;
-		return true;
-	case 'T':
-		s->transport = value;
-		return strcmp(value, "direct") == 0 || strcmp(value, "websocket") == 0;
-	case 'l':
-		s->log_level = value;
-		return true;
-	default:
-		return false;
-	}
-}
-
-static bool read_settings(struct settings *s, int argc, char **argv)
-{
-	static const struct option options[] = {
-		{ "count", required_argument, NULL, 'n' },
-		{ "token-file", required_argument, NULL, 'k' },
-		{ "ca-file", required_argument, NULL, 'c' },
-		{ "server-name", required_argument, NULL, 'N' },
-		{ "service", required_argument, NULL, 's' },
-		{ "instance", required_argument, NULL, 'i' },
-		{ "target", required_argument, NULL, 't' },
-		{ "transport", required_argument, NULL, 'T' },
-		{ "spread", required_argument, NULL, 'd' },
-		{ "log-level", required_argument, NULL, 'l' },
-		{ "help", no_argument, NULL, 'h' },
-		{ 0 },
-	};
-	int option;
-
-	while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
-		if (option == 'h') {
-			fputs(help, stdout);
-			exit(0);
-		}
-		if (!apply(s, option, optarg))
-			return false;
-	}
-	if (optind != argc - 1 || !s->token_file)
-		return false;
-	s->address = argv[optind];
-	return true;
-}
-
-static bool set_log(const char *word)
-{
-	static const char *const words[LOG_LEVELS] = { [LOG_LEVEL_ERROR] = "error",
-						       [LOG_LEVEL_WARNING] = "warning",
-						       [LOG_LEVEL_INFO] = "info",
-						       [LOG_LEVEL_DEBUG] = "debug" };
-
-	for (int i = 0; i < LOG_LEVELS; i++) {
-		if (strcmp(words[i], word) != 0)
-			continue;
-		log_setup((enum log_level)i, LOG_FORMAT_TEXT, LOG_TARGET_STDERR);
-		return true;
-	}
-	return false;
-}
+/* ---- the run ---- */
 
 /* What all agents share: the defaults of attest-tunnel, and what was asked for. */
 static bool make_config(const struct settings *s)
@@ -472,11 +352,9 @@ static bool make_config(const struct settings *s)
 		return false;
 	}
 	c->server_name = s->server_name ? strdup(s->server_name) : NULL;
-	c->transport = strcmp(s->transport, "direct") == 0 ? TRANSPORT_DIRECT : TRANSPORT_WEBSOCKET;
+	c->transport = s->transport;
 	return true;
 }
-
-/* ---- the run ---- */
 
 static bool make_carrier(const struct settings *s)
 {
@@ -578,16 +456,9 @@ int main(int argc, char **argv)
 {
 	bool good;
 
-	sim.set = (struct settings){ .service = "s%",
-				     .instance = "bench-%",
-				     .target = "tcp:127.0.0.1:9",
-				     .transport = "direct",
-				     .log_level = "warning",
-				     .count = 100 };
-	if (!read_settings(&sim.set, argc, argv) || !set_log(sim.set.log_level)) {
-		fputs("Try bench-agents --help.\n", stderr);
+	if (!settings_read(&sim.set, argc, argv))
 		return 2;
-	}
+	log_setup((enum log_level)sim.set.log_level, LOG_FORMAT_TEXT, LOG_TARGET_STDERR);
 	good = prepare(&sim.set);
 	if (good)
 		worker_run(sim.worker);

@@ -23,7 +23,6 @@ import os
 import re
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -206,6 +205,8 @@ def storm_restart(lab, crowd, relay, start, number):
     # nobody listened for a while; anything else should not have happened
     errors = {k: n for k, n in facts["complaints"].items()
               if "Connection refused" not in k and not re.match("connection to .* lost", k)}
+    if refused := relay.log().count(" refused: "):
+        errors["refused by the relay"] = refused
     if errors:
         raise Failed(f"besides the restart: {errors}")
     return relay, took, facts
@@ -222,6 +223,9 @@ def storm(lab, count):
                          limits={"connections": count + 100, "tunnels": count,
                                  "tunnels_per_owner": count})
     relay, _ = start()
+    if fit := re.search(r"descriptors allow (\d+)", relay.log()):
+        if int(fit[1]) < count:
+            raise Skipped(f"descriptors allow the relay {fit[1]} connections here (ulimit -Hn)")
     crowd = Crowd(lab, front["address"], count)
     first = crowd.wait_all(lab.by_scale(20, 60, 120, 120)) - crowd.began
     lab.say(f"{count} agents are in after {first:.1f} s")
@@ -302,7 +306,7 @@ def beside_bulk(lab):
         for mode in ("new", "pingpong"):
             for beside in ("alone", "down", "up"):
                 if beside != "alone":
-                    bulk = lab.load(beside, t.door, "--streams", 1, "--seconds", seconds + 3)
+                    bulk = lab.load(beside, t.door, "--streams", 1, "--seconds", seconds + 2)
                     time.sleep(0.7)
                 small = result(lab.load(mode, t.door, "--streams", 1, "--seconds", seconds))
                 if beside != "alone":
