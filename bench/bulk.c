@@ -6,8 +6,8 @@
  * last thing that comes: so the last WIRE_VERDICT bytes are always kept back and judged at the
  * end-of-file. Bytes are counted only when both ends agree on them.
  *
- * Warm-up is a round of its own, with streams of its own, so that the measured one is whole: from its
- * first connect to its last verdict.
+ * Warm-up is a round of its own, with streams of its own, so that the measured one is whole: from
+ * its first connect to its last verdict.
  */
 #include "bench/bulk.h"
 
@@ -91,7 +91,7 @@ static bool send_some(struct stream *s)
 	return s->state == STREAM_OPEN;
 }
 
-void bulk_sent(struct stream *s)
+static void on_sent(struct stream *s)
 {
 	if (sends(s))
 		loop_want(&s->load->loop, &s->watch, EPOLLIN | EPOLLOUT);
@@ -104,8 +104,7 @@ void bulk_sent(struct stream *s)
 /* Data came, all of which is known not to be the verdict. */
 static bool check(struct stream *s, const uint8_t *data, size_t len)
 {
-	if (s->request.verify &&
-	    !data_check(s->request.seed ^ DATA_DOWN, s->received, data, len)) {
+	if (s->request.verify && !data_check(s->request.seed ^ DATA_DOWN, s->received, data, len)) {
 		stream_fail(s, LOAD_MISMATCH, "the data is wrong");
 		return false;
 	}
@@ -269,10 +268,11 @@ static void verify_run(struct load *l)
 	run_both(l, WIRE_BOTH);
 }
 
-#define BULK(run_it) .run = run_it, .sent = bulk_sent, .io = bulk_io, .figures = FIGURES_BULK
+#define BULK(run_it) .run = run_it, .sent = on_sent, .io = bulk_io, .figures = FIGURES_BULK
 
 const struct load_mode mode_up = { .name = "up", .what = "data to the far end", BULK(up_run) };
-const struct load_mode mode_down = { .name = "down", .what = "data from the far end",
+const struct load_mode mode_down = { .name = "down",
+				     .what = "data from the far end",
 				     BULK(down_run) };
 const struct load_mode mode_verify = { .name = "verify",
 				       .what = "random data both ways at once, compared",

@@ -8,7 +8,6 @@
 
 #include "bench/stream.h"
 
-void bulk_sent(struct stream *s);
 void bulk_io(struct stream *s, uint32_t events);
 /* Ends our direction now; what is on the way still comes. */
 void bulk_end(struct stream *s);

@@ -1,9 +1,9 @@
 /*
  * data: pseudo-random bytes by position.
  *
- * Theory of operation: word n of a stream is the n-th output of splitmix64 with that seed, which can
- * be computed without the ones before it. So both ends work on pieces of any size at any position
- * and keep nothing but the position.
+ * Theory of operation: word n of a stream is the n-th output of splitmix64 with that seed, which
+ * can be computed without the ones before it. So both ends work on pieces of any size at any
+ * position and keep nothing but the position.
  */
 #include "bench/data.h"
 

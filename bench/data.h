@@ -17,7 +17,7 @@
 /* The far end's direction of a stream has the seed ^ this, so that an echo is no success. */
 #define DATA_DOWN 0x646f776e646f776eULL
 
-void data_init(void); /* once, before data_chunk */
+void data_init(void);            /* once, before data_chunk */
 const uint8_t *data_chunk(void); /* DATA_CHUNK bytes */
 
 void data_fill(uint64_t seed, uint64_t at, uint8_t *buf, size_t len);

@@ -2,10 +2,10 @@
  * exchange: modes new and pingpong.
  *
  * Theory of operation: every slot does one exchange after another, each on a connection of its own
- * (new) or all on the same (pingpong). What ends within the measured time counts; what is in progress
- * at its end is finished, and can only count as an error. With --count all are measured, from the
- * first to the end of the last. Streams that think wait in a queue: all think for the same time, so
- * who came first is due first.
+ * (new) or all on the same (pingpong). What ends within the measured time counts; what is in
+ * progress at its end is finished, and can only count as an error. With --count all are measured,
+ * from the first to the end of the last. Streams that think wait in a queue: all think for the same
+ * time, so who came first is due first.
  */
 #include "bench/exchange.h"
 
@@ -93,8 +93,12 @@ static void new_run(struct load *l)
 }
 
 const struct load_mode mode_new = {
-	.name = "new", .what = "connect, exchange, close", .run = new_run, .sent = on_sent,
-	.io = new_io, .figures = FIGURES_LATENCY,
+	.name = "new",
+	.what = "connect, exchange, close",
+	.run = new_run,
+	.sent = on_sent,
+	.io = new_io,
+	.figures = FIGURES_LATENCY,
 };
 
 /* ---- pingpong ---- */
@@ -158,6 +162,10 @@ static void pingpong_run(struct load *l)
 }
 
 const struct load_mode mode_pingpong = {
-	.name = "pingpong", .what = "exchanges one after another on streams that stay",
-	.run = pingpong_run, .sent = on_sent, .io = pingpong_io, .figures = FIGURES_LATENCY,
+	.name = "pingpong",
+	.what = "exchanges one after another on streams that stay",
+	.run = pingpong_run,
+	.sent = on_sent,
+	.io = pingpong_io,
+	.figures = FIGURES_LATENCY,
 };

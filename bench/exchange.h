@@ -8,7 +8,7 @@
 
 #include "bench/stream.h"
 
-/* Takes what has come of the reply. True: it is complete. False: it is not, or the stream failed. */
+/* Takes what has come of the reply. True: it is complete. False: not yet, or the stream failed. */
 bool exchange_take(struct stream *s);
 
 #endif

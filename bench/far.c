@@ -7,10 +7,11 @@
  *	  |  a TLS record        |
  *	  +--------------------->+--> BULK --> LAST --> CLOSING
  *
- * A hello of an SNI door, whole in one TLS record, is skipped. The request collects in `head` as far
- * as it is header; its padding is compared as it comes. BULK moves data in one direction or both,
- * until the client has ended its own (or, for D with an amount, until that is sent). LAST sends the
- * verdict or the statistics. CLOSING has ended this direction and waits for the client to end his.
+ * A hello of an SNI door, whole in one TLS record, is skipped. The request collects in `head` as
+ * far as it is header; its padding is compared as it comes. BULK moves data in one direction or
+ * both, until the client has ended its own (or, for D with an amount, until that is sent). LAST
+ * sends the verdict or the statistics. CLOSING has ended this direction and waits for the client's
+ * end.
  *
  * What epoll is asked for follows from the state alone (interest). All reading goes to one buffer
  * for all streams; what is to be sent is made again for each try, so that a stream keeps positions
@@ -118,8 +119,11 @@ static bool send_reply(struct far_stream *s)
 
 static size_t last_words(const struct far_stream *s, uint8_t buf[512])
 {
-	struct wire_verdict v = { .op = s->request.op, .good = !s->wrong, .id = s->request.id,
-				  .received = s->received, .sent = s->sent };
+	struct wire_verdict v = { .op = s->request.op,
+				  .good = !s->wrong,
+				  .id = s->request.id,
+				  .received = s->received,
+				  .sent = s->sent };
 
 	if (s->request.op == WIRE_STATISTICS)
 		return (size_t)far_statistics(s->far, (char *)buf, 512);
@@ -172,7 +176,9 @@ static size_t next_chunk(const struct far_stream *s, const uint8_t **data)
 
 	*data = data_chunk();
 	if (s->request.verify) {
-		len = len < DATA_CHUNK / 4 ? len : DATA_CHUNK / 4; /* what is not taken is made anew */
+		size_t random = data_size(s->request.seed ^ DATA_DOWN, s->sent);
+
+		len = len < random ? len : random;
 		data_fill(s->request.seed ^ DATA_DOWN, s->sent, buffer, len);
 		*data = buffer;
 	}
@@ -232,6 +238,7 @@ static bool request_is_complete(struct far_stream *s)
 	case WIRE_STATISTICS:
 		s->far->live--;
 		s->far->accepted--; /* who asks is none of them */
+		s->far->received -= WIRE_REQUEST;
 		s->state = LAST;
 		return send_last(s);
 	default:
@@ -390,8 +397,8 @@ int far_statistics(const struct far *f, char *buf, int size)
 			"{\"accepted\":%" PRIu64 ",\"live\":%" PRIu64 ",\"exchanges\":%" PRIu64
 			",\"bulk\":%" PRIu64 ",\"bytes_received\":%" PRIu64
 			",\"bytes_sent\":%" PRIu64 ",\"unused\":%" PRIu64
-			",\"errors\":{\"magic\":%" PRIu64 ",\"early\":%" PRIu64 ",\"short\":%" PRIu64
-			",\"mismatch\":%" PRIu64 ",\"reset\":%" PRIu64 "}}\n",
-			f->accepted, f->live, f->exchanges, f->bulk, f->received, f->sent, f->unused,
-			f->magic, f->early, f->shorter, f->mismatch, f->reset);
+			",\"errors\":{\"magic\":%" PRIu64 ",\"early\":%" PRIu64
+			",\"short\":%" PRIu64 ",\"mismatch\":%" PRIu64 ",\"reset\":%" PRIu64 "}}\n",
+			f->accepted, f->live, f->exchanges, f->bulk, f->received, f->sent,
+			f->unused, f->magic, f->early, f->shorter, f->mismatch, f->reset);
 }

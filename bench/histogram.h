@@ -6,8 +6,8 @@
 
 #include <stdint.h>
 
-#define HISTOGRAM_BITS 7  /* 128 buckets for each power of two */
-#define HISTOGRAM_TOP 42  /* ns: over an hour; what is longer counts as the longest */
+#define HISTOGRAM_BITS 7 /* 128 buckets for each power of two */
+#define HISTOGRAM_TOP 42 /* ns: over an hour; what is longer counts as the longest */
 #define HISTOGRAM_BUCKETS ((HISTOGRAM_TOP - HISTOGRAM_BITS + 1) << HISTOGRAM_BITS)
 
 struct histogram {

@@ -2,13 +2,14 @@
  * hold: modes idle and stall.
  *
  * Theory of operation: streams are brought into a state, `ready` is printed, and nothing happens
- * until the end of stdin: the time for another program to look. Then the streams must show that they
- * have lived through it: an idle one by one more exchange, a stalled one by taking up all that was on
- * its way and the far end's verdict on it. A stream that ends meanwhile ends the run at once.
+ * until the end of stdin: the time for another program to look. Then the streams must show that
+ * they have lived through it: an idle one by one more exchange, a stalled one by taking up all that
+ * was on its way and the far end's verdict on it. A stream that ends meanwhile ends the run at
+ * once.
  *
  * Few streams open at the same time (OPENING), since a backlog that overflows would measure the
- * kernel's retransmission of SYNs. A stalled stream is settled when what lies unread in its socket has
- * not grown for SETTLED; that is looked at by time, as epoll says nothing of data nobody reads.
+ * kernel's retransmission of SYNs. A stalled stream is settled when what lies unread in its socket
+ * has not grown for SETTLED; that is looked at by time, as epoll says nothing of data nobody reads.
  */
 #include <inttypes.h>
 #include <stdbool.h>
@@ -86,8 +87,12 @@ static void idle_run(struct load *l)
 }
 
 const struct load_mode mode_idle = {
-	.name = "idle", .what = "streams held open until the end of stdin, all alive then",
-	.run = idle_run, .sent = idle_sent, .io = idle_io, .figures = FIGURES_HELD,
+	.name = "idle",
+	.what = "streams held open until the end of stdin, all alive then",
+	.run = idle_run,
+	.sent = idle_sent,
+	.io = idle_io,
+	.figures = FIGURES_HELD,
 };
 
 /* ---- stall ---- */
@@ -155,6 +160,10 @@ static void stall_run(struct load *l)
 }
 
 const struct load_mode mode_stall = {
-	.name = "stall", .what = "streams from the far end that nobody reads, until the end of stdin",
-	.run = stall_run, .sent = stall_sent, .io = stall_io, .figures = FIGURES_HELD,
+	.name = "stall",
+	.what = "streams from the far end that nobody reads, until the end of stdin",
+	.run = stall_run,
+	.sent = stall_sent,
+	.io = stall_io,
+	.figures = FIGURES_HELD,
 };

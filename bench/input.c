@@ -1,8 +1,8 @@
 /*
  * input: the end of stdin.
  *
- * Theory of operation: what is read is thrown away. A stdin that cannot be waited for, as /dev/null or
- * a file, has ended. Once it has ended it is to be forgotten: epoll would tell of it for ever.
+ * Theory of operation: what is read is thrown away. A stdin that cannot be waited for, as /dev/null
+ * or a file, has ended. Once it has ended it is to be forgotten: epoll would tell of it for ever.
  */
 #include "bench/input.h"
 

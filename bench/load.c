@@ -2,8 +2,8 @@
  * load: one run of the load generator.
  *
  * Theory of operation: a mode starts its streams and turns the loop until none is live. The first
- * error sets `stopping`: streams in progress are finished, so that all errors of one cause are seen,
- * and nothing new begins, so that a refusing system is not hammered. A stream that waits for
+ * error sets `stopping`: streams in progress are finished, so that all errors of one cause are
+ * seen, and nothing new begins, so that a refusing system is not hammered. A stream that waits for
  * something and has not moved for the time-out fails too, or one that is not finished a time-out
  * after the measured time; so a run by time ends whatever happens.
  */
@@ -20,7 +20,7 @@
 #define TICK 200000000ULL /* ns between two looks at who stands still */
 
 static const char *const error_names[LOAD_ERRORS] = {
-	[LOAD_CONNECT] = "connect",   [LOAD_RESET] = "reset",	  [LOAD_SHORT] = "short",
+	[LOAD_CONNECT] = "connect",   [LOAD_RESET] = "reset",     [LOAD_SHORT] = "short",
 	[LOAD_MISMATCH] = "mismatch", [LOAD_TIMEOUT] = "timeout", [LOAD_REFUSED] = "refused",
 };
 
@@ -94,7 +94,10 @@ static void print_latency(const struct load *l, bool ok, double seconds)
 		const char *name;
 		double share;
 	} points[] = {
-		{ "p50_us", 0.5 }, { "p90_us", 0.9 }, { "p99_us", 0.99 }, { "p999_us", 0.999 },
+		{ "p50_us", 0.5 },
+		{ "p90_us", 0.9 },
+		{ "p99_us", 0.99 },
+		{ "p999_us", 0.999 },
 	};
 
 	figure(ok, "per_second", seconds > 0 ? (double)l->done / seconds : 0);

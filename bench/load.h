@@ -15,12 +15,12 @@ struct stream;
 
 /* How a stream can fail. Each is counted, and with any of them no figure is printed. */
 enum load_error {
-	LOAD_CONNECT,	/* no connection, for another reason than LOAD_REFUSED */
-	LOAD_RESET,	/* the connection broke */
-	LOAD_SHORT,	/* it ended in order, but too early */
-	LOAD_MISMATCH,	/* other bytes than agreed, or another number of them */
-	LOAD_TIMEOUT,	/* nothing moved for --timeout */
-	LOAD_REFUSED,	/* nobody listens, or the proxy said no */
+	LOAD_CONNECT,  /* no connection, for another reason than LOAD_REFUSED */
+	LOAD_RESET,    /* the connection broke */
+	LOAD_SHORT,    /* it ended in order, but too early */
+	LOAD_MISMATCH, /* other bytes than agreed, or another number of them */
+	LOAD_TIMEOUT,  /* nothing moved for --timeout */
+	LOAD_REFUSED,  /* nobody listens, or the proxy said no */
 	LOAD_ERRORS
 };
 
@@ -30,7 +30,7 @@ struct load_options {
 	struct place place;
 	unsigned streams;
 	uint64_t seconds, warmup, think, timeout; /* ns */
-	uint64_t amount, count;			  /* 0: by time */
+	uint64_t amount, count;                   /* 0: by time */
 	enum load_prologue prologue;
 	const char *name; /* of the prologue */
 	bool spread, verify;
@@ -53,17 +53,17 @@ struct load {
 	const struct load_mode *mode;
 	struct loop loop;
 	struct stream *streams; /* options.streams of them */
-	unsigned live;		/* of them not closed */
-	bool stopping;		/* nothing new is begun: something failed */
+	unsigned live;          /* of them not closed */
+	bool stopping;          /* nothing new is begun: something failed */
 	uint64_t next_id, next_tick;
-	uint64_t begun;		/* with --count: how many of them */
+	uint64_t begun;                          /* with --count: how many of them */
 	struct stream *thinking, *thinking_last; /* a queue, the first to be done first */
 
 	uint64_t errors[LOAD_ERRORS];
 	char first[256]; /* what failed first */
 
-	uint64_t from, until;	   /* the measured time; until is set once it is known */
-	uint64_t done, bytes;	   /* in it */
+	uint64_t from, until;         /* the measured time; until is set once it is known */
+	uint64_t done, bytes;         /* in it */
 	uint64_t all_done, all_bytes; /* warm-up included */
 	struct histogram latency;
 	char far_end[512]; /* its statistics */

@@ -19,7 +19,7 @@
 #include "bench/wire.h"
 
 static const struct load_mode *const modes[] = {
-	&mode_new,    &mode_pingpong, &mode_up,	  &mode_down,
+	&mode_new,    &mode_pingpong, &mode_up,    &mode_down,
 	&mode_verify, &mode_idle,     &mode_stall, &mode_statistics,
 };
 #define MODES (sizeof(modes) / sizeof(modes[0]))
@@ -39,14 +39,14 @@ static void usage(FILE *to)
 	      "  --seconds S      measured (2)\n"
 	      "  --warmup S       before, not measured (0.3; 0 with --count or --amount)\n"
 	      "  --count N        new, pingpong: so many exchanges, instead of --seconds\n"
-	      "  --amount BYTES   bulk: so much on each stream and direction, instead of --seconds\n"
+	      "  --amount BYTES   bulk: so much on each stream and direction, not --seconds\n"
 	      "  --prologue P     sni:NAME or connect:NAME, for a relay's door\n"
 	      "  --think US       pingpong: pause after each exchange\n"
 	      "  --verify         up, down: data that the other end compares\n"
-	      "  --source-spread  come from many addresses in 127.0.0.0/8, each with its own ports\n"
+	      "  --source-spread  come from many addresses in 127.0.0.0/8, with their own ports\n"
 	      "  --timeout S      a stream that stands still for so long has failed (30)\n"
 	      "\n"
-	      "One JSON object on stdout. With any error in the run: figures null, exit status 1.\n",
+	      "One JSON object on stdout. After any error its figures are null, exit status 1.\n",
 	      to);
 }
 
@@ -131,7 +131,7 @@ static void set_option(struct load_options *o, char c, const char *name, const c
 	}
 }
 
-static void parse(struct load_options *o, int argc, char **argv)
+static void parse(struct load_options *o, const struct load_mode *mode, int argc, char **argv)
 {
 	static const struct option options[] = {
 		{ "streams", required_argument, NULL, 'n' },
@@ -156,6 +156,10 @@ static void parse(struct load_options *o, int argc, char **argv)
 	if (optind != argc - 1)
 		fatal("one ADDR is needed; see bench-load --help");
 	place_parse(&o->place, argv[optind]);
+	if (o->count && mode->figures != FIGURES_LATENCY)
+		fatal("--count is for new and pingpong");
+	if (o->amount && mode->figures != FIGURES_BULK)
+		fatal("--amount is for up, down and verify");
 	if (o->spread && o->place.address.ss_family != AF_INET)
 		fatal("--source-spread is for IPv4 on loopback");
 }
@@ -175,13 +179,15 @@ static void raise_descriptors(unsigned wanted)
 static int run(const struct load_mode *mode, int argc, char **argv)
 {
 	static struct load load = {
-		.options = { .streams = 1, .seconds = 2000000000, .warmup = 300000000,
+		.options = { .streams = 1,
+			     .seconds = 2000000000,
+			     .warmup = 300000000,
 			     .timeout = 30000000000 },
 	};
 	int status;
 
 	load.mode = mode;
-	parse(&load.options, argc, argv);
+	parse(&load.options, mode, argc, argv);
 	raise_descriptors(load.options.streams + 16);
 	load_init(&load);
 	mode->run(&load);

@@ -12,7 +12,7 @@
 #define LOOP_NEVER UINT64_MAX
 
 struct watch {
-	int fd;		/* -1: none */
+	int fd;         /* -1: none */
 	uint32_t armed; /* what epoll knows; 0: not this watch */
 	void (*on)(struct watch *w, uint32_t events);
 };

@@ -2,9 +2,9 @@
  * prologue: a ClientHello, and the head of a CONNECT.
  *
  * Theory of operation: the hello is what a TLS 1.3 client of today says, in one record: a session
- * id, SNI, groups, signature algorithms, versions and an X25519 share. It is well-formed and the same
- * each time; nobody answers it, the far end skips it. Lengths are written when what they count is
- * behind them.
+ * id, SNI, groups, signature algorithms, versions and an X25519 share. It is well-formed and the
+ * same each time; nobody answers it, the far end skips it. Lengths are written when what they count
+ * is behind them.
  */
 #include "bench/prologue.h"
 
@@ -74,14 +74,14 @@ static void put_server_name(struct writer *w, const char *name)
 static void put_extensions(struct writer *w, const char *name)
 {
 	static const uint8_t fixed[] = {
-		0, 23, 0, 0,				    /* extended_master_secret */
-		0, 10, 0, 6, 0, 4, 0, 29, 0, 23,	    /* groups: x25519, P-256 */
-		0, 11, 0, 2, 1, 0,			    /* point formats: uncompressed */
-		0, 35, 0, 0,				    /* session_ticket */
-		0, 13, 0, 10, 0, 8, 4, 3, 8, 4, 5, 3, 8, 5, /* signature algorithms */
-		0, 43, 0, 5, 4, 3, 4, 3, 3,		    /* versions: 1.3, 1.2 */
-		0, 45, 0, 2, 1, 1,			    /* psk_key_exchange_modes */
-		0, 51, 0, 38, 0, 36, 0, 29, 0, 32,	    /* key_share: x25519 ... */
+		0, 23, 0, 0,                                   /* extended_master_secret */
+		0, 10, 0, 6,  0, 4,  0, 29, 0, 23,             /* groups: x25519, P-256 */
+		0, 11, 0, 2,  1, 0,                            /* point formats: uncompressed */
+		0, 35, 0, 0,                                   /* session_ticket */
+		0, 13, 0, 10, 0, 8,  4, 3,  8, 4,  5, 3, 8, 5, /* signature algorithms */
+		0, 43, 0, 5,  4, 3,  4, 3,  3,                 /* versions: 1.3, 1.2 */
+		0, 45, 0, 2,  1, 1,                            /* psk_key_exchange_modes */
+		0, 51, 0, 38, 0, 36, 0, 29, 0, 32,             /* key_share: x25519 ... */
 	};
 	size_t all = open16(w);
 
@@ -93,7 +93,9 @@ static void put_extensions(struct writer *w, const char *name)
 
 size_t prologue_hello(uint8_t buf[PROLOGUE_MAX], const char *name)
 {
-	static const uint8_t ciphers[] = { 0, 10, 0x13, 1, 0x13, 2, 0x13, 3, 0xc0, 0x2b, 0xc0, 0x2f };
+	static const uint8_t ciphers[] = {
+		0, 10, 0x13, 1, 0x13, 2, 0x13, 3, 0xc0, 0x2b, 0xc0, 0x2f
+	};
 	struct writer w = { .buf = buf };
 	size_t record, message;
 

@@ -1,8 +1,8 @@
 /*
  * statistics: mode statistics, what the far end says of itself.
  *
- * Theory of operation: one stream asks, and reads a line of JSON to its end; that becomes part of the
- * result as it is.
+ * Theory of operation: one stream asks, and reads a line of JSON to its end; that becomes part of
+ * the result as it is.
  */
 #include <string.h>
 
@@ -42,6 +42,10 @@ static void statistics_run(struct load *l)
 }
 
 const struct load_mode mode_statistics = {
-	.name = "statistics", .what = "what the far end has counted", .run = statistics_run,
-	.sent = statistics_sent, .io = statistics_io, .figures = FIGURES_FAR,
+	.name = "statistics",
+	.what = "what the far end has counted",
+	.run = statistics_run,
+	.sent = statistics_sent,
+	.io = statistics_io,
+	.figures = FIGURES_FAR,
 };

@@ -5,9 +5,10 @@
  *
  *	CLOSED -> [ASKING -> ANSWER ->] REQUEST -> OPEN <-> QUIET -> CLOSED
  *
- * A TCP connection on loopback is often there when connect returns EINPROGRESS: so the first send is
- * tried at once, and only if it says EAGAIN is epoll asked. A hello and the request behind it leave in
- * one send. What is to be sent is made again for each try: a stream keeps positions, no bytes.
+ * A TCP connection on loopback is often there when connect returns EINPROGRESS: so the first send
+ * is tried at once, and only if it says EAGAIN is epoll asked. A hello and the request behind it
+ * leave in one send. What is to be sent is made again for each try: a stream keeps positions, no
+ * bytes.
  */
 #include "bench/stream.h"
 
@@ -179,8 +180,11 @@ void stream_start(struct stream *s, enum wire_op op, uint64_t amount)
 	s->watch.fd = fd;
 	s->watch.armed = 0;
 	s->state = o->prologue == PROLOGUE_CONNECT ? STREAM_ASKING : STREAM_REQUEST;
-	s->request = (struct wire_request){ .op = op, .verify = o->verify, .amount = amount,
-					    .seed = id * 0x2545f4914f6cdd1dULL, .id = id };
+	s->request = (struct wire_request){ .op = op,
+					    .verify = o->verify,
+					    .amount = amount,
+					    .seed = id * 0x2545f4914f6cdd1dULL,
+					    .id = id };
 	s->at = s->tail_len = 0;
 	s->greeted = s->ended = false;
 	s->sent = s->received = s->queued = 0;

@@ -16,11 +16,11 @@
 
 enum stream_state {
 	STREAM_CLOSED,
-	STREAM_ASKING,	/* connecting, or sending CONNECT */
-	STREAM_ANSWER,	/* waiting for the proxy's answer */
+	STREAM_ASKING,  /* connecting, or sending CONNECT */
+	STREAM_ANSWER,  /* waiting for the proxy's answer */
 	STREAM_REQUEST, /* connecting, or sending the request and what precedes it */
-	STREAM_OPEN,	/* the request has left */
-	STREAM_QUIET,	/* and nothing is expected now */
+	STREAM_OPEN,    /* the request has left */
+	STREAM_QUIET,   /* and nothing is expected now */
 };
 
 struct stream {
@@ -28,15 +28,15 @@ struct stream {
 	struct load *load;
 	enum stream_state state;
 	struct wire_request request;
-	uint32_t at;	/* bytes of what is sent or read now, unless that is data */
-	bool greeted;	/* the prologue is behind us */
-	bool ended;	/* our direction is */
+	uint32_t at;  /* bytes of what is sent or read now, unless that is data */
+	bool greeted; /* the prologue is behind us */
+	bool ended;   /* our direction is */
 	uint8_t tail_len;
 	uint8_t tail[WIRE_VERDICT]; /* the end of what came; of a proxy: the start */
-	uint64_t began, moved;	    /* when: this exchange or stream; the last byte */
+	uint64_t began, moved;      /* when: this exchange or stream; the last byte */
 	uint64_t sent, received;    /* data */
-	uint32_t queued;	    /* of a stalled one: what lies unread in its socket */
-	struct stream *next;	    /* of those that think */
+	uint32_t queued;            /* of a stalled one: what lies unread in its socket */
+	struct stream *next;        /* of those that think */
 };
 
 void stream_init(struct stream *s, struct load *l);

@@ -12,8 +12,8 @@
  *	V   sends amount bytes, ends           sends amount bytes at the same time; verdict, closes
  *	S   reads                              sends a line of JSON about itself, closes
  *
- * A verdict has WIRE_VERDICT bytes: magic "BNCV", u8 op, u8 good, u16 0, u64 id, u64 bytes received,
- * u64 bytes sent. Data is what data.h says.
+ * A verdict has WIRE_VERDICT bytes: magic "BNCV", u8 op, u8 good, u16 0, u64 id, u64 bytes
+ * received, u64 bytes sent. Data is what data.h says.
  */
 #ifndef BENCH_WIRE_H
 #define BENCH_WIRE_H
