@@ -2,9 +2,11 @@
 
 Theory of operation: a cell is one run of bench-load against one rig. CPU time is the kernel's own
 account, in nanoseconds, of every process of the rig, read just before and just after the load; a
-child that ended in between is in its parent's account. No warm-up is left out of a cell, as the
-CPU time could not leave it out: rigs are warmed up by cells that are not counted.
-Memory is PSS, of a rig that has just been started, before and after the idle streams are open.
+child that ended in between is in its parent's account. It is divided by all that bench-load did,
+its warm-up included.
+A bulk stream lasts for a time, and its sender ends its direction then. Through a subject that
+drops the other direction at that, a stream has an amount, so that the receiver knows its end; how
+much is taken from the rate of the load before, so that it lasts about as long. Memory is PSS, of a rig that has just been started, before and after the idle streams are open.
 """
 import dataclasses
 import json
@@ -12,6 +14,8 @@ import os
 import subprocess
 import time
 
+WARMUP = 0.2            # seconds at most before the measured ones
+FIRST_AMOUNT = 32 << 20 # bytes, where no rate is known yet
 SETTLE = 0.03           # seconds for a subject to close what the load has closed
 GUARD = 60              # seconds a load may take beyond those measured
 SCHEDULER_CLOCK = 2     # the kernel's CPUCLOCK_SCHED
@@ -71,21 +75,37 @@ def judged(status, out, err):
                      or f"bench-load ended with {status} and said nothing")
 
 
+def cannot(subject, cell):
+    """Why there is no such figure; None: there is."""
+    if cell.mode == "up" and not subject.half_close:
+        return "no verdict comes back: it closes both directions when the sender's ends"
+    return None
+
+
+def how_long(rig, cell, seconds):
+    if cell.mode not in ("up", "down") or rig.subject.half_close:
+        return ["--seconds", str(seconds), "--warmup", str(min(WARMUP, seconds))]
+    rate = rig.rates.get(cell.name)
+    amount = int(rate * seconds / cell.streams) if rate else FIRST_AMOUNT
+    return ["--amount", str(max(amount, 1 << 20))]
+
+
 def run_cell(lab, rig, cell, seconds):
     """The figures of one cell."""
     rig.check()
     before = cpu_seconds(rig.pids())
-    report = load(lab, rig, cell.mode, ["--streams", str(cell.streams), "--seconds", str(seconds),
-                                        "--warmup", "0", *cell.args], seconds + GUARD)
+    report = load(lab, rig, cell.mode, ["--streams", str(cell.streams), *cell.args,
+                                        *how_long(rig, cell, seconds)], seconds + GUARD)
     time.sleep(SETTLE)
     cpu = cpu_seconds(rig.pids()) - before
     rig.check()
     if cell.mode in ("up", "down"):
         figures = {"MB_per_second": report["MB_per_second"]}
-        per = {"cpu_per_gb": report["bytes"] / 1e9}
+        rig.rates[cell.name] = report["MB_per_second"] * 1e6
+        per = {"cpu_per_gb": report["all_bytes"] / 1e9}
     else:
         figures = {k: report[k] for k in ("p50_us", "p99_us", "max_us", "per_second")}
-        per = {"cpu_per_1000": report["done"] / 1000}
+        per = {"cpu_per_1000": report["all_done"] / 1000}
     if rig.pids():
         figures.update((k, cpu / amount) for k, amount in per.items() if amount)
     figures["load_cpu_seconds"] = report["cpu_seconds"]
@@ -93,8 +113,9 @@ def run_cell(lab, rig, cell, seconds):
 
 
 def verify(lab, rig, streams, amount):
-    """Random data both ways, each byte compared."""
-    return load(lab, rig, "verify", ["--streams", str(streams), "--amount", str(amount)])
+    """Random data both ways at once, each byte compared; or at least down."""
+    how = ["verify"] if rig.subject.half_close else ["down", "--verify"]
+    return load(lab, rig, how[0], [*how[1:], "--streams", str(streams), "--amount", str(amount)])
 
 
 # ---- CPU and memory of processes ----

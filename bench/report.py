@@ -110,14 +110,28 @@ def target_table(results):
     rows = [("", "wanted", "best", "median", "worst", "")]
     for t in results["targets"]:
         numbers = [short(t[k]) for k in ("best", "median", "worst")] if t["values"] else ["-"] * 3
-        verdict = {True: "met", False: "MISSED", None: "not measured"}[t["met"]]
-        rows.append((t["what"], t["wanted"], *numbers, verdict))
+        rows.append((t["what"], wanted(t), *numbers, verdict(t)))
     yield "== targets: each round against the peer's figure in the same round; the median decides"
     yield from columns(rows)
-    met = [t["met"] for t in results["targets"]]
-    yield (f"  {met.count(True)} met, {met.count(False)} missed, "
-           f"{met.count(None)} not measured")
+    verdicts = [row[-1] for row in rows]
+    yield "  " + ", ".join(f"{verdicts.count(v)} {v.lower()}" for v in (MET, MISSED, ABSENT))
     yield ""
+
+
+MET, MISSED, ABSENT = "met", "MISSED", "not measured"
+
+
+def wanted(target):
+    if target["bound"] is None:
+        return ""
+    unit = "x" if target["unit"] == "x" else f" {target['unit']}"
+    return f"{'>=' if target['at_least'] else '<='} {target['bound']:.3g}{unit}"
+
+
+def verdict(target):
+    if not target["values"]:
+        return ABSENT
+    return {True: MET, False: MISSED, None: ""}[target["met"]]
 
 
 def text(results):

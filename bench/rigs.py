@@ -41,6 +41,7 @@ class Subject:
     ours: bool = False
     needs: tuple[str, ...] = () # programs; without them it is skipped
     idle_streams: int = 2000    # fewer where each stream costs a process or a thread
+    half_close: bool = True     # does one direction go on, whole, after the other has ended?
 
     def missing(self):
         return [p for p in self.needs if not which(p)]
@@ -52,6 +53,7 @@ class Rig:
     address: str                # where its clients connect
     prologue: str = "none"      # what they say first; see bench-load
     programs: list = dataclasses.field(default_factory=list)
+    rates: dict = dataclasses.field(default_factory=dict)   # see measure
 
     def pids(self):
         return [p.pid for p in self.programs]
@@ -142,8 +144,7 @@ class Lab:
         self.programs = programs    # paths by name: attest-relay, attest-tunnel, bench-load
         self.ports = Ports()
         self.rigs = []
-        self.others = []
-        self.far_ports = {}
+        self.far_ends = {}          # by the subject's name: the program, its port
         self.made = set()
         self.count = 0
 
@@ -167,22 +168,23 @@ class Lab:
         self.made.add(what)
         return first
 
-    def start_far_end(self, subjects):
-        """One process answers for all; see bench-load."""
-        self.far_ports = {s.name: self.ports.take() for s in subjects}
-        far = Program(self, "far-end", [self.programs["bench-load"], "serve",
-                                        *(f"127.0.0.1:{p}" for p in self.far_ports.values())])
-        self.others.append(far)
-        return far
+    def far_port(self, subject):
+        """Each subject has a far end of its own; see bench-load."""
+        if subject.name not in self.far_ends:
+            port = self.ports.take()
+            program = Program(self, f"far-end.{slug(subject)}", [
+                self.programs["bench-load"], "serve", f"127.0.0.1:{port}"])
+            self.far_ends[subject.name] = program, port
+        return self.far_ends[subject.name][1]
 
     def start(self, subject):
         """A running rig of this subject, through which a first stream has gone."""
         self.count += 1
-        far = self.far_ports[subject.name]
+        far = self.far_port(subject)
         if subject.start:
             rig = Rig(subject, "")
             self.rigs.append(rig)
-            subject.start(self, rig, f"{subject.name.replace(' ', '')}.{self.count}", far)
+            subject.start(self, rig, f"{slug(subject)}.{self.count}", far)
         else:
             rig = Rig(subject, f"127.0.0.1:{far}")
             self.rigs.append(rig)
@@ -212,10 +214,16 @@ class Lab:
                 self.stop(rig)
             except Failed as e:
                 wrong.append(f"{rig.subject.name}: {e}")
-        for program in self.others:
+        for name, (program, _) in self.far_ends.items():
             program.stop()
-        self.others = []
+            if program.process.returncode != 0:
+                wrong.append(f"{name}: its far end ended with {program.process.returncode}: "
+                             + program.last_words())
         return wrong
+
+
+def slug(subject):
+    return subject.name.replace(" ", "")
 
 
 def which(program):
@@ -379,6 +387,7 @@ stream {{
     tcp_nodelay on;
     proxy_connect_timeout 5s;
     proxy_timeout 1h;
+    proxy_half_close on;
     server {{
         listen 127.0.0.1:{port} reuseport backlog=4096;
         proxy_pass 127.0.0.1:{far};
@@ -407,18 +416,39 @@ def socat(lab, rig, name, far):
         f"TCP:127.0.0.1:{far},nodelay"]))
 
 
-def ssh(lab, rig, name, far):
-    """An sshd of the present user, for this run only; its client forwards a port of the server."""
-    port, door = lab.ports.take(), lab.ports.take()
-    rig.address = f"127.0.0.1:{port}"
+def ssh(terminal):
+    """An sshd of the present user, for this run only; its client forwards a port of the server.
+
+    Without a terminal neither end sets TCP_NODELAY, so that each small message after another waits
+    for a delayed acknowledgement. A terminal nobody needs makes both set it.
+    """
+    def start(lab, rig, name, far):
+        port, door = lab.ports.take(), lab.ports.take()
+        rig.address = f"127.0.0.1:{port}"
+        rig.programs.append(Program(lab, f"{name}.server", [
+            which("sshd"), "-D", "-e", "-f", sshd_config(lab, name, door)]))
+        wait_listening(rig, door)
+        with open(lab.path("ssh-host.pub")) as f:
+            known = lab.write(f"{name}.known", f"[127.0.0.1]:{door} {f.read()}")
+        rig.programs.append(Program(lab, f"{name}.client", [
+            which("ssh"), "-F", "none", "-p", str(door), "-i", lab.path("ssh-user"),
+            "-o", "IdentitiesOnly=yes", "-o", f"UserKnownHostsFile={known}",
+            "-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes", "-o", "Compression=no",
+            "-o", "ExitOnForwardFailure=yes", "-o", "LogLevel=ERROR",
+            "-c", "aes128-gcm@openssh.com", "-R", f"127.0.0.1:{port}:127.0.0.1:{far}",
+            *(("-tt",) if terminal else ("-N",)),
+            f"{pwd.getpwuid(os.getuid()).pw_name}@127.0.0.1",
+            *(("exec sleep infinity",) if terminal else ())]))
+    return start
+
+
+def sshd_config(lab, name, door):
     if lab.once("ssh"):
         lab.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "ssh-host")
         lab.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "ssh-user")
-    with open(lab.path("ssh-host.pub")) as f:
-        known = lab.write(f"{name}.known", f"[127.0.0.1]:{door} {f.read()}")
     if os.getuid() == 0:
         os.makedirs("/run/sshd", 0o755, exist_ok=True)     # where it locks its helpers in
-    config = lab.write(f"{name}.sshd", f"""\
+    return lab.write(f"{name}.sshd", f"""\
 ListenAddress 127.0.0.1:{door}
 HostKey {lab.path("ssh-host")}
 AuthorizedKeysFile {lab.path("ssh-user.pub")}
@@ -436,15 +466,6 @@ Ciphers aes128-gcm@openssh.com
 Compression no
 LogLevel ERROR
 """)
-    rig.programs.append(Program(lab, f"{name}.server", [which("sshd"), "-D", "-e", "-f", config]))
-    wait_listening(rig, door)
-    rig.programs.append(Program(lab, f"{name}.client", [
-        which("ssh"), "-F", "none", "-N", "-T", "-p", str(door), "-i", lab.path("ssh-user"),
-        "-o", "IdentitiesOnly=yes", "-o", f"UserKnownHostsFile={known}",
-        "-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes", "-o", "Compression=no",
-        "-o", "ExitOnForwardFailure=yes", "-o", "LogLevel=ERROR",
-        "-c", "aes128-gcm@openssh.com", "-R", f"127.0.0.1:{port}:127.0.0.1:{far}",
-        f"{pwd.getpwuid(os.getuid()).pw_name}@127.0.0.1"]))
 
 
 def stunnel(lab, rig, name, far):
@@ -501,7 +522,7 @@ SUBJECTS = (
     Subject("nginx-1", PLAIN, "stream, 1 worker", nginx(1), needs=_nginx),
     Subject("nginx", PLAIN, f"stream, {ALL} workers", nginx(ALL), needs=_nginx),
     Subject("socket-proxyd", PLAIN, "1 thread", socket_proxyd,
-            needs=("systemd-socket-activate", SOCKET_PROXYD)),
+            needs=("systemd-socket-activate", SOCKET_PROXYD), half_close=False),
     Subject("socat", PLAIN, "a process for each stream", socat, needs=("socat",),
             idle_streams=200),
     Subject("tunnel-1", TUNNEL, "attest-relay, 1 worker, and attest-tunnel over TLS",
@@ -510,7 +531,9 @@ SUBJECTS = (
             tunnel(ALL, "direct"), True),
     Subject("websocket", TUNNEL, f"the same over WebSocket, {ALL} workers",
             tunnel(ALL, "websocket"), True),
-    Subject("ssh -R", TUNNEL, "OpenSSH, aes128-gcm, 1 thread at each end", ssh, needs=_ssh),
+    Subject("ssh -R", TUNNEL, "OpenSSH, aes128-gcm, 1 thread at each end", ssh(False), needs=_ssh),
+    Subject("ssh -R -t", TUNNEL, "the same with a terminal, and so with TCP_NODELAY", ssh(True),
+            needs=_ssh),
     Subject("stunnel", TUNNEL, "a TLS connection and two threads for each stream; no reverse",
-            stunnel, needs=("stunnel",), idle_streams=200),
+            stunnel, needs=("stunnel",), idle_streams=200, half_close=False),
 )
