@@ -52,6 +52,18 @@ def roundtrip_open(c):
     assert c.read_exactly(4) == b"ping"
 
 
+def next_descriptor(pid):
+    """The lowest free one, once those that came and went (a scrape's) are gone."""
+    seen = []
+
+    def settled():
+        seen.append({int(fd) for fd in os.listdir(f"/proc/{pid}/fd")})
+        return len(seen) > 10 and all(s == seen[-1] for s in seen[-10:])
+
+    wait_for(settled, "the descriptors settle")
+    return min(set(range(len(seen[-1]) + 1)) - seen[-1])
+
+
 def test_no_descriptors(world, svc):
     """accept says EMFILE: the listener pauses, streams go on, and all is well when it is over."""
     relay = static_relay(world, svc)
@@ -59,8 +71,7 @@ def test_no_descriptors(world, svc):
     roundtrip_open(live)
     pid = relay.process.pid
     limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    highest = max(int(fd) for fd in os.listdir(f"/proc/{pid}/fd"))
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (next_descriptor(pid), limits[1]))
     blocked = [dial(relay.listeners["door"]) for _ in range(8)]
     relay.wait_log("accept pauses")
     probe = dial(f"tcp:127.0.0.1:{relay.metrics_port}")  # nor can this one be accepted
