@@ -7,15 +7,16 @@
  * the winner ("CONNECT port", "OK n": Firecracker's docs/vsock.md) -> DONE. The result, good or
  * bad, is told from a deferred call, so done never runs inside dial_start. One timer bounds it all.
  *
- * Owns: the attempts' sockets until one is handed over as a conduit. Limits: DIAL_ADDRESSES_MAX.
+ * Each attempt's socket is a conduit from the start, so the winner is handed over as it is, its
+ * watch with it.
+ *
+ * Owns: the attempts' conduits until one is handed over. Limits: DIAL_ADDRESSES_MAX.
  */
 #include "relay/dial.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
 #include <event2/dns.h>
-#include <event2/event.h>
-#include <event2/event_struct.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -38,9 +39,16 @@
 #define PREAMBLE_MAX 64 /* "OK 4294967295\n" and then some */
 
 struct attempt {
-	struct event event;
 	struct dial *dial;
-	int fd; /* -1: over or not begun */
+	struct conduit *conduit; /* NULL: over or not begun */
+	socklen_t len;
+	union {
+		struct sockaddr any;
+		struct sockaddr_in in;
+		struct sockaddr_in6 in6;
+		struct sockaddr_vm vm;
+		struct sockaddr_un un;
+	} to;
 };
 
 struct dial {
@@ -53,16 +61,14 @@ struct dial {
 	struct reapable reapable;
 	struct evdns_getaddrinfo_request *query;
 	bool asking; /* the query's callback has not run yet */
+	bool over;
 	unsigned n, next, live; /* addresses; the next to try; attempts going on */
-	struct sockaddr_storage to[DIAL_ADDRESSES_MAX];
-	socklen_t len[DIAL_ADDRESSES_MAX];
-	struct attempt attempt[DIAL_ADDRESSES_MAX];
 	char preamble[PREAMBLE_MAX];
 	unsigned preamble_len;
 	struct conduit *conduit; /* the result */
 	enum reason why;
-	char detail[ADDRESS_TEXT_MAX + 128];
-	bool over;
+	char *detail; /* NULL: there was no memory for it */
+	struct attempt attempt[]; /* room for DIAL_ADDRESSES_MAX, or for the one there is */
 };
 
 static void try_next(struct dial *d);
@@ -88,11 +94,10 @@ static enum reason reason_of(int error)
 
 static void attempt_close(struct attempt *a)
 {
-	if (a->fd < 0)
+	if (!a->conduit)
 		return;
-	event_del(&a->event);
-	close(a->fd);
-	a->fd = -1;
+	conduit_close(a->conduit, REASON_EOF);
+	a->conduit = NULL;
 	a->dial->live--;
 }
 
@@ -116,8 +121,10 @@ static void fail(struct dial *d, enum reason why, const char *cause)
 	char where[ADDRESS_TEXT_MAX];
 
 	d->why = why;
-	snprintf(d->detail, sizeof(d->detail), "%s: %s",
-		 address_format(d->address, where, sizeof(where)), cause);
+	free(d->detail);
+	if (asprintf(&d->detail, "%s: %s", address_format(d->address, where, sizeof(where)),
+		     cause) < 0)
+		d->detail = NULL;
 	finish(d);
 }
 
@@ -135,28 +142,27 @@ static void on_tell(struct deferred *deferred)
 
 	d->done = NULL;
 	if (done)
-		done(d->user, d->conduit, d->conduit ? REASON_NONE : d->why, d->detail);
+		done(d->user, d->conduit, d->conduit ? REASON_NONE : d->why,
+		     d->detail ? d->detail : "");
 	dial_release(d);
 }
 
 static void on_free(struct reapable *r)
 {
-	free((char *)r - offsetof(struct dial, reapable));
+	struct dial *d = (struct dial *)((char *)r - offsetof(struct dial, reapable));
+
+	free(d->detail);
+	free(d);
 }
 
 static void connected(struct attempt *a)
 {
 	struct dial *d = a->dial;
-	int fd = a->fd, one = 1;
 
-	d->conduit = fd_conduit_new(d->worker, fd);
-	if (!d->conduit) {
-		fail(d, REASON_NO_MEMORY, "out of memory");
-		return;
-	}
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* others refuse: fine */
-	event_del(&a->event);
-	a->fd = -1; /* consumed */
+	conduit_want(a->conduit, 0);
+	a->conduit->ready = NULL;
+	d->conduit = a->conduit;
+	a->conduit = NULL;
 	d->live--;
 	finish(d);
 }
@@ -183,26 +189,24 @@ static void attempt_failed(struct attempt *a, int error)
 }
 
 /* Hybrid vsock: the VMM answers "OK <port>\n"; what follows belongs to the stream. */
-static void on_preamble(evutil_socket_t fd, short what, void *arg)
+static void on_preamble(struct conduit *c, unsigned events)
 {
-	struct attempt *a = arg;
+	struct attempt *a = c->user;
 	struct dial *d = a->dial;
-	char c;
+	char letter;
 
-	for (;;) { /* byte by byte, so that nothing behind the line is taken */
-		ssize_t n = recv(fd, &c, 1, 0);
+	do { /* byte by byte, so that nothing behind the line is taken */
+		ssize_t n = conduit_read(c, &letter, 1);
 
-		if (n < 0 && errno == EAGAIN)
+		if (n == -EAGAIN)
 			return;
 		if (n <= 0 || d->preamble_len == PREAMBLE_MAX - 1) {
 			/* the VMM closes when nobody listens on that port in the guest */
-			attempt_failed(a, n < 0 ? errno : ECONNREFUSED);
+			attempt_failed(a, n < 0 ? (int)-n : ECONNREFUSED);
 			return;
 		}
-		d->preamble[d->preamble_len++] = c;
-		if (c == '\n')
-			break;
-	}
+		d->preamble[d->preamble_len++] = letter;
+	} while (letter != '\n');
 	if (strncmp(d->preamble, "OK ", 3) == 0)
 		connected(a);
 	else
@@ -214,31 +218,36 @@ static void start_preamble(struct attempt *a)
 	struct dial *d = a->dial;
 	char line[32];
 	int len = snprintf(line, sizeof(line), "CONNECT %u\n", d->address->port);
+	ssize_t n = conduit_write(a->conduit, line, (size_t)len);
 
-	if (send(a->fd, line, (size_t)len, MSG_NOSIGNAL) != len) {
-		attempt_failed(a, errno);
+	if (n != len) {
+		attempt_failed(a, n < 0 ? (int)-n : EPROTO);
 		return;
 	}
-	event_del(&a->event);
-	event_assign(&a->event, d->worker->base, a->fd, EV_READ | EV_PERSIST, on_preamble, a);
-	if (event_add(&a->event, NULL) < 0)
-		attempt_failed(a, ENOMEM);
+	a->conduit->ready = on_preamble;
+	conduit_want(a->conduit, READY_READ);
 }
 
-static void on_connect(evutil_socket_t fd, short what, void *arg)
+static void through(struct attempt *a)
 {
-	struct attempt *a = arg;
-	int error = 0;
-	socklen_t len = sizeof(error);
-
-	if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
-		error = errno;
-	if (error)
-		attempt_failed(a, error);
-	else if (a->dial->address->kind == ADDRESS_HYBRID)
+	if (a->dial->address->kind == ADDRESS_HYBRID)
 		start_preamble(a);
 	else
 		connected(a);
+}
+
+static void on_connect(struct conduit *c, unsigned events)
+{
+	int error = 0;
+	socklen_t len = sizeof(error);
+
+	if (events & READY_ABORT &&
+	    getsockopt(fd_conduit_socket(c), SOL_SOCKET, SO_ERROR, &error, &len) < 0)
+		error = errno;
+	if (error)
+		attempt_failed(c->user, error);
+	else
+		through(c->user);
 }
 
 static void on_stagger(struct timer *t)
@@ -249,36 +258,54 @@ static void on_stagger(struct timer *t)
 		try_next(d);
 }
 
+/* 0, or the errno of what failed. */
+static int attempt_open(struct attempt *a)
+{
+	int family = a->to.any.sa_family, one = 1, fd;
+
+	fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return errno;
+	if (family == AF_INET || family == AF_INET6)
+		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	a->conduit = fd_conduit_connecting(a->dial->worker, fd, family);
+	if (!a->conduit) {
+		close(fd);
+		return ENOMEM;
+	}
+	a->conduit->ready = on_connect;
+	a->conduit->user = a;
+	a->dial->live++;
+	return 0;
+}
+
 static void try_next(struct dial *d)
 {
 	unsigned i = d->next++;
 	struct attempt *a = &d->attempt[i];
-	const struct sockaddr *to = (const struct sockaddr *)&d->to[i];
-	int r;
+	int error;
 
 	a->dial = d;
-	a->fd = socket(to->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (a->fd < 0) {
-		attempt_failed(a, errno);
+	error = attempt_open(a);
+	if (error) {
+		attempt_failed(a, error);
 		return;
 	}
-	d->live++;
-	event_assign(&a->event, d->worker->base, a->fd, EV_WRITE, on_connect, a);
-	r = connect(a->fd, to, d->len[i]);
-	if (r < 0 && errno == EAGAIN && to->sa_family == AF_UNIX) {
+	if (connect(fd_conduit_socket(a->conduit), &a->to.any, a->len) == 0) {
+		through(a);
+		return;
+	}
+	if (errno == EAGAIN && a->to.any.sa_family == AF_UNIX) {
 		attempt_close(a);
 		d->next = i;
 		timer_set(d->worker, &d->stagger, RETRY_MS, on_stagger);
 		return;
 	}
-	if (r < 0 && errno != EINPROGRESS) {
+	if (errno != EINPROGRESS) {
 		attempt_failed(a, errno);
 		return;
 	}
-	if (event_add(&a->event, NULL) < 0) {
-		attempt_failed(a, ENOMEM);
-		return;
-	}
+	conduit_want(a->conduit, READY_WRITE | READY_ABORT);
 	if (d->next < d->n)
 		timer_set(d->worker, &d->stagger, DIAL_STAGGER_MS, on_stagger);
 }
@@ -300,8 +327,8 @@ static void take_addresses(struct dial *d, const struct addrinfo *list)
 			break;
 		from = (want_six && six) || !four ? &six : &four;
 		ai = *from;
-		memcpy(&d->to[d->n], ai->ai_addr, ai->ai_addrlen);
-		d->len[d->n++] = ai->ai_addrlen;
+		memcpy(&d->attempt[d->n].to, ai->ai_addr, ai->ai_addrlen);
+		d->attempt[d->n++].len = ai->ai_addrlen;
 		*from = ai->ai_next;
 		want_six = from == &four;
 	}
@@ -329,6 +356,25 @@ static void on_resolved(int error, struct evutil_addrinfo *list, void *arg)
 		try_next(d);
 	else
 		fail(d, REASON_DIAL_UNREACHABLE, "the name has no address");
+}
+
+/* IPv4, or IPv6 without scope, written out; the most frequent, and quickly done. False: not so. */
+static bool literal(const struct address *address, struct attempt *a)
+{
+	if (address->kind != ADDRESS_TCP)
+		return false;
+	if (inet_pton(AF_INET, address->name, &a->to.in.sin_addr) == 1) {
+		a->to.in.sin_family = AF_INET;
+		a->to.in.sin_port = htons((uint16_t)address->port);
+		a->len = sizeof(a->to.in);
+		return true;
+	}
+	if (inet_pton(AF_INET6, address->name, &a->to.in6.sin6_addr) != 1)
+		return false;
+	a->to.in6.sin6_family = AF_INET6;
+	a->to.in6.sin6_port = htons((uint16_t)address->port);
+	a->len = sizeof(a->to.in6);
+	return true;
 }
 
 static void resolve(struct dial *d)
@@ -365,29 +411,27 @@ static void resolve(struct dial *d)
 static void local_address(struct dial *d)
 {
 	const struct address *a = d->address;
+	struct attempt *only = &d->attempt[0];
+	struct sockaddr_un *un = &only->to.un;
 	size_t len = a->name ? strlen(a->name) : 0;
 
 	d->n = 1;
 	if (a->kind == ADDRESS_VSOCK) {
-		struct sockaddr_vm *vm = (struct sockaddr_vm *)&d->to[0];
-
-		vm->svm_family = AF_VSOCK;
-		vm->svm_cid = a->cid;
-		vm->svm_port = a->port;
-		d->len[0] = sizeof(*vm);
+		only->to.vm.svm_family = AF_VSOCK;
+		only->to.vm.svm_cid = a->cid;
+		only->to.vm.svm_port = a->port;
+		only->len = sizeof(only->to.vm);
 	} else {
-		struct sockaddr_un *un = (struct sockaddr_un *)&d->to[0];
-
 		if (len >= sizeof(un->sun_path)) {
 			fail(d, REASON_DIAL_FAILED, "the path is too long for a Unix socket");
 			return;
 		}
 		un->sun_family = AF_UNIX;
 		memcpy(un->sun_path, a->name, len);
-		d->len[0] = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len + 1);
+		only->len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len + 1);
 		if (a->name[0] == '@') {
 			un->sun_path[0] = '\0';
-			d->len[0]--;
+			only->len--;
 		}
 	}
 	try_next(d);
@@ -403,7 +447,10 @@ static void on_deadline(struct timer *t)
 struct dial *dial_start(struct worker *w, const struct address *address, uint64_t timeout_ms,
 			dial_done *done, void *user)
 {
-	struct dial *d = calloc(1, sizeof(*d));
+	struct attempt only = { 0 };
+	bool is_literal = literal(address, &only);
+	size_t n = address->kind == ADDRESS_TCP && !is_literal ? DIAL_ADDRESSES_MAX : 1;
+	struct dial *d = calloc(1, sizeof(*d) + n * sizeof(d->attempt[0]));
 
 	if (!d)
 		return NULL;
@@ -413,12 +460,16 @@ struct dial *dial_start(struct worker *w, const struct address *address, uint64_
 	d->user = user;
 	d->tell.run = on_tell;
 	d->reapable.free = on_free;
-	for (unsigned i = 0; i < DIAL_ADDRESSES_MAX; i++)
-		d->attempt[i] = (struct attempt){ .dial = d, .fd = -1 };
 	timer_set(w, &d->deadline, timeout_ms, on_deadline);
 	switch (address->kind) {
 	case ADDRESS_TCP:
-		resolve(d);
+		if (is_literal) {
+			d->attempt[0] = only;
+			d->n = 1;
+			try_next(d);
+		} else {
+			resolve(d);
+		}
 		break;
 	case ADDRESS_UNIX:
 	case ADDRESS_VSOCK:

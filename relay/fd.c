@@ -3,8 +3,8 @@
  *
  * Theory of operation: one edge-triggered watch per socket, made when something is first wanted,
  * which stays until the socket goes. An edge comes once, so the conduit remembers what it told:
- * vain is what is known to say -EAGAIN, and an edge takes it back. What is wanted and not in vain is
- * told when the edge comes, and again in each turn (deferred) until the owner has used it up or
+ * vain is what is known to say -EAGAIN, and an edge takes it back. What is wanted and not in vain
+ * is told when the edge comes, and again in each turn (deferred) until the owner has used it up or
  * wants it no more. So neither a request and its reply nor backpressure costs an epoll_ctl, and
  * reading or writing in vain costs no system call.
  *

@@ -86,7 +86,7 @@ static void log_refusal(const struct intake *i, const char *wanted, enum reason 
 /* From peeking to a conduit; NULL: out of memory, and the intake is over. */
 static struct conduit *take_conduit(struct intake *i)
 {
-	struct conduit *c = fd_conduit_new(i->worker, i->fd);
+	struct conduit *c = fd_conduit_of(i->worker, i->fd, i->peer.family);
 
 	if (!c) {
 		log_refusal(i, "", REASON_NO_MEMORY, "");
@@ -373,7 +373,7 @@ static void on_deadline(struct timer *t)
 static void open_static(struct listener *l, int fd, const struct peer *peer)
 {
 	struct route route;
-	struct conduit *c = fd_conduit_new(l->worker, fd);
+	struct conduit *c = fd_conduit_of(l->worker, fd, peer->family);
 
 	if (!c || router_by_service(&route, l->gateway->config, l->config->service) < 0) {
 		enum reason why = c ? REASON_UNKNOWN_SERVICE : REASON_NO_MEMORY;

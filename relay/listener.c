@@ -44,13 +44,12 @@ static bool accept_one(struct listener *l)
 	struct gateway *g = l->gateway;
 	struct sockaddr_storage from = { 0 };
 	socklen_t len = sizeof(from);
+	const char *short_of = gateway_connection_begin(g);
 	struct peer peer;
-	int fd, one = 1;
+	int fd;
 
-	/* the slot is taken first, so that workers together never go over */
-	if (atomic_fetch_add(&g->connections, 1) >= g->connections_max) {
-		gateway_connection_over(g);
-		pause_accept(l, "the connection limit is reached (limits.connections)");
+	if (short_of) {
+		pause_accept(l, short_of);
 		return false;
 	}
 	fd = accept4(l->fd, (struct sockaddr *)&from, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -62,7 +61,6 @@ static bool accept_one(struct listener *l)
 			pause_accept(l, strerror(errno));
 		return false;
 	}
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* others refuse: fine */
 	counter_add(&l->worker->counters.value[COUNTER_ACCEPTED], 1);
 	peer_of(&peer, fd, &from);
 	intake_new(l, fd, &peer);
@@ -80,6 +78,7 @@ struct listener *listener_new(struct gateway *g, struct worker *w,
 			      const struct listener_config *config, int fd)
 {
 	struct listener *l = calloc(1, sizeof(*l));
+	int one = 1;
 
 	if (!l)
 		return NULL;
@@ -87,6 +86,8 @@ struct listener *listener_new(struct gateway *g, struct worker *w,
 	l->gateway = g;
 	l->worker = w;
 	l->fd = fd;
+	/* what it accepts inherits this; others than TCP refuse: fine */
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	l->event = event_new(w->base, fd, EV_READ | EV_PERSIST, on_accept, l);
 	if (!l->event || event_add(l->event, NULL) < 0)
 		return listener_free(l);

@@ -164,7 +164,15 @@ static enum step flush(struct splice *s, unsigned i)
 static enum step pass_eof(struct splice *s, unsigned i)
 {
 	struct splice_half *h = &s->half[i];
-	int r = conduit_shutdown(s->side[!i]);
+	int r;
+
+	/* the last EOF: closing a socket says it, too */
+	if (s->half[!i].eof_sent && conduit_fd(s->side[!i]) >= 0) {
+		h->eof_sent = 1;
+		splice_end(s, REASON_EOF);
+		return STEP_OVER;
+	}
+	r = conduit_shutdown(s->side[!i]);
 
 	if (r == -EAGAIN)
 		return STEP_WAIT;

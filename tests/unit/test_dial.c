@@ -323,8 +323,9 @@ static void test_timeout(void)
 static void test_address_order(void)
 {
 	static const int families[] = { AF_INET6, AF_INET, AF_INET6, AF_INET };
-	struct dial d = { 0 };
+	struct dial *d = calloc(1, sizeof(*d) + DIAL_ADDRESSES_MAX * sizeof(d->attempt[0]));
 
+	CHECK(d);
 	n_several = 0;
 	add_address("127.0.0.1", 1);
 	add_address("127.0.0.2", 2);
@@ -332,14 +333,15 @@ static void test_address_order(void)
 	add_address("::2", 4);
 	for (unsigned i = 0; i < 4; i++)
 		several[i].ai_next = i < 3 ? &several[i + 1] : NULL;
-	take_addresses(&d, several);
-	CHECK_INT(d.n, 4);
+	take_addresses(d, several);
+	CHECK_INT(d->n, 4);
 	for (unsigned i = 0; i < 4; i++)
-		CHECK_INT(d.to[i].ss_family, families[i]);
-	CHECK_INT(ntohs(((struct sockaddr_in6 *)&d.to[0])->sin6_port), 3);
-	CHECK_INT(ntohs(((struct sockaddr_in *)&d.to[1])->sin_port), 1);
-	CHECK_INT(ntohs(((struct sockaddr_in6 *)&d.to[2])->sin6_port), 4);
-	CHECK_INT(ntohs(((struct sockaddr_in *)&d.to[3])->sin_port), 2);
+		CHECK_INT(d->attempt[i].to.any.sa_family, families[i]);
+	CHECK_INT(ntohs(d->attempt[0].to.in6.sin6_port), 3);
+	CHECK_INT(ntohs(d->attempt[1].to.in.sin_port), 1);
+	CHECK_INT(ntohs(d->attempt[2].to.in6.sin6_port), 4);
+	CHECK_INT(ntohs(d->attempt[3].to.in.sin_port), 2);
+	free(d);
 }
 
 /* --- Unix and hybrid --- */
