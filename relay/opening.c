@@ -15,7 +15,7 @@
  * Fail-over stops at the first byte: once joined, a lost target ends the stream. While it waits,
  * the client is watched for an abort and nothing is read. Then a splice moves the bytes, and its
  * end is ours: one log line, counters, and the door's own words if nothing had been sent to the
- * client yet.
+ * client yet. What only the way there needed (struct search) is given back when joined.
  *
  * Limits: parked streams by limits.parked; all of them by limits.connections.
  *
@@ -42,30 +42,42 @@
 
 static const char established[] = "HTTP/1.1 200 Connection established\r\n\r\n";
 
+/* What only an opening on its way needs. */
+struct search {
+	struct opening *opening;
+	struct dial *dial;
+	struct conduit *target; /* between its opening and the far end's answer */
+	struct timer timer;
+	struct reapable reapable;
+	unsigned next;	 /* index of the next target */
+	bool parked;	 /* waits for a tunnel to come */
+	bool absent;	 /* a tunnel target had no tunnel: worth waiting for one */
+	uint8_t tries;	 /* tunnels asked, TRIES_MAX at most */
+	uint64_t tried;	 /* the tunnel that was tried last and did not take it; 0: none */
+	enum reason why; /* of the last target that failed */
+	char *detail;	 /* the same in words; NULL: none */
+};
+
+/* One per stream for as long as it lives: kept small. */
 struct opening {
-	struct gateway *gateway;
 	struct worker *worker;
 	const struct listener *listener;
-	enum door door;
-	uint64_t id, began; /* began: worker_now */
-	struct peer peer;
 	const struct service_config *config;
 	struct conduit *client; /* until joined */
-	struct conduit *target; /* between its opening and the far end's answer */
 	struct splice *splice;	/* when joined */
-	struct dial *dial;
-	struct timer timer;
-	unsigned next;	     /* index of the next target */
-	bool parked, answered; /* answered: the door has said yes */
-	bool absent;	       /* a tunnel target had no tunnel: worth waiting for one */
-	bool lingers; /* the client's connection ends after us, and counts until then */
-	uint8_t tries;	/* tunnels asked, TRIES_MAX at most */
-	uint64_t tried; /* the tunnel that was tried last and did not take it; 0: none */
-	enum reason why; /* of the last target that failed */
+	struct search *search;	/* until joined */
+	/* For the log: the target in use. via: the tunnel, if it is none that is dialled. */
+	const struct address *dialled;
+	char *via;
+	uint64_t id, began; /* began: worker_now */
 	struct opening *link, **prevp;
 	struct reapable reapable;
-	char *via, *detail; /* for the log: the target in use, the last failure; NULL: none */
-	char service[];	    /* its name */
+	struct peer peer;
+	enum door door;
+	bool answered; /* the door has said yes */
+	bool lingers;  /* the client's connection ends after us, and counts until then */
+	bool in_tunnel; /* joined to a stream, which takes no descriptor */
+	char service[]; /* its name */
 };
 
 static void try_targets(struct opening *o);
@@ -73,6 +85,16 @@ static bool try_tunnel(struct opening *o);
 static void on_client_abort(struct conduit *c, unsigned events);
 
 /* ---- the record: list, words, log ---- */
+
+static struct gateway *gateway_of(const struct opening *o)
+{
+	return o->listener->gateway;
+}
+
+static struct opening *of_timer(struct timer *t)
+{
+	return ((struct search *)((char *)t - offsetof(struct search, timer)))->opening;
+}
 
 static void enlist(struct opening *o)
 {
@@ -111,6 +133,12 @@ static const char *text_of(const char *text)
 	return text ? text : "";
 }
 
+/* The target in use, for people. */
+static const char *via_of(const struct opening *o, char text[ADDRESS_TEXT_MAX])
+{
+	return o->dialled ? address_format(o->dialled, text, ADDRESS_TEXT_MAX) : text_of(o->via);
+}
+
 static void gauge(const struct opening *o, enum counter which, int change)
 {
 	counter_add(&o->worker->counters.value[which], (uint64_t)(int64_t)change);
@@ -123,7 +151,8 @@ static const char *door_word(enum door door)
 
 static void log_end(const struct opening *o, enum reason why, uint64_t up, uint64_t down)
 {
-	char from[PEER_TEXT_MAX];
+	char from[PEER_TEXT_MAX], to[ADDRESS_TEXT_MAX];
+	const char *via = via_of(o, to);
 	uint64_t ms = worker_now(o->worker) - o->began;
 	const struct log_field fields[] = {
 		{ "stream", NULL, o->id },
@@ -131,7 +160,7 @@ static void log_end(const struct opening *o, enum reason why, uint64_t up, uint6
 		{ "listener", o->listener->config->name, 0 },
 		{ "door", door_word(o->door), 0 },
 		{ "service", o->service, 0 },
-		{ "via", text_of(o->via), 0 },
+		{ "via", via, 0 },
 		{ "bytes_up", NULL, up },
 		{ "bytes_down", NULL, down },
 		{ "duration_ms", NULL, ms },
@@ -146,13 +175,13 @@ static void log_end(const struct opening *o, enum reason why, uint64_t up, uint6
 			    ".%03u s: %s%s%s",
 			    o->id, from, o->service, o->listener->config->name, door_word(o->door),
 			    ms / 1000, (unsigned)(ms % 1000), reason_word(why),
-			    o->detail ? ": " : "", text_of(o->detail));
+			    o->search->detail ? ": " : "", text_of(o->search->detail));
 		return;
 	}
 	log_fields(LOG_LEVEL_INFO, fields, sizeof(fields) / sizeof(fields[0]),
 		   "#%" PRIu64 " %s -> %s via %s (%s, %s): %" PRIu64 " up, %" PRIu64
 		   " down, %" PRIu64 ".%03u s, %s",
-		   o->id, from, o->service, text_of(o->via), o->listener->config->name,
+		   o->id, from, o->service, via, o->listener->config->name,
 		   door_word(o->door), up, down, ms / 1000, (unsigned)(ms % 1000),
 		   reason_word(why));
 }
@@ -181,33 +210,50 @@ static void on_free(struct reapable *r)
 	struct opening *o = (struct opening *)((char *)r - offsetof(struct opening, reapable));
 
 	free(o->via);
-	free(o->detail);
 	free(o);
+}
+
+static void on_search_free(struct reapable *r)
+{
+	struct search *f = (struct search *)((char *)r - offsetof(struct search, reapable));
+
+	free(f->detail);
+	free(f);
+}
+
+/* Found, or given up. */
+static void end_search(struct opening *o)
+{
+	struct search *f = o->search;
+
+	if (!f)
+		return;
+	timer_cancel(o->worker, &f->timer);
+	dial_cancel(f->dial);
+	conduit_close(f->target, REASON_RESET);
+	worker_reap(o->worker, &f->reapable);
+	o->search = NULL;
 }
 
 static void unpark(struct opening *o)
 {
-	if (!o->parked)
+	if (!o->search || !o->search->parked)
 		return;
-	o->parked = false;
-	timer_cancel(o->worker, &o->timer);
-	atomic_fetch_sub(&o->gateway->parked, 1);
+	o->search->parked = false;
+	timer_cancel(o->worker, &o->search->timer);
+	atomic_fetch_sub(&gateway_of(o)->parked, 1);
 	gauge(o, COUNTER_LIVE_PARKED, -1);
 }
 
 static void release(struct opening *o)
 {
 	unpark(o);
-	timer_cancel(o->worker, &o->timer);
-	dial_cancel(o->dial);
-	o->dial = NULL;
-	conduit_close(o->target, REASON_RESET);
-	o->target = NULL;
+	end_search(o);
 	if (!o->splice)
 		gauge(o, COUNTER_LIVE_OPENINGS, -1);
 	delist(o);
 	if (!o->lingers)
-		gateway_connection_over(o->gateway);
+		gateway_connection_over(gateway_of(o));
 	worker_reap(o->worker, &o->reapable);
 }
 
@@ -223,7 +269,8 @@ static void refuse(struct opening *o, enum reason why)
 	release(o);
 	snprintf(about, sizeof(about), "%s: %s", o->service, reason_explanation(why));
 	if (o->lingers)
-		refusal_send(client, o->door, why, about, gateway_on_connection_over, o->gateway);
+		refusal_send(client, o->door, why, about, gateway_on_connection_over,
+			     gateway_of(o));
 	else
 		conduit_close(client, why);
 }
@@ -232,11 +279,13 @@ void opening_on_splice_end(struct splice *s, enum reason why)
 {
 	struct opening *o = s->user;
 
+	if (o->in_tunnel)
+		gateway_target_restored(gateway_of(o));
 	if (why != REASON_EOF && why != REASON_RESET && why != REASON_CLOSED_EARLY &&
 	    s->half[TGT].bytes == 0 && o->door == DOOR_SNI) {
 		/* the client waits for a ServerHello: an alert says more than a reset */
 		refusal_send(s->side[INI], DOOR_SNI, why, "", gateway_on_connection_over,
-			     o->gateway);
+			     gateway_of(o));
 		s->side[INI] = NULL; /* consumed */
 		o->lingers = true;
 	}
@@ -249,21 +298,26 @@ void opening_on_splice_end(struct splice *s, enum reason why)
 static void join(struct opening *o, struct conduit *target)
 {
 	struct conduit *client = o->client;
+	bool in_tunnel = !target->ops->fd;
 
-	timer_cancel(o->worker, &o->timer);
 	if (o->door == DOOR_CONNECT &&
 	    conduit_write(client, established, sizeof(established) - 1) !=
 		    (ssize_t)sizeof(established) - 1) {
-		o->target = target;
+		o->search->target = target;
 		refuse(o, REASON_RESET);
 		return;
 	}
 	o->answered = true;
-	o->client = o->target = NULL; /* consumed */
+	o->client = o->search->target = NULL; /* consumed */
 	gauge(o, COUNTER_LIVE_OPENINGS, -1);
 	o->splice = splice_new(o->worker, client, target,
-			       gateway_splice_spec(o->gateway, o->config), o);
-	if (!o->splice) {
+			       gateway_splice_spec(gateway_of(o), o->config), o);
+	if (o->splice) {
+		o->in_tunnel = in_tunnel;
+		if (in_tunnel)
+			gateway_target_unneeded(gateway_of(o));
+		end_search(o);
+	} else {
 		gauge(o, COUNTER_LIVE_OPENINGS, 1);
 		refuse(o, REASON_NO_MEMORY);
 	}
@@ -273,17 +327,19 @@ static void join(struct opening *o, struct conduit *target)
 
 static void target_failed(struct opening *o, enum reason why, const char *detail)
 {
-	o->why = why;
-	set_text(&o->detail, detail);
+	o->search->why = why;
+	set_text(&o->search->detail, detail);
 	try_targets(o);
 }
 
 /* This tunnel did not take the stream: another of the service may, then the next target. */
 static void tunnel_failed(struct opening *o, enum reason why)
 {
-	o->absent |= why == REASON_GOING_AWAY || why == REASON_TUNNEL_LOST;
-	o->tries++;
-	timer_cancel(o->worker, &o->timer);
+	struct search *f = o->search;
+
+	f->absent |= why == REASON_GOING_AWAY || why == REASON_TUNNEL_LOST;
+	f->tries++;
+	timer_cancel(o->worker, &f->timer);
 	if (!try_tunnel(o))
 		target_failed(o, why, text_of(o->via));
 }
@@ -301,46 +357,48 @@ static void on_answer(struct conduit *c, unsigned events)
 	if (!(events & (READY_ABORT | READY_READ)))
 		return;
 	why = c->ops->why ? c->ops->why(c) : REASON_AGENT_REFUSED;
-	o->target = NULL;
+	o->search->target = NULL;
 	conduit_close(c, why);
 	tunnel_failed(o, why);
 }
 
 static void on_answer_late(struct timer *t)
 {
-	struct opening *o = (struct opening *)((char *)t - offsetof(struct opening, timer));
+	struct opening *o = of_timer(t);
 
-	conduit_close(o->target, REASON_DIAL_TIMEOUT);
-	o->target = NULL;
+	conduit_close(o->search->target, REASON_DIAL_TIMEOUT);
+	o->search->target = NULL;
 	tunnel_failed(o, REASON_DIAL_TIMEOUT);
 }
 
 /* In the tunnel's own worker. */
 static void open_stream(struct opening *o, const struct offer *offer)
 {
+	struct search *f = o->search;
 	struct tunnel_stream stream;
 	enum reason why = REASON_TUNNEL_LOST;
 	char id[24], via[sizeof(stream.label) + 8];
 
 	snprintf(id, sizeof(id), "%" PRIu64, o->id);
-	o->tried = offer->tunnel;
-	if (!o->gateway->tunnel.open(o->worker, offer->tunnel, o->service, id, &stream, &why)) {
+	f->tried = offer->tunnel;
+	if (!gateway_of(o)->tunnel.open(o->worker, offer->tunnel, o->service, id, &stream, &why)) {
 		tunnel_failed(o, why);
 		return;
 	}
 	snprintf(via, sizeof(via), "tunnel %s", stream.label);
 	set_text(&o->via, via);
+	o->dialled = NULL;
 	if (!offer->eager || o->door != DOOR_CONNECT) {
 		join(o, stream.conduit);
 		return;
 	}
 	/* "established" is a promise: with an eager service it can be kept */
 	watch_client(o);
-	o->target = stream.conduit;
-	o->target->ready = on_answer;
-	o->target->user = o;
-	conduit_want(o->target, READY_OPEN | READY_ABORT);
-	timer_set(o->worker, &o->timer, o->gateway->config->timeouts.dial, on_answer_late);
+	f->target = stream.conduit;
+	f->target->ready = on_answer;
+	f->target->user = o;
+	conduit_want(f->target, READY_OPEN | READY_ABORT);
+	timer_set(o->worker, &f->timer, gateway_of(o)->config->timeouts.dial, on_answer_late);
 }
 
 struct move {
@@ -359,7 +417,7 @@ static void on_arrival(struct worker *w, void *arg)
 	o->worker = w;
 	enlist(o);
 	gauge(o, COUNTER_LIVE_OPENINGS, 1);
-	atomic_fetch_sub(&o->gateway->moving, 1);
+	atomic_fetch_sub(&gateway_of(o)->moving, 1);
 	if (conduit_attach(o->client, w) < 0 || gateway_worker(w)->end_at) {
 		refuse(o, gateway_worker(w)->end_at ? REASON_SHUTDOWN : REASON_NO_MEMORY);
 		return;
@@ -371,20 +429,20 @@ static void move_to(struct opening *o, const struct offer *offer)
 {
 	struct move *m = malloc(sizeof(*m));
 
-	if (!m || !o->client->ops->detach || atomic_load(&o->gateway->ending)) {
+	if (!m || !o->client->ops->detach || atomic_load(&gateway_of(o)->ending)) {
 		free(m);
-		refuse(o, atomic_load(&o->gateway->ending) ? REASON_SHUTDOWN : REASON_NO_MEMORY);
+		refuse(o, atomic_load(&gateway_of(o)->ending) ? REASON_SHUTDOWN : REASON_NO_MEMORY);
 		return;
 	}
 	*m = (struct move){ o, *offer };
-	atomic_fetch_add(&o->gateway->moving, 1);
+	atomic_fetch_add(&gateway_of(o)->moving, 1);
 	conduit_detach(o->client);
 	delist(o);
 	gauge(o, COUNTER_LIVE_OPENINGS, -1);
 	if (worker_post(offer->worker, on_arrival, m) == 0)
 		return;
 	free(m);
-	atomic_fetch_sub(&o->gateway->moving, 1);
+	atomic_fetch_sub(&gateway_of(o)->moving, 1);
 	enlist(o);
 	gauge(o, COUNTER_LIVE_OPENINGS, 1);
 	if (conduit_attach(o->client, o->worker) == 0)
@@ -394,7 +452,7 @@ static void move_to(struct opening *o, const struct offer *offer)
 /* A tunnel to try: not the one that has just failed. */
 static bool pick(const struct opening *o, struct offer *offer)
 {
-	return registry_pick(o->gateway->registry, o->service, o->tried, offer);
+	return registry_pick(gateway_of(o)->registry, o->service, o->search->tried, offer);
 }
 
 /* True: the tunnel has the opening now. */
@@ -402,10 +460,10 @@ static bool try_tunnel(struct opening *o)
 {
 	struct offer offer;
 
-	if (o->tries >= TRIES_MAX)
+	if (o->search->tries >= TRIES_MAX)
 		return false;
 	if (!pick(o, &offer)) {
-		o->absent |= o->tries == 0;
+		o->search->absent |= o->search->tries == 0;
 		return false;
 	}
 	if (offer.worker == o->worker)
@@ -421,7 +479,7 @@ static void on_dialled(void *user, struct conduit *c, enum reason why, const cha
 {
 	struct opening *o = user;
 
-	o->dial = NULL;
+	o->search->dial = NULL;
 	if (c)
 		join(o, c);
 	else
@@ -430,13 +488,15 @@ static void on_dialled(void *user, struct conduit *c, enum reason why, const cha
 
 static void try_address(struct opening *o, const struct address *address)
 {
+	struct search *f = o->search;
 	char text[ADDRESS_TEXT_MAX];
 
-	set_text(&o->via, address_format(address, text, sizeof(text)));
+	o->dialled = address;
 	watch_client(o);
-	o->dial = dial_start(o->worker, address, o->gateway->config->timeouts.dial, on_dialled, o);
-	if (!o->dial)
-		target_failed(o, REASON_NO_MEMORY, text_of(o->via));
+	f->dial = dial_start(o->worker, address, gateway_of(o)->config->timeouts.dial, on_dialled,
+			     o);
+	if (!f->dial)
+		target_failed(o, REASON_NO_MEMORY, via_of(o, text));
 }
 
 /* ---- waiting ---- */
@@ -448,14 +508,14 @@ static void on_client_abort(struct conduit *c, unsigned events)
 
 static void on_pickup_timeout(struct timer *t)
 {
-	struct opening *o = (struct opening *)((char *)t - offsetof(struct opening, timer));
+	struct opening *o = of_timer(t);
 
 	refuse(o, REASON_PICKUP_TIMEOUT);
 }
 
 static void on_retry(struct timer *t)
 {
-	struct opening *o = (struct opening *)((char *)t - offsetof(struct opening, timer));
+	struct opening *o = of_timer(t);
 
 	unpark(o);
 	try_targets(o);
@@ -463,9 +523,10 @@ static void on_retry(struct timer *t)
 
 static void park(struct opening *o)
 {
-	struct gateway *g = o->gateway;
+	struct gateway *g = gateway_of(o);
+	struct search *f = o->search;
 	uint64_t waited = worker_now(o->worker) - o->began, left;
-	bool asked = o->tries > 0;
+	bool asked = f->tries > 0;
 	struct offer offer;
 
 	if (waited >= g->config->timeouts.pickup) {
@@ -477,33 +538,34 @@ static void park(struct opening *o)
 		refuse(o, REASON_LIMIT);
 		return;
 	}
-	o->parked = true;
-	o->absent = false;
-	o->tries = 0;
-	o->next = 0;
+	f->parked = true;
+	f->absent = false;
+	f->tries = 0;
+	f->next = 0;
 	gauge(o, COUNTER_LIVE_PARKED, 1);
 	watch_client(o);
 	left = g->config->timeouts.pickup - waited;
-	timer_set(o->worker, &o->timer, left, on_pickup_timeout);
+	timer_set(o->worker, &f->timer, left, on_pickup_timeout);
 	/* one may have come while this opening was on its way here: its call was not for us yet */
 	if (!pick(o, &offer))
 		return;
 	if (asked) { /* they are there and take nothing: not again at once */
-		o->tried = 0;
-		timer_set(o->worker, &o->timer, left < RETRY_MS ? left : RETRY_MS, on_retry);
+		f->tried = 0;
+		timer_set(o->worker, &f->timer, left < RETRY_MS ? left : RETRY_MS, on_retry);
 	} else {
-		on_retry(&o->timer);
+		on_retry(&f->timer);
 	}
 }
 
 static void try_targets(struct opening *o)
 {
+	struct search *f = o->search;
 	const struct route route = { .config = o->config };
 	const struct addresses *targets = router_targets(&route);
 
-	timer_cancel(o->worker, &o->timer);
-	while (o->next < targets->n) {
-		const struct address *a = &targets->at[o->next++];
+	timer_cancel(o->worker, &f->timer);
+	while (f->next < targets->n) {
+		const struct address *a = &targets->at[f->next++];
 
 		if (a->kind != ADDRESS_TUNNEL) {
 			try_address(o, a);
@@ -512,10 +574,10 @@ static void try_targets(struct opening *o)
 		if (try_tunnel(o))
 			return;
 	}
-	if (o->absent)
+	if (f->absent)
 		park(o);
 	else
-		refuse(o, o->why);
+		refuse(o, f->why);
 }
 
 static void wake(struct worker *w, void *arg)
@@ -526,7 +588,7 @@ static void wake(struct worker *w, void *arg)
 
 	for (o = gw->openings; o; o = next) {
 		next = o->link;
-		if (!o->parked || strcmp(o->service, service) != 0)
+		if (!o->search || !o->search->parked || strcmp(o->service, service) != 0)
 			continue;
 		unpark(o);
 		try_targets(o);
@@ -547,15 +609,18 @@ void opening_wake_all(struct gateway *g, const char *service)
 void opening_new(struct listener *l, struct worker *w, struct conduit *client, enum door door,
 		 const struct peer *peer, const struct route *route)
 {
-	struct opening *o = calloc(1, sizeof(*o) + strlen(route->service) + 1);
+	size_t name = strlen(route->service) + 1;
+	struct opening *o = calloc(1, sizeof(*o) + name);
+	struct search *f = calloc(1, sizeof(*f));
 
-	if (!o) {
+	if (!o || !f) {
+		free(o);
+		free(f);
 		opening_log_refused(w, l->config->name, peer, route->service, REASON_NO_MEMORY, "");
 		gateway_connection_over(l->gateway);
 		conduit_close(client, REASON_NO_MEMORY);
 		return;
 	}
-	o->gateway = l->gateway;
 	o->worker = w;
 	o->listener = l;
 	o->door = door;
@@ -565,7 +630,10 @@ void opening_new(struct listener *l, struct worker *w, struct conduit *client, e
 	o->config = route->config;
 	o->client = client;
 	o->reapable.free = on_free;
-	memcpy(o->service, route->service, strlen(route->service) + 1);
+	o->search = f;
+	f->opening = o;
+	f->reapable.free = on_search_free;
+	memcpy(o->service, route->service, name);
 	enlist(o);
 	gauge(o, COUNTER_LIVE_OPENINGS, 1);
 	try_targets(o);
