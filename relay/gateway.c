@@ -35,23 +35,43 @@ static const char *const alpn_agents[] = { "attest-relay/1", "http/1.1", NULL };
 static void fit_descriptors(struct gateway *g)
 {
 	struct rlimit limit;
-	uint64_t fit, reserved;
+	uint64_t wanted = g->config->limits.connections, fit, reserved;
 
-	g->connections_max = g->config->limits.connections;
+	g->connections_max = wanted;
+	g->descriptors_max = wanted * 2;
 	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
 		return;
 	limit.rlim_cur = limit.rlim_max;
 	setrlimit(RLIMIT_NOFILE, &limit);
 	reserved = limit.rlim_cur / 4 < FDS_RESERVED ? limit.rlim_cur / 4 : FDS_RESERVED;
-	if (limit.rlim_cur < g->connections_max * 2 + reserved) {
-		fit = (limit.rlim_cur - reserved) / 2;
-		log_warning("limits.connections is %llu but descriptors allow %llu: raise "
+	fit = limit.rlim_cur - reserved;
+	if (fit < g->descriptors_max) {
+		log_warning("limits.connections is %llu but descriptors allow %llu tunnels and "
+			    "streams in tunnels, or %llu clients of other targets: raise "
 			    "LimitNOFILE= (ulimit -n) to %llu",
-			    (unsigned long long)g->connections_max, (unsigned long long)fit,
-			    (unsigned long long)(g->connections_max * 2 + FDS_RESERVED));
-		g->connections_max = fit;
+			    (unsigned long long)wanted,
+			    (unsigned long long)(fit < wanted ? fit : wanted),
+			    (unsigned long long)(fit / 2),
+			    (unsigned long long)(wanted * 2 + FDS_RESERVED));
+		g->descriptors_max = fit;
 	}
-	g->pipes_max = (limit.rlim_cur - g->connections_max * 2 - reserved / 2) / 2;
+	if (fit < wanted)
+		g->connections_max = fit;
+	g->pipes_max = (limit.rlim_cur - g->descriptors_max - reserved / 2) / 2;
+}
+
+const char *gateway_connection_begin(struct gateway *g)
+{
+	const char *short_of = NULL;
+
+	/* taken first, so that workers together never go over */
+	if (atomic_fetch_add(&g->connections, 1) >= g->connections_max)
+		short_of = "the connection limit is reached (limits.connections)";
+	if (atomic_fetch_add(&g->descriptors, 2) + 2 > g->descriptors_max && !short_of)
+		short_of = "all descriptors are set aside (LimitNOFILE=)";
+	if (short_of)
+		gateway_connection_over(g);
+	return short_of;
 }
 
 static bool make_splice_specs(struct gateway *g)

@@ -76,7 +76,10 @@ struct gateway {
 	struct splice_spec *service_splice; /* by index of config->services */
 	uint64_t pipes_max;	     /* for splice(2), all workers together */
 	uint64_t connections_max;    /* limits.connections, or what descriptors allow */
+	uint64_t descriptors_max;    /* for connections and their targets */
 	atomic_uint_fast64_t connections; /* clients and agents, from accept to the end */
+	/* Set aside: two for each connection, or one if it is known to have no target of its own. */
+	atomic_uint_fast64_t descriptors;
 	atomic_uint_fast64_t parked;
 	atomic_uint_fast64_t moving; /* openings on their way to another worker */
 	atomic_uint_fast64_t next_id; /* of streams and tunnels, for logs and look-ups */
@@ -104,10 +107,29 @@ static inline const struct splice_spec *gateway_splice_spec(const struct gateway
 	return s ? &g->service_splice[s - g->config->services] : &g->splice;
 }
 
+/*
+ * One more connection, about to be accepted, with a descriptor set aside for its target. NULL, or
+ * what there is too little of: nothing has been counted then.
+ */
+const char *gateway_connection_begin(struct gateway *g);
+
 /* One accepted connection is gone. */
 static inline void gateway_connection_over(struct gateway *g)
 {
 	atomic_fetch_sub_explicit(&g->connections, 1, memory_order_relaxed);
+	atomic_fetch_sub_explicit(&g->descriptors, 2, memory_order_relaxed);
+}
+
+/* It is a tunnel, or is joined to a stream in one: the target's descriptor is free for others. */
+static inline void gateway_target_unneeded(struct gateway *g)
+{
+	atomic_fetch_sub_explicit(&g->descriptors, 1, memory_order_relaxed);
+}
+
+/* The above undone, before gateway_connection_over. */
+static inline void gateway_target_restored(struct gateway *g)
+{
+	atomic_fetch_add_explicit(&g->descriptors, 1, memory_order_relaxed);
 }
 
 /* The same as a callback. */

@@ -184,6 +184,7 @@ static void tunnel_free(struct tunnel *t, enum reason why, const char *detail)
 	if (t->network) /* it ends by itself: what libwebsockets said last is still on its way */
 		t->network->user = NULL;
 	hub_of(t->worker)->slot[t->slot] = NULL;
+	gateway_target_restored(t->gateway);
 	gateway_connection_over(t->gateway);
 	worker_reap(t->worker, &t->reapable);
 }
@@ -447,6 +448,7 @@ static struct tunnel *tunnel_new(struct gateway *g, struct worker *w, const stru
 		return NULL;
 	}
 	timer_set(w, &t->timer, g->config->timeouts.handshake, on_timeout);
+	gateway_target_unneeded(g);
 	return t;
 }
 
