@@ -141,7 +141,8 @@ def text(results):
         f"{machine['cores']} x {machine['cpu']}, Linux {machine['kernel']}, {machine['date']}",
         ", ".join(f"{k} {v}" for k, v in machine["versions"].items()),
         f"{settings['rounds']} interleaved rounds, {settings['seconds']:g} s a figure; "
-        "best..worst (median) of the rounds", "",
+        "best..worst (median) of the rounds" if settings["seconds"] else
+        "whether it works: the figures mean nothing", "",
         *subject_tables(results), *special_table(results)]
     if settings["ratios"]:
         lines += target_table(results)

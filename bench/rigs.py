@@ -227,6 +227,8 @@ def slug(subject):
 
 
 def which(program):
+    if program.startswith("/"):
+        return program if os.path.exists(program) else None
     return shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin")
 
 
