@@ -197,8 +197,9 @@ def storm_restart(lab, crowd, relay, start, number):
     relay.end(number)
     crowd.wait_lost()
     relay, ready = start()
+    started = relay.cpu()
     took = crowd.wait_all(lab.by_scale(20, 60, 120, 120)) - ready
-    cpu = relay.cpu()
+    cpu = relay.cpu() - started
     state = crowd.state()
     facts = {"failed_attempts": state["failures"] - before["failures"],
              "relay_cpu_s": cpu, "agents_cpu_s": crowd.p.cpu() - busy,
