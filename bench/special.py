@@ -136,7 +136,7 @@ def blackhole(lab):
 
 # ---- storm ----
 
-COMING_PER_SECOND = 2000  # agents at the first start; a restarted relay gets them as they come
+COMING_PER_SECOND = 1000  # agents at the first start; a restarted relay gets them as they come
 # The loss; then nobody listens for a while (a reset: the socket closed while one was connecting).
 EXPECTED = (r"connection to \S+ lost .*|"
             r"cannot connect to the relay: \S+: Connection (refused|reset by peer)")
