@@ -3,10 +3,12 @@
 Theory of operation: a cell is one run of bench-load against one rig. CPU time is the kernel's own
 account, in nanoseconds, of every process of the rig, read just before and just after the load; a
 child that ended in between is in its parent's account. It is divided by all that bench-load did,
-its warm-up included.
-A bulk stream lasts for a time, and its sender ends its direction then. Through a subject that
-drops the other direction at that, a stream has an amount, so that the receiver knows its end; how
-much is taken from the rate of the load before, so that it lasts about as long. Memory is PSS, of a rig that has just been started, before and after the idle streams are open.
+its warm-up included. Memory is PSS, of a rig that has just been started, before and after the idle
+streams are open.
+
+A bulk stream lasts for a time, and then its sender ends that direction. Through a subject that
+drops the other direction at that, a stream has an amount instead, so that the receiver knows its
+end: as much as went through in the time by the load before.
 """
 import dataclasses
 import json

@@ -109,6 +109,8 @@ def special_table(results):
 def target_table(results):
     rows = [("", "wanted", "best", "median", "worst", "")]
     for t in results["targets"]:
+        if results["settings"]["only"] and not t["values"]:
+            continue
         numbers = [short(t[k]) for k in ("best", "median", "worst")] if t["values"] else ["-"] * 3
         rows.append((t["what"], wanted(t), *numbers, verdict(t)))
     yield "== targets: each round against the peer's figure in the same round; the median decides"

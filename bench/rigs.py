@@ -10,6 +10,7 @@ children included, ends with it: first by SIGTERM to each program, then by SIGKI
 """
 import dataclasses
 import fcntl
+import json
 import os
 import pwd
 import shutil
@@ -105,7 +106,7 @@ class Program:
 
 
 class Ports:
-    """Ports below the kernel's ephemeral ones; each run of the benchmarks has a range of its own."""
+    """Ports below the kernel's ephemeral ones; each run of the benchmarks has its own range."""
 
     FIRST, EACH, RANGES = 10000, 300, 20
 
@@ -216,9 +217,12 @@ class Lab:
                 wrong.append(f"{rig.subject.name}: {e}")
         for name, (program, _) in self.far_ends.items():
             program.stop()
+            counted = program.last_words()
             if program.process.returncode != 0:
                 wrong.append(f"{name}: its far end ended with {program.process.returncode}: "
-                             + program.last_words())
+                             f"{counted}")
+            elif any(json.loads(counted.rpartition(" | ")[2])["errors"].values()):
+                wrong.append(f"{name}: its far end saw errors: {counted}")
         return wrong
 
 

@@ -1,8 +1,8 @@
 """What attest-relay is to reach, as ratios to its peers on the same machine.
 
-Theory of operation: a target is computed for each round by itself, against what the peer did in that
-round, so that a machine that is slow for a while is slow for both. It is met if the median of the
-rounds meets it. A round in which one of the two has no figure gives none. Programs are compared
+Theory of operation: a target is computed for each round by itself, against what the peer did in
+that round, so that a machine that is slow for a while is slow for both. It is met if the median of
+the rounds meets it. A round in which one of the two has no figure gives none. Programs are compared
 with as many threads each: one with one, all with all.
 """
 import dataclasses
