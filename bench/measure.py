@@ -10,9 +10,11 @@ A bulk stream lasts for a time, and then its sender ends that direction. Through
 drops the other direction at that, a stream has an amount instead, so that the receiver knows its
 end: as much as went through in the time by the load before.
 """
+import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import time
 
@@ -52,9 +54,9 @@ def load_command(lab, rig, mode, args):
     return [lab.programs["bench-load"], mode, rig.address, "--prologue", rig.prologue, *args]
 
 
-def load(lab, rig, mode, args, guard=GUARD):
+def load(lab, rig, mode, args, guard=GUARD, under=()):
     """Runs bench-load to its end; returns what it reports, or raises LoadFailed."""
-    argv = load_command(lab, rig, mode, args)
+    argv = [*under, *load_command(lab, rig, mode, args)]
     try:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True,
                               timeout=guard)
@@ -94,12 +96,32 @@ def how_long(rig, cell, seconds):
     return ["--amount", str(max(amount, 1 << 20))]
 
 
+@contextlib.contextmanager
+def apart(lab, rig, cell):
+    """Ping-pong: the two ends on two cores, as two machines would be. What bench-load runs under.
+
+    The scheduler may put the ends of a connection on one core, and does so mostly where there is no
+    relay between them: that halves the wake-ups from idle, and the figure is another in each round.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if cell.mode != "pingpong" or len(cores) < 2 or not shutil.which("taskset"):
+        yield ()
+        return
+    far = lab.far_ends[rig.subject.name][0].pid
+    os.sched_setaffinity(far, cores[1:2])
+    try:
+        yield ("taskset", "-c", str(cores[0]))
+    finally:
+        os.sched_setaffinity(far, cores)
+
+
 def run_cell(lab, rig, cell, seconds):
     """The figures of one cell. No seconds: of a little of it."""
     rig.check()
     before = cpu_seconds(rig.pids())
-    report = load(lab, rig, cell.mode, ["--streams", str(cell.streams), *cell.args,
-                                        *how_long(rig, cell, seconds)], seconds + GUARD)
+    args = ["--streams", str(cell.streams), *cell.args, *how_long(rig, cell, seconds)]
+    with apart(lab, rig, cell) as under:
+        report = load(lab, rig, cell.mode, args, seconds + GUARD, under)
     time.sleep(SETTLE)
     cpu = cpu_seconds(rig.pids()) - before
     rig.check()
