@@ -62,27 +62,38 @@ def figures_of(results, subject, cell, figure):
 
 # ---- tables ----
 
+def failed(stage, subject, cell):
+    return "error" in stage.get(subject, {}).get(cell, {})
+
+
 def entry(results, subject, cell, figure, more_is_better, scale):
-    if any("error" in r.get(subject, {}).get(cell, {}) for r in results["rounds"]):
+    if failed(results["warm_up"], subject, "start") or \
+            any(failed(r, subject, cell) for r in results["rounds"]):
         return "ERR"
     values = [v / scale for v in figures_of(results, subject, cell, figure)]
     return spread(values, more_is_better) if values else "-"
 
 
+def without_empty(rows):
+    """Of a table, the columns in which there is something."""
+    keep = [i for i in range(len(rows[0])) if any(r[i] != "-" for r in rows[1:])]
+    return [[r[i] for i in keep] for r in rows]
+
+
 def subject_tables(results):
     for group, title in GROUPS:
         names = [n for n, s in results["subjects"].items() if group in s["groups"]]
-        if not any(n in r for r in results["rounds"] for n in names):
+        if not names:
             continue
         yield f"== {title}"
         width = max(map(len, names))
         yield from (f"  {n.ljust(width)}  {results['subjects'][n]['what']}" for n in names)
         for heading, figures in TABLES:
-            rows = [(n, *(entry(results, n, *f[1:]) for f in figures)) for n in names]
+            rows = [[n, *(entry(results, n, *f[1:]) for f in figures)] for n in names]
             rows = [r for r in rows if any(x != "-" for x in r[1:])]
             if rows:
                 yield f"\n  {heading}"
-                yield from columns([("", *(f[0] for f in figures)), *rows])
+                yield from columns(without_empty([["", *(f[0] for f in figures)], *rows]))
         yield ""
 
 
@@ -113,6 +124,8 @@ def target_table(results):
             continue
         numbers = [short(t[k]) for k in ("best", "median", "worst")] if t["values"] else ["-"] * 3
         rows.append((t["what"], wanted(t), *numbers, verdict(t)))
+    if len(rows) == 1:
+        return
     yield "== targets: each round against the peer's figure in the same round; the median decides"
     yield from columns(rows)
     verdicts = [row[-1] for row in rows]
@@ -148,6 +161,8 @@ def text(results):
         *subject_tables(results), *special_table(results)]
     if settings["ratios"]:
         lines += target_table(results)
+    verified = [n for n, cells in results["warm_up"].items() if cells.get("verify", {}).get("ok")]
+    lines.append(f"random data went through whole: {', '.join(verified) or 'none'}")
     for name, why in results["skipped"].items():
         lines.append(f"skipped: {name}: {why}")
     lines += [f"ERR: {e}" for e in results["errors"]] or ["no errors"]

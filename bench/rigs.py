@@ -41,11 +41,15 @@ class Subject:
     start: Callable | None      # (lab, name, far port) -> Rig; None: no relay at all
     ours: bool = False
     needs: tuple[str, ...] = () # programs; without them it is skipped
+    root: bool = False          # without, it is skipped too
     idle_streams: int = 2000    # fewer where each stream costs a process or a thread
     half_close: bool = True     # does one direction go on, whole, after the other has ended?
 
     def missing(self):
-        return [p for p in self.needs if not which(p)]
+        """What it cannot do without, and has not; None: nothing."""
+        if self.root and os.getuid() != 0:
+            return "it needs root"
+        return next((f"{p} is not installed" for p in self.needs if not which(p)), None)
 
 
 @dataclasses.dataclass
@@ -63,6 +67,9 @@ class Rig:
         for p in self.programs:
             if p.process.poll() is not None:
                 raise Failed(f"{p.name} ended with {p.process.returncode}: {p.last_words()}")
+
+    def ended(self):
+        return any(p.process.poll() is not None for p in self.programs)
 
     def stop(self):
         """Ends all of it; ours must end in order."""
@@ -539,7 +546,7 @@ SUBJECTS = (
             tunnel(ALL, "websocket"), True),
     Subject("ssh -R", TUNNEL, "OpenSSH, aes128-gcm, 1 thread at each end", ssh(False), needs=_ssh),
     Subject("ssh -R -t", TUNNEL, "the same with a terminal, and so with TCP_NODELAY", ssh(True),
-            needs=_ssh),
+            needs=_ssh, root=True),      # sshd gives the terminal to the user
     Subject("stunnel", TUNNEL, "a TLS connection and two threads for each stream; no reverse",
             stunnel, needs=("stunnel",), idle_streams=200, half_close=False),
 )
