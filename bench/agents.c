@@ -50,7 +50,6 @@
 #include "tunnel/agent.h"
 #include "tunnel/hello.h"
 #include "tunnel/link.h"
-#include "tunnel/ws.h"
 
 #define DESCRIPTORS_SPARE 64 /* besides one for each agent */
 #define STEPS 20             /* milestones on the way up */
@@ -375,10 +374,6 @@ static bool make_carrier(const struct settings *s)
 		free(why);
 		return false;
 	}
-	if (sim.config->transport == TRANSPORT_WEBSOCKET) {
-		c->ws = ws_context_new(sim.worker);
-		return c->ws;
-	}
 	return true;
 }
 
@@ -443,7 +438,6 @@ static void release(void)
 		agent_deinit(&sim.all[i].agent);
 	for (unsigned i = 0; i < sim.n_events; i++)
 		event_free(sim.events[i]);
-	ws_context_free(sim.carrier.ws);
 	for (unsigned i = 0; i < CARRIER_KINDS; i++)
 		tls_context_unref(sim.carrier.tls[i]);
 	worker_free(sim.worker);

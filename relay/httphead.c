@@ -1,5 +1,5 @@
 /*
- * httphead: the head of an HTTP/1.x request.
+ * httphead: the head of an HTTP/1.x request or answer.
  *
  * Theory of operation: one pass, line by line, over all bytes so far. next_line() finds a line's
  * end and refuses what no line may hold; the line's own function splits it. The last, unfinished
@@ -94,6 +94,31 @@ unfinished:
 	return whole ? bad(out, "malformed request line") : HTTPHEAD_MORE;
 }
 
+/* Splits the status line, or judges the part of it that is there: "HTTP/1.1 101 any words". */
+static enum httphead_result status_line(struct httphead_slice s, bool whole, struct httphead *out)
+{
+	static const char form[] = "HTTP/1.m ddd "; /* m: 0 or 1, d: a digit */
+	unsigned status = 0;
+	size_t i;
+
+	for (i = 0; i < s.len && i < sizeof(form) - 1; i++) {
+		bool digit = s.at[i] >= '0' && s.at[i] <= '9';
+
+		if (form[i] == 'm'   ? s.at[i] != '0' && s.at[i] != '1'
+		    : form[i] == 'd' ? !digit
+				     : s.at[i] != form[i])
+			return bad(out, "the first line is no HTTP answer");
+		if (form[i] == 'm')
+			out->minor = (unsigned)(s.at[i] - '0');
+		if (form[i] == 'd')
+			status = status * 10 + (unsigned)(s.at[i] - '0');
+	}
+	if (i < sizeof(form) - 2) /* many leave out the words, and some the space before them */
+		return whole ? bad(out, "malformed status line") : HTTPHEAD_MORE;
+	out->status = status;
+	return status >= 100 ? HTTPHEAD_OK : bad(out, "malformed status line");
+}
+
 static enum httphead_result header_line(struct httphead_slice s, bool whole, struct httphead *out)
 {
 	struct httphead_line *line = &out->line[out->lines];
@@ -134,7 +159,7 @@ static enum httphead_result judge(struct httphead *out)
 	return HTTPHEAD_OK;
 }
 
-enum httphead_result httphead_parse(const void *data, size_t len, struct httphead *out)
+static enum httphead_result parse(const void *data, size_t len, bool answer, struct httphead *out)
 {
 	const char *text = data;
 	enum httphead_result found, result;
@@ -142,7 +167,7 @@ enum httphead_result httphead_parse(const void *data, size_t len, struct httphea
 	size_t end = len < HTTPHEAD_MAX ? len : HTTPHEAD_MAX, pos = 0;
 
 	out->method = out->target = (struct httphead_slice){ 0 };
-	out->minor = out->lines = 0;
+	out->minor = out->lines = out->status = 0;
 	out->len = 0;
 	out->why = "";
 	for (;;) {
@@ -150,12 +175,13 @@ enum httphead_result httphead_parse(const void *data, size_t len, struct httphea
 		if (found == HTTPHEAD_BAD)
 			return found;
 		if (pos == 0) {
-			result = request_line(line, found == HTTPHEAD_OK, out);
+			result = (answer ? status_line : request_line)(line, found == HTTPHEAD_OK,
+								       out);
 		} else if (line.len == 0) {
 			result = found;
 			if (found == HTTPHEAD_OK) {
 				out->len = pos + 2;
-				return judge(out);
+				return answer ? HTTPHEAD_OK : judge(out);
 			}
 		} else if (out->lines == HTTPHEAD_LINES_MAX) {
 			return too_large(out, "more than 64 header lines");
@@ -170,6 +196,16 @@ enum httphead_result httphead_parse(const void *data, size_t len, struct httphea
 			return result;
 		pos += line.len + 2;
 	}
+}
+
+enum httphead_result httphead_parse(const void *data, size_t len, struct httphead *out)
+{
+	return parse(data, len, false, out);
+}
+
+enum httphead_result httphead_parse_answer(const void *data, size_t len, struct httphead *out)
+{
+	return parse(data, len, true, out);
 }
 
 static bool same(struct httphead_slice s, const char *text)

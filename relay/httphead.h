@@ -1,5 +1,5 @@
 /*
- * httphead: the head of an HTTP/1.x request: request line, header lines, empty line.
+ * httphead: the head of an HTTP/1.x request or answer: first line, header lines, empty line.
  *
  * Pure and strict: no state, no allocation; what two parsers could read differently is BAD (a bare
  * LF or CR, folded lines, control characters, space before a colon, more than one space in the
@@ -32,9 +32,10 @@ struct httphead_line {
 };
 
 struct httphead {
-	struct httphead_slice method, target;
-	unsigned minor; /* HTTP/1.minor: 0 or 1 */
-	size_t len;     /* of the whole head; what follows belongs to the body or the tunnel */
+	struct httphead_slice method, target; /* of a request */
+	unsigned status; /* of an answer: three digits */
+	unsigned minor;	 /* HTTP/1.minor: 0 or 1 */
+	size_t len;	 /* of the whole head; what follows belongs to the body or the tunnel */
 	struct httphead_line line[HTTPHEAD_LINES_MAX];
 	unsigned lines;
 	const char *why; /* on BAD and TOO_LARGE: a static line for logs; "" otherwise */
@@ -46,6 +47,9 @@ struct httphead {
  * out holds on OK only, except why.
  */
 enum httphead_result httphead_parse(const void *data, size_t len, struct httphead *out);
+
+/* The same for an answer. It knows nothing of bodies. */
+enum httphead_result httphead_parse_answer(const void *data, size_t len, struct httphead *out);
 
 /* The value of the first header line of that name (any case), or one with at == NULL. */
 struct httphead_slice httphead_get(const struct httphead *h, const char *name);

@@ -5,9 +5,7 @@
  *
  *   dialling      relay/dial: TCP (or a Unix socket); then the socket's options are set
  *   handshaking   relay/tls: client, the relay's certificate verified
- *   upgrading     WebSocket only: libwebsockets speaks into a socketpair, whose other end is
- *                 spliced to the TLS connection; the splice lives on by itself until either side
- *                 ends
+ *   upgrading     WebSocket only: tunnel/ws, inside TLS
  *
  * At most one of the three is under way; done ends them. A direct carrier needs the relay's ALPN
  * name: a server that did not choose it is something else (a proxy, a web server).
@@ -32,7 +30,6 @@
 #include "relay/conduit.h"
 #include "relay/dial.h"
 #include "relay/fd.h"
-#include "relay/splice.h"
 #include "relay/tls.h"
 #include "relay/worker.h"
 #include "tunnel/hello.h"
@@ -40,8 +37,6 @@
 
 #define UNSENT_MAX (128 * 1024)
 #define KEEPALIVE_SECONDS 30 /* for what lies under a session that is not yet one */
-#define PLUMBING_IDLE_MS (3600 * 1000) /* the session inside notices a dead path much sooner */
-#define PLUMBING_HALF_CLOSED_MS 10000
 
 struct carrier {
 	const struct carrier_shared *shared;
@@ -53,7 +48,6 @@ struct carrier {
 	struct dial *dial;
 	struct tls_handshake *handshake;
 	struct ws_opening *opening;
-	struct splice *plumbing; /* upgrading: TLS connection <-> WebSocket's socket */
 	struct reapable reapable;
 };
 
@@ -80,52 +74,24 @@ static void tell(struct carrier *c, struct conduit *conduit, enum reason why, bo
 	worker_reap(c->shared->worker, &c->reapable);
 }
 
-static void on_plumbing_end(struct splice *s, enum reason why)
-{
-	struct carrier *c = s->user;
-
-	if (c)
-		c->plumbing = NULL; /* the WebSocket sees its socket end, and says so */
-}
-
-static const struct splice_spec plumbing_spec = {
-	.idle_ms = PLUMBING_IDLE_MS,
-	.half_closed_ms = PLUMBING_HALF_CLOSED_MS,
-	.end = on_plumbing_end,
-	.carrier = true,
-};
-
 static void on_upgraded(void *user, struct conduit *ws, enum reason why, const char *detail)
 {
 	struct carrier *c = user;
 
 	c->opening = NULL;
-	if (c->plumbing) {
-		c->plumbing->user = NULL; /* from now on it is on its own */
-		if (!ws)
-			splice_end(c->plumbing, why);
-		c->plumbing = NULL;
-	}
 	tell(c, ws, why, true, detail);
 }
 
 static void upgrade(struct carrier *c, struct conduit *tls)
 {
-	struct conduit *network = NULL;
+	static const struct ws_handshake_terms terms = {
+		.path = HELLO_WEBSOCKET_PATH,
+		.subprotocol = HELLO_WEBSOCKET_SUBPROTOCOL,
+	};
 
-	c->opening = ws_connect(c->shared->ws, c->name, &network, c->shared->handshake_ms,
-				on_upgraded, c);
-	if (!c->opening) {
-		conduit_close(tls, REASON_NO_MEMORY);
+	c->opening = ws_connect(tls, c->name, &terms, c->shared->handshake_ms, on_upgraded, c);
+	if (!c->opening)
 		tell(c, NULL, REASON_NO_MEMORY, true, "out of memory");
-		return;
-	}
-	c->plumbing = splice_new(c->shared->worker, tls, network, &plumbing_spec, c);
-	if (!c->plumbing) {
-		ws_opening_cancel(c->opening);
-		c->opening = NULL;
-		tell(c, NULL, REASON_NO_MEMORY, true, "out of memory");
-	}
 }
 
 static void on_handshake(void *user, struct conduit *tls, enum reason why, const char *detail)
@@ -216,9 +182,5 @@ void carrier_cancel(struct carrier *c)
 	dial_cancel(c->dial);
 	tls_handshake_cancel(c->handshake);
 	ws_opening_cancel(c->opening);
-	if (c->plumbing) {
-		c->plumbing->user = NULL;
-		splice_end(c->plumbing, REASON_SHUTDOWN);
-	}
 	worker_reap(c->shared->worker, &c->reapable);
 }

@@ -15,7 +15,6 @@ struct carrier;
 struct conduit;
 struct tls_context;
 struct worker;
-struct ws_context;
 
 #define CARRIER_ALPN_WEBSOCKET "http/1.1"
 
@@ -25,7 +24,6 @@ enum carrier_kind { CARRIER_DIRECT, CARRIER_WEBSOCKET, CARRIER_KINDS };
 struct carrier_shared {
 	struct worker *worker;
 	struct tls_context *tls[CARRIER_KINDS]; /* clients'; they differ in the ALPN they offer */
-	struct ws_context *ws;
 	uint64_t dial_ms, handshake_ms, dead_ms;
 };
 

@@ -14,6 +14,8 @@
 #include "tunnel/session.h"
 
 #define HELLO_ALPN "attest-relay/1"
+#define HELLO_WEBSOCKET_PATH "/tunnel"
+#define HELLO_WEBSOCKET_SUBPROTOCOL "attest-relay.v1"
 
 #define HELLO_PATH "/attest-relay/1/hello"
 #define HELLO_PATH_ACCEPTED "/attest-relay/1/accepted"

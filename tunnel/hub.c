@@ -3,7 +3,7 @@
  *
  * Theory of operation: a tunnel is one session from an agent, in one worker for life.
  *
- *   UPGRADING  WebSocket only: libwebsockets shakes hands over a socketpair
+ *   UPGRADING  WebSocket only: its handshake, inside TLS
  *   ASKED      hello sent; the answer has timeouts.handshake
  *   UP         accepted, in the registry; streams are opened
  *   MOVING     asked to come back on a fresh session (stream ids run out); still as UP
@@ -46,7 +46,6 @@
 #include "tunnel/ws.h"
 
 #define NOTSENT_LOWAT (128 * 1024) /* bytes in the kernel not yet sent: keeps small streams quick */
-#define MAX_HALF_CLOSED_MS 5000	   /* of a WebSocket's network side */
 
 enum tunnel_state { UPGRADING, ASKED, UP, MOVING, RETIRING, OVER };
 
@@ -55,7 +54,6 @@ struct tunnel {
 	struct worker *worker;
 	struct session *session;
 	struct ws_opening *upgrade;
-	struct splice *network; /* WebSocket: TLS to the socketpair; may end before us */
 	enum tunnel_state state;
 	uint64_t id, began;
 	uint32_t slot;
@@ -73,8 +71,6 @@ struct tunnel {
 struct hub_worker {
 	struct tunnel **slot;
 	uint32_t slots;
-	struct ws_context *ws;
-	struct splice_spec network; /* of WebSocket carriers */
 };
 
 static struct hub_worker *hub_of(const struct worker *w)
@@ -181,8 +177,6 @@ static void tunnel_free(struct tunnel *t, enum reason why, const char *detail)
 {
 	out_of_service(t, why, detail);
 	ws_opening_cancel(t->upgrade);
-	if (t->network) /* it ends by itself: what libwebsockets said last is still on its way */
-		t->network->user = NULL;
 	hub_of(t->worker)->slot[t->slot] = NULL;
 	gateway_target_restored(t->gateway);
 	gateway_connection_over(t->gateway);
@@ -505,14 +499,6 @@ static void hub_accept(struct gateway *g, struct worker *w, struct conduit *c,
 	start_session(t, c);
 }
 
-static void on_network_end(struct splice *s, enum reason why)
-{
-	struct tunnel *t = s->user;
-
-	if (t)
-		t->network = NULL;
-}
-
 static void on_upgraded(void *user, struct conduit *c, enum reason why, const char *detail)
 {
 	struct tunnel *t = user;
@@ -527,9 +513,11 @@ static void on_upgraded(void *user, struct conduit *c, enum reason why, const ch
 static void hub_upgrade(struct gateway *g, struct worker *w, struct conduit *c,
 			const struct peer *peer)
 {
-	struct hub_worker *h = hub_of(w);
+	static const struct ws_handshake_terms terms = {
+		.path = HELLO_WEBSOCKET_PATH,
+		.subprotocol = HELLO_WEBSOCKET_SUBPROTOCOL,
+	};
 	struct tunnel *t = tunnel_new(g, w, peer);
-	struct conduit *network = NULL;
 
 	if (!t) {
 		turn_away(g, c);
@@ -537,17 +525,9 @@ static void hub_upgrade(struct gateway *g, struct worker *w, struct conduit *c,
 	}
 	t->websocket = true;
 	tune_socket(g, c);
-	if (!h->ws)
-		h->ws = ws_context_new(w);
-	if (h->ws)
-		t->upgrade = ws_accept(h->ws, &network, g->config->timeouts.handshake, on_upgraded,
-				       t);
-	if (!t->upgrade) {
-		conduit_close(c, REASON_NO_MEMORY);
-		tunnel_free(t, REASON_NO_MEMORY, "no WebSocket to be had");
-		return;
-	}
-	t->network = splice_new(w, c, network, &h->network, t);
+	t->upgrade = ws_accept(c, &terms, g->config->timeouts.handshake, on_upgraded, t);
+	if (!t->upgrade)
+		tunnel_free(t, REASON_NO_MEMORY, "out of memory");
 }
 
 /* ---- for the gateway ---- */
@@ -588,17 +568,9 @@ static void hub_shutdown(struct worker *w)
 static bool hub_start(struct worker *w)
 {
 	struct hub_worker *h = calloc(1, sizeof(*h));
-	const struct timeouts_config *t = &gateway_worker(w)->gateway->config->timeouts;
 
-	if (!h)
-		return false;
-	/* the session inside pings; this is only a bound for one that never begins */
-	h->network = (struct splice_spec){ .idle_ms = t->handshake + 2 * t->dead,
-					   .half_closed_ms = MAX_HALF_CLOSED_MS,
-					   .end = on_network_end,
-					   .carrier = true };
 	gateway_worker(w)->tunnels = h;
-	return true;
+	return h;
 }
 
 static void hub_stop(struct worker *w)
@@ -607,7 +579,6 @@ static void hub_stop(struct worker *w)
 
 	if (!h)
 		return;
-	ws_context_free(h->ws);
 	free(h->slot);
 	free(h);
 	gateway_worker(w)->tunnels = NULL;

@@ -6,7 +6,7 @@
  *   options   flags and file become one config; --check-config and --dump-config end here
  *   log       from here on everything is said through the log
  *   harden    no core dumps (the token passes through memory), as many descriptors as we may have
- *   prepare   the token can be read, the CAs too; the instance's name; worker, TLS, WebSocket
+ *   prepare   the token can be read, the CAs too; the instance's name; worker, TLS
  *   signals   SIGTERM and SIGINT: end in order, a second one at once; SIGHUP: try again now
  *   loop      one worker on this thread, until the agent is over
  */
@@ -33,7 +33,6 @@
 #include "tunnel/instance.h"
 #include "tunnel/netwatch.h"
 #include "tunnel/options.h"
-#include "tunnel/ws.h"
 
 #define SIGNALS 3
 #define END_MS 3000 /* lingering closes take 2 s at most */
@@ -126,10 +125,7 @@ static bool make_carriers(struct program *p)
 			return false;
 		}
 	}
-	if (config->transport == TRANSPORT_DIRECT)
-		return true;
-	shared->ws = ws_context_new(p->worker);
-	return shared->ws;
+	return true;
 }
 
 /* ---- telling systemd ---- */
@@ -262,7 +258,6 @@ static void release(struct program *p)
 	for (unsigned i = 0; i < SIGNALS; i++)
 		if (p->signals[i])
 			event_free(p->signals[i]);
-	ws_context_free(p->spec.carrier.ws);
 	for (unsigned i = 0; i < CARRIER_KINDS; i++)
 		tls_context_unref(p->spec.carrier.tls[i]);
 	worker_free(p->worker);

@@ -1,14 +1,13 @@
 /*
- * ws: a WebSocket as a conduit (libwebsockets; the one file that knows it is ws.c).
+ * ws: a WebSocket as a conduit, over another conduit (TLS).
  *
  * Binary messages carry a byte stream, their borders mean nothing. EOF is close code 1000, an
- * abort 1011 (and any close without 1000 reads as an abort). A text message is a protocol error:
- * close 1003, read says -EPROTO. WebSocket has no half-close: shutdown sends 1000 when all is
- * written, and the peer ends its direction in answer to that (a tunnel session ends both together).
- * It cannot move to another worker.
+ * abort 1011 (and any end without 1000 reads as an abort). A text message is a protocol error:
+ * close 1003, any other breach of RFC 6455 close 1002, and read says -EPROTO. WebSocket has no
+ * half-close: shutdown sends 1000 when all is written, and the peer ends its direction in answer to
+ * that (a tunnel session ends both together). It cannot move to another worker.
  *
- * libwebsockets never owns the network: it speaks over one end of a socketpair; the other end is
- * an fd conduit that the caller splices to the TLS connection.
+ * Pings are answered as they are read; pongs are ignored; none are sent.
  */
 #ifndef TUNNEL_WS_H
 #define TUNNEL_WS_H
@@ -17,22 +16,17 @@
 #include <stdint.h>
 
 #include "relay/reason.h"
+#include "tunnel/ws_frame.h"
+#include "tunnel/ws_handshake.h"
 
-#define WS_SUBPROTOCOL "attest-relay.v1"
-#define WS_PATH "/tunnel"
-#define WS_RX_MAX ((size_t)256 * 1024) /* unread bytes held, then the peer is paused */
-#define WS_MESSAGE_MAX (65536 - 64)    /* bytes of one message we send; 64 KiB with its head */
+#define WS_WIRE ((size_t)48 * 1024) /* one message with its head: whole TLS records, one send */
+#define WS_FLUSH_MS 10000 /* after close: for the peer to take what is left and the close */
+#define WS_ANSWER_MS 2000 /* after that: for its own close */
 
 struct conduit;
-struct worker;
-struct ws_context; /* one per worker */
 
-struct ws_context *ws_context_new(struct worker *w); /* NULL: the cause has been logged */
-/*
- * Not from a callback of anything here. Openings still there are cancelled, conduits stay their
- * owners' and are dead, what still lingers is dropped. Before worker_free.
- */
-struct ws_context *ws_context_free(struct ws_context *x);
+/* The handshake is done. The inner conduit is consumed. NULL: out of memory. */
+struct conduit *ws_conduit_new(struct conduit *inner, enum ws_frame_role role);
 
 /*
  * done: once, from the loop: a conduit the callee owns, or NULL with the reason and a line for
@@ -42,17 +36,16 @@ typedef void ws_done(void *user, struct conduit *c, enum reason why, const char 
 struct ws_opening;
 
 /*
- * Server: the peer's upgrade request (not yet read) comes in on *network, a plain conduit that the
- * caller must splice to the network. Anything but GET WS_PATH with WS_SUBPROTOCOL is answered
- * with an HTTP error. NULL: out of memory, *network untouched. When the WebSocket has ended,
- * *network reads EOF after the last byte (ECONNRESET, when something was left unread); what the
- * network still sends then can no longer be written.
+ * Server: the peer's request is unread in network, which is consumed; the terms' strings must stay
+ * valid until done. What does not meet the terms is answered with an HTTP error. NULL: out of
+ * memory (or, of a client: a request that cannot be said).
  */
-struct ws_opening *ws_accept(struct ws_context *x, struct conduit **network, uint64_t timeout_ms,
-			     ws_done *done, void *user);
-/* Client: sends the upgrade request for https://host/tunnel. */
-struct ws_opening *ws_connect(struct ws_context *x, const char *host, struct conduit **network,
-			      uint64_t timeout_ms, ws_done *done, void *user);
-void ws_opening_cancel(struct ws_opening *o); /* NULL is fine */
+struct ws_opening *ws_accept(struct conduit *network, const struct ws_handshake_terms *terms,
+			     uint64_t timeout_ms, ws_done *done, void *user);
+/* Client: asks host (a name or an address, for the Host line). The same otherwise. */
+struct ws_opening *ws_connect(struct conduit *network, const char *host,
+			      const struct ws_handshake_terms *terms, uint64_t timeout_ms,
+			      ws_done *done, void *user);
+void ws_opening_cancel(struct ws_opening *o); /* done will not be called; NULL is fine */
 
 #endif

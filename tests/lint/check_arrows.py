@@ -19,8 +19,6 @@ SEES = {
     'qgs-bridge': {'config', 'relay', 'qgs-bridge'},
 }
 LIBRARIES = [   # header, who may include it, why
-    (r'libwebsockets\.h', r'tunnel/ws\.c', 'tunnel/ws.c alone knows libwebsockets'),
-    (r'uv\.h', r'tunnel/ws_loop\.[ch]', 'libuv is there for libwebsockets only'),
     (r'nghttp2/', r'tunnel/(session|stream|message)\w*\.[ch]', 'HTTP/2 stays in the session'),
     (r'yaml\.h', r'config/tree\.c', 'config/tree.c alone knows libyaml'),
     (r'(event2|openssl|systemd)/|sys/(socket|epoll)\.h', r'(?!config/).*',
