@@ -5,7 +5,8 @@
  * attempt per address, started DIAL_STAGGER_MS apart or as soon as the one before failed, all going
  * on at once; the first to connect wins and the others are closed -> for hybrid vsock a preamble on
  * the winner ("CONNECT port", "OK n": Firecracker's docs/vsock.md) -> DONE. The result, good or
- * bad, is told from a deferred call, so done never runs inside dial_start. One timer bounds it all.
+ * bad, is told at once; from a deferred call if it is there before dial_start returns. One timer
+ * bounds it all.
  *
  * Each attempt's socket is a conduit from the start, so the winner is handed over as it is, its
  * watch with it.
@@ -61,6 +62,7 @@ struct dial {
 	struct reapable reapable;
 	struct evdns_getaddrinfo_request *query;
 	bool asking; /* the query's callback has not run yet */
+	bool starting; /* inside dial_start */
 	bool over;
 	unsigned n, next, live; /* addresses; the next to try; attempts going on */
 	char preamble[PREAMBLE_MAX];
@@ -101,7 +103,20 @@ static void attempt_close(struct attempt *a)
 	a->dial->live--;
 }
 
-/* Ends all that goes on; the result is told later. */
+static void on_tell(struct deferred *deferred)
+{
+	struct dial *d = (struct dial *)((char *)deferred - offsetof(struct dial, tell));
+	dial_done *done = d->done;
+
+	d->done = NULL;
+	if (done)
+		done(d->user, d->conduit, d->conduit ? REASON_NONE : d->why,
+		     d->detail ? d->detail : "");
+	if (!d->asking) /* else the resolver's callback releases it */
+		worker_reap(d->worker, &d->reapable);
+}
+
+/* Ends all that goes on and tells the result. */
 static void finish(struct dial *d)
 {
 	if (d->over)
@@ -113,7 +128,10 @@ static void finish(struct dial *d)
 		attempt_close(&d->attempt[i]);
 	if (d->asking)
 		evdns_getaddrinfo_cancel(d->query); /* its callback still comes */
-	worker_defer(d->worker, &d->tell);
+	if (d->starting)
+		worker_defer(d->worker, &d->tell);
+	else
+		on_tell(&d->tell);
 }
 
 static void fail(struct dial *d, enum reason why, const char *cause)
@@ -126,25 +144,6 @@ static void fail(struct dial *d, enum reason why, const char *cause)
 		     cause) < 0)
 		d->detail = NULL;
 	finish(d);
-}
-
-static void dial_release(struct dial *d)
-{
-	if (!d->asking)
-		worker_reap(d->worker, &d->reapable);
-	/* else: the resolver's callback releases it */
-}
-
-static void on_tell(struct deferred *deferred)
-{
-	struct dial *d = (struct dial *)((char *)deferred - offsetof(struct dial, tell));
-	dial_done *done = d->done;
-
-	d->done = NULL;
-	if (done)
-		done(d->user, d->conduit, d->conduit ? REASON_NONE : d->why,
-		     d->detail ? d->detail : "");
-	dial_release(d);
 }
 
 static void on_free(struct reapable *r)
@@ -456,6 +455,7 @@ struct dial *dial_start(struct worker *w, const struct address *address, uint64_
 		return NULL;
 	d->worker = w;
 	d->address = address;
+	d->starting = true;
 	d->done = done;
 	d->user = user;
 	d->tell.run = on_tell;
@@ -479,6 +479,7 @@ struct dial *dial_start(struct worker *w, const struct address *address, uint64_
 	default:
 		fail(d, REASON_DIAL_FAILED, "not an address that can be dialled");
 	}
+	d->starting = false;
 	return d;
 }
 

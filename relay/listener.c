@@ -1,10 +1,11 @@
 /*
  * listener: accepts.
  *
- * Theory of operation: one event per worker on the shared listening socket. A wake-up takes at most
- * LISTENER_BURST connections. When the connection limit is reached, or accept says that descriptors
- * or memory ran out, the event is taken away and a timer brings it back: the kernel's queue holds
- * the others meanwhile. A static listener's client has said all it has to say by coming; it goes
+ * Theory of operation: one event per worker on the shared listening socket. A wake-up takes as many
+ * connections as are likely to be there, at most LISTENER_BURST; if there are more, the next one
+ * takes twice as many. When the connection limit is reached, or accept says that descriptors or
+ * memory ran out, the event is taken away and a timer brings it back: the kernel's queue holds the
+ * others meanwhile. A static listener's client has said all it has to say by coming; it goes
  * straight to its opening, the others to an intake.
  */
 #include "relay/listener.h"
@@ -67,11 +68,24 @@ static bool accept_one(struct listener *l)
 	return true;
 }
 
+static unsigned accept_some(struct listener *l, unsigned max)
+{
+	unsigned n = 0;
+
+	while (n < max && accept_one(l))
+		n++;
+	return n;
+}
+
 static void on_accept(evutil_socket_t fd, short what, void *arg)
 {
-	for (int i = 0; i < LISTENER_BURST; i++)
-		if (!accept_one(arg))
-			return;
+	struct listener *l = arg;
+	unsigned n = accept_some(l, l->burst);
+
+	if (n < l->burst)
+		l->burst = n ? n : 1;
+	else
+		l->burst = 2 * n < LISTENER_BURST ? 2 * n : LISTENER_BURST;
 }
 
 struct listener *listener_new(struct gateway *g, struct worker *w,
@@ -86,6 +100,7 @@ struct listener *listener_new(struct gateway *g, struct worker *w,
 	l->gateway = g;
 	l->worker = w;
 	l->fd = fd;
+	l->burst = 1;
 	/* what it accepts inherits this; others than TCP refuse: fine */
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	l->event = event_new(w->base, fd, EV_READ | EV_PERSIST, on_accept, l);
@@ -97,7 +112,7 @@ struct listener *listener_new(struct gateway *g, struct worker *w,
 void listener_stop(struct listener *l)
 {
 	/* whoever is in the kernel's queue came in time; closing it would reset them */
-	on_accept(l->fd, EV_READ, l);
+	accept_some(l, LISTENER_BURST);
 	timer_cancel(l->worker, &l->resume);
 	event_del(l->event);
 }

@@ -17,6 +17,7 @@ struct listener {
 	const struct listener_config *config;
 	struct gateway *gateway;
 	struct worker *worker;
+	unsigned burst; /* how many to accept at the next wake-up */
 	int fd; /* shared by the workers; closed by bind_close */
 	struct event *event;
 	struct timer resume;
