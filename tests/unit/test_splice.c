@@ -748,6 +748,27 @@ static void test_kernel_path(enum kind ini, enum kind tgt)
 	part(&j);
 }
 
+/* TCP's urgent data in the midst: splice(2) stops there for good, so the rest is copied. */
+static void test_urgent(void)
+{
+	struct joined j;
+	struct far *from, *to;
+
+	join(&j, TCP, TCP, &patient);
+	from = &j.far[INI];
+	to = &j.far[TGT];
+	UNTIL((far_send(from, BULK), far_receive(to, SIZE_MAX), from->sent == BULK));
+	UNTIL((far_receive(to, SIZE_MAX), send(from->fd, "!", 1, MSG_OOB) == 1));
+	UNTIL((far_send(from, 3 * BULK), far_receive(to, SIZE_MAX), from->sent == 3 * BULK));
+	far_eof(from); /* without the urgent byte, which no plain read takes */
+	far_eof(to);
+	UNTIL((far_receive(from, SIZE_MAX), far_receive(to, SIZE_MAX), j.ended));
+	UNTIL((far_receive(to, SIZE_MAX), to->eof)); /* what the kernel still holds */
+	CHECK_INT(j.why, REASON_EOF);
+	CHECK_INT(to->received, 3 * BULK);
+	part(&j);
+}
+
 /* Bytes given back stand in the way of splice(2): they go first, all in order. */
 static void test_pushback(void)
 {
@@ -867,6 +888,7 @@ int main(void)
 	test_kernel_path(TCP, TCP);
 	test_kernel_path(UNIX, TCP);
 	test_kernel_path(TCP, UNIX);
+	test_urgent();
 	test_pushback();
 	test_counters();
 	test_end();
