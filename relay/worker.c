@@ -29,6 +29,7 @@
 #include "relay/log.h"
 
 #define PIPE_SIZE (1024 * 1024) /* asked for; the kernel may give less (pipe-max-size) */
+#define PIPES_RETRY_MS 1000	/* until the next try to make one, when none is to be had */
 
 struct letter {
 	void (*fn)(struct worker *w, void *arg);
@@ -51,6 +52,7 @@ struct worker_private {
 	unsigned n_buffers;
 	struct worker_pipe *pipes;
 	unsigned n_pipes, pipes_made; /* free; all there are */
+	uint64_t no_pipes_until;
 	struct evdns_base *dns;
 	pthread_t thread;
 	bool started;
@@ -202,18 +204,19 @@ void worker_buffer_put(struct worker *w, void *buf)
 	p->n_buffers++;
 }
 
-struct worker_pipe *worker_pipe_get(struct worker *w)
+static void pipe_close(struct worker_pipe *pipe)
 {
-	struct worker_private *p = w->private;
-	struct worker_pipe *pipe = p->pipes;
+	close(pipe->fd[0]);
+	close(pipe->fd[1]);
+	free(pipe);
+}
+
+/* NULL: none to be had, or one so small that copying is better (pipe-user-pages-soft). */
+static struct worker_pipe *pipe_open(void)
+{
+	struct worker_pipe *pipe = malloc(sizeof(*pipe));
 	int size;
 
-	if (pipe) {
-		p->pipes = pipe->next;
-		p->n_pipes--;
-		return pipe;
-	}
-	pipe = p->pipes_made < w->pipes_max ? malloc(sizeof(*pipe)) : NULL;
 	if (!pipe)
 		return NULL;
 	if (pipe2(pipe->fd, O_CLOEXEC | O_NONBLOCK) < 0) {
@@ -223,16 +226,31 @@ struct worker_pipe *worker_pipe_get(struct worker *w)
 	size = fcntl(pipe->fd[1], F_SETPIPE_SZ, PIPE_SIZE);
 	if (size < 0)
 		size = fcntl(pipe->fd[1], F_GETPIPE_SZ);
-	pipe->size = size > 0 ? (size_t)size : 4096;
-	p->pipes_made++;
-	return pipe;
+	pipe->size = size > 0 ? (size_t)size : 0;
+	if (pipe->size >= WORKER_BUFFER)
+		return pipe;
+	pipe_close(pipe);
+	return NULL;
 }
 
-static void pipe_close(struct worker_pipe *pipe)
+struct worker_pipe *worker_pipe_get(struct worker *w)
 {
-	close(pipe->fd[0]);
-	close(pipe->fd[1]);
-	free(pipe);
+	struct worker_private *p = w->private;
+	struct worker_pipe *pipe = p->pipes;
+
+	if (pipe) {
+		p->pipes = pipe->next;
+		p->n_pipes--;
+		return pipe;
+	}
+	if (p->pipes_made >= w->pipes_max || worker_now(w) < p->no_pipes_until)
+		return NULL;
+	pipe = pipe_open();
+	if (pipe)
+		p->pipes_made++;
+	else
+		p->no_pipes_until = worker_now(w) + PIPES_RETRY_MS;
+	return pipe;
 }
 
 void worker_pipe_put(struct worker *w, struct worker_pipe *pipe, bool empty)

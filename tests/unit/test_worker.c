@@ -1,5 +1,6 @@
 /* A worker: its mailbox, deferred work, the reaper and the pools. */
 #include <fcntl.h>
+#include <sys/wait.h>
 
 #include "tests/unit/loop.h"
 
@@ -358,6 +359,45 @@ static void test_pipes_bounded(void)
 		worker_pipe_put(w, p[i], true);
 }
 
+/* To others than root the kernel gives 64 MiB of pipes, then tiny ones: those are not used. */
+static void as_nobody(void)
+{
+	unsigned n = 0;
+
+	if (setgid(65534) < 0 || setuid(65534) < 0)
+		_exit(77);
+	w->pipes_max = 1000;
+	for (struct worker_pipe *p; n < 1000 && (p = worker_pipe_get(w)); n++)
+		CHECK(p->size >= WORKER_BUFFER);
+	CHECK(n > 0 && n < 1000);
+	CHECK_INT(w->private->pipes_made, n);
+	/* and it is not tried again for each read */
+	CHECK(worker_now(w) < w->private->no_pipes_until);
+	CHECK(!worker_pipe_get(w));
+	_exit(0);
+}
+
+static void test_no_tiny_pipes(void)
+{
+	int status;
+	pid_t pid;
+
+	if (geteuid() != 0) {
+		fprintf(stderr, "not root: left out, since one's other programs use pipes too\n");
+		return;
+	}
+	pid = fork();
+	CHECK(pid >= 0);
+	if (pid == 0)
+		as_nobody();
+	CHECK_INT(waitpid(pid, &status, 0), pid);
+	CHECK(WIFEXITED(status));
+	if (WEXITSTATUS(status) == 77)
+		fprintf(stderr, "cannot become somebody else: left out\n");
+	else
+		CHECK_INT(WEXITSTATUS(status), 0);
+}
+
 int main(void)
 {
 	loop_begin();
@@ -371,6 +411,7 @@ int main(void)
 	test_reaper();
 	test_buffers_bounded();
 	test_pipes_bounded();
+	test_no_tiny_pipes();
 	loop_end();
 	return 0;
 }
