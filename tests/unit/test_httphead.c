@@ -212,8 +212,46 @@ static void test_authority(void)
 	authority(longest + 1, host, 1);
 }
 
+static void expect_bad_answer(const char *text)
+{
+	struct httphead h;
+
+	CHECK_INT(httphead_parse_answer(text, strlen(text), &h), HTTPHEAD_BAD);
+	CHECK(h.why[0]);
+}
+
+static void test_answers(void)
+{
+	static const char text[] = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n";
+	struct httphead h;
+
+	for (size_t n = 0; n < sizeof(text) - 1; n++)
+		CHECK_INT(httphead_parse_answer(text, n, &h), HTTPHEAD_MORE);
+	CHECK_INT(httphead_parse_answer(text, sizeof(text) - 1, &h), HTTPHEAD_OK);
+	CHECK_INT(h.status, 101);
+	CHECK_INT(h.minor, 1);
+	CHECK_INT(h.len, sizeof(text) - 1);
+	CHECK(httphead_is(httphead_get(&h, "upgrade"), "websocket"));
+	CHECK_INT(httphead_parse_answer("HTTP/1.0 404\r\n\r\n", 16, &h), HTTPHEAD_OK);
+	CHECK_INT(h.status, 404);
+	CHECK_INT(h.minor, 0);
+	CHECK_INT(httphead_parse_answer("HTTP/1.1 200 \r\nHost: a\r\nHost: b\r\n\r\n", 35, &h),
+		  HTTPHEAD_OK); /* rules for requests */
+	expect_bad_answer("S");
+	expect_bad_answer("HTTP/1.2");
+	expect_bad_answer("HTTP/2 200 \r\n\r\n");
+	expect_bad_answer("HTTP/1.1  ");
+	expect_bad_answer("HTTP/1.1 20\r\n");
+	expect_bad_answer("HTTP/1.1 2000");
+	expect_bad_answer("HTTP/1.1 099 x\r\n");
+	expect_bad_answer("HTTP/1.1 200 x\n");
+	expect_bad_answer("HTTP/1.1 200 x\r\n folded");
+	expect_bad_answer("GET / HTTP/1.1\r\n\r\n");
+}
+
 int main(void)
 {
+	test_answers();
 	test_good();
 	test_bad();
 	test_limits();
