@@ -6,8 +6,10 @@
  * connection, TLS handshake and verification, hello and HTTP/2 session, pings and time-outs.
  * Simulated: the agents share a process, a thread, a clock and a network address, where N
  * machines would have N; so the handshakes of all of them compete for one core here, and a storm
- * is slower than the relay alone would make it. Streams are taken on as the library does it, but
- * no service is behind them unless --target names one.
+ * is slower than the relay alone would make it. With --patience an agent gives up on connecting
+ * and on the handshake later than attest-tunnel does, so that its wait for the core is not taken
+ * for the relay's silence; the relay's own time-outs are not touched by that. Streams are taken on
+ * as the library does it, but no service is behind them unless --target names one.
  *
  * Theory of operation: one worker on the main thread. The agents share TLS contexts; each has a
  * config of its own, a shallow copy that differs in names. They are started by a timer: all in one
@@ -254,6 +256,8 @@ static bool start_one(unsigned i)
 		return false;
 	}
 	s->config = *sim.config;
+	s->config.relays.at = &sim.config->relays.at[i % sim.config->relays.n];
+	s->config.relays.n = 1;
 	s->offer = sim.config->services[0];
 	s->offer.name = s->service;
 	s->config.services = &s->offer;
@@ -333,25 +337,33 @@ static void on_stdin(evutil_socket_t fd, short what, void *arg)
 
 /* ---- the run ---- */
 
-/* What all agents share: the defaults of attest-tunnel, and what was asked for. */
+/* why is freed; NULL: there was no memory for it. */
+static bool complain(char *why)
+{
+	fprintf(stderr, "bench-agents: %s\n", why ? why : "out of memory");
+	free(why);
+	return false;
+}
+
+/* What all agents share: the defaults of attest-tunnel but for what was asked for. */
 static bool make_config(const struct settings *s)
 {
 	struct tunnel_config *c = sim.config = tunnel_config_new();
 	char offer[ADDRESS_TEXT_MAX], *why = NULL;
 
-	c->relays.at = calloc(1, sizeof(*c->relays.at));
+	c->relays.at = calloc(s->n_addresses, sizeof(*c->relays.at));
 	if (!c->relays.at)
 		return false;
-	c->relays.n = 1;
+	for (; c->relays.n < s->n_addresses; c->relays.n++)
+		if (address_parse(&c->relays.at[c->relays.n], s->addresses[c->relays.n], &why) < 0)
+			return complain(why);
 	snprintf(offer, sizeof(offer), "any=%s", s->target);
-	if (address_parse(&c->relays.at[0], s->address, &why) < 0 ||
-	    tunnel_config_add_service(c, offer, &why) < 0) {
-		fprintf(stderr, "bench-agents: %s\n", why ? why : "out of memory");
-		free(why);
-		return false;
-	}
+	if (tunnel_config_add_service(c, offer, &why) < 0)
+		return complain(why);
 	c->server_name = s->server_name ? strdup(s->server_name) : NULL;
 	c->transport = s->transport;
+	if (s->patience > 0)
+		c->timeouts.dial = c->timeouts.handshake = (uint64_t)(s->patience * 1000);
 	return true;
 }
 
@@ -369,11 +381,8 @@ static bool make_carrier(const struct settings *s)
 	c->tls[CARRIER_DIRECT] = tls_client_context_new(s->ca_file, direct, &why);
 	if (c->tls[CARRIER_DIRECT])
 		c->tls[CARRIER_WEBSOCKET] = tls_client_context_new(s->ca_file, websocket, &why);
-	if (!c->tls[CARRIER_WEBSOCKET]) {
-		fprintf(stderr, "bench-agents: %s\n", why ? why : "out of memory");
-		free(why);
-		return false;
-	}
+	if (!c->tls[CARRIER_WEBSOCKET])
+		return complain(why);
 	return true;
 }
 

@@ -15,8 +15,9 @@
 #include "config/config.h"
 
 static const char help[] =
-	"Usage: bench-agents ADDRESS --token-file FILE [option...]\n"
-	"Connects many agents to the relay at ADDRESS (tcp:HOST:PORT, unix:PATH).\n"
+	"Usage: bench-agents ADDRESS... --token-file FILE [option...]\n"
+	"Connects many agents to the relay at ADDRESS (tcp:HOST:PORT, unix:PATH); at several in "
+	"turn.\n"
 	"In FILE, NAME and SERVICE a % stands for the agent's number, from 0.\n"
 	"  --count N           agents (default 100)\n"
 	"  --token-file FILE   the owner's token\n"
@@ -27,6 +28,8 @@ static const char help[] =
 	"  --target ADDRESS    what a stream is joined to (default tcp:127.0.0.1:9)\n"
 	"  --transport WORD    direct (default) or websocket\n"
 	"  --spread SECONDS    start them evenly over this time (default 0: at once)\n"
+	"  --patience SECONDS  time-outs of connecting and of the handshake (default: "
+	"attest-tunnel's)\n"
 	"  --log-level WORD    error, warning (default), info or debug\n";
 
 static const char *const transports[] = { [TRANSPORT_AUTO] = "",
@@ -40,7 +43,7 @@ static const char *const levels[] = { [CONFIG_LOG_ERROR] = "error",
 				      NULL };
 
 #define COUNT_MAX 1000000
-#define SPREAD_MAX 3600
+#define SECONDS_MAX 3600
 
 static const struct {
 	const char *name;
@@ -49,6 +52,7 @@ static const struct {
 } options[] = {
 	{ "--count", COUNT, offsetof(struct settings, count) },
 	{ "--spread", SECONDS, offsetof(struct settings, spread) },
+	{ "--patience", SECONDS, offsetof(struct settings, patience) },
 	{ "--token-file", TEXT, offsetof(struct settings, token_file) },
 	{ "--ca-file", TEXT, offsetof(struct settings, ca_file) },
 	{ "--server-name", TEXT, offsetof(struct settings, server_name) },
@@ -91,7 +95,7 @@ static bool set(void *to, int kind, const char *value)
 		*(unsigned *)to = (unsigned)number;
 		return true;
 	case SECONDS:
-		return to_number(to, value, 0, SPREAD_MAX);
+		return to_number(to, value, 0, SECONDS_MAX);
 	case TRANSPORT:
 		return set_word(to, value, transports);
 	case LEVEL:
@@ -123,20 +127,22 @@ bool settings_read(struct settings *s, int argc, char **argv)
 				.target = "tcp:127.0.0.1:9",
 				.transport = TRANSPORT_DIRECT,
 				.log_level = CONFIG_LOG_WARNING,
-				.count = 100 };
+				.count = 100,
+				.addresses = argv };
 	for (int i = 1; i < argc; i++) {
 		if (strcmp(argv[i], "--help") == 0) {
 			fputs(help, stdout);
 			exit(0);
 		}
-		if (argv[i][0] != '-' && !s->address)
-			s->address = argv[i];
+		if (argv[i][0] != '-')
+			argv[s->n_addresses++] = argv[i];
 		else if (i + 1 == argc || !apply(s, argv[i], argv[i + 1]))
 			return complain(argv[i], i + 1 < argc ? argv[i + 1] : "");
 		else
 			i++;
 	}
-	if (!s->address || !s->token_file)
-		return complain(s->address ? "--token-file" : "the relay's address", "is missing");
+	if (!s->n_addresses || !s->token_file)
+		return complain(s->n_addresses ? "--token-file" : "the relay's address",
+				"is missing");
 	return true;
 }

@@ -251,9 +251,9 @@ class Lab:
             ready.wait(p)
         return p
 
-    def agents(self, address, count, *more):
+    def agents(self, addresses, count, *more):
         return Process(self, "agents", [
-            self.programs.agents, address, "--count", str(count), "--token-file", self.token,
+            self.programs.agents, *addresses, "--count", str(count), "--token-file", self.token,
             "--ca-file", self.path("ca.pem"), "--server-name", DOMAIN, *more])
 
     def far_end(self):
