@@ -37,6 +37,7 @@
 #define INPUT_TURN ((size_t)256 * 1024)
 #define INPUT_SMALL 8192 /* a read this short has emptied the carrier, for now */
 #define LINGER_MS 1000
+#define FIRST_PING_MS 1000
 #define RETIRE_MS 1000                 /* the shutdown notice is known to the peer by then */
 #define TIME_SLACK (TIMER_TICK_MS + 5) /* how late timer and clock may be */
 #define OPEN_AFTER_EXHAUSTED 1024
@@ -361,6 +362,9 @@ struct session *session_new(struct conduit *carrier, enum session_role role,
 	if (session_h2_new(s) != 0)
 		goto fail;
 	s->last_rx = s->last_ping = worker_now(s->worker);
+	/* the first PING soon, while nothing else queues: streams want to know the round trip */
+	if (limits->ping_ms > FIRST_PING_MS)
+		s->last_ping -= limits->ping_ms - FIRST_PING_MS;
 	carrier->ready = on_carrier;
 	carrier->user = s;
 	conduit_want(carrier, READY_READ);

@@ -38,6 +38,8 @@ static void on_ping_ack(struct session *s, const nghttp2_ping *ping)
 	sent = be64toh(sent);
 	if (sent && sent == s->ping_us) {
 		s->rtt_us = session_now_us() - sent;
+		if (!s->least_rtt_us || s->rtt_us < s->least_rtt_us)
+			s->least_rtt_us = s->rtt_us ? s->rtt_us : 1;
 		s->ping_us = 0;
 	} else if (sent && sent == s->retire_us) {
 		s->retire_at = worker_now(s->worker);

@@ -6,8 +6,10 @@
  * Receiving. A chunk of DATA lies in the worker's input buffer while nghttp2 tells us of it. It is
  * offered to the owner there (peek and consume see it, no copy); what the owner leaves is copied
  * into blocks and told again from the loop for as long as the owner wants READ. What was consumed
- * opens the stream's window again, so unread bytes never exceed it; the window grows, up to
- * GROWTH_MAX doublings, while the owner takes everything at once.
+ * opens the stream's window again, so unread bytes never exceed it. The window grows, up to
+ * GROWTH_MAX doublings, while the owner takes everything at once and a whole window takes less than
+ * RTT_PER_WINDOW round trips to come: then it is the window that slows the sender. In a larger one
+ * there would only be more for the session's other streams to queue behind.
  *
  * Sending. Nothing is buffered here. When the session can send a DATA frame of this stream, nghttp2
  * calls pull(): the owner is told READY_WRITE and writes right into the frame (room). A stream
@@ -31,6 +33,7 @@
 #include "tunnel/session_private.h"
 
 #define GROWTH_MAX 2
+#define RTT_PER_WINDOW 2
 
 static struct stream *stream_of(const struct conduit *c)
 {
@@ -79,12 +82,18 @@ static void grow_window(struct stream *st, size_t len)
 {
 	struct session *s = st->session;
 	uint32_t window = s->limits.stream_window << st->growth;
+	uint64_t now, took;
 
 	st->prompt += (uint32_t)len;
 	if (st->prompt < window || st->growth == GROWTH_MAX || window > INT32_MAX / 2 ||
 	    st->eof_in || st->gone || st->reset)
 		return;
+	now = session_now_us();
+	took = now - st->window_us;
 	st->prompt = 0;
+	st->window_us = now;
+	if (took > RTT_PER_WINDOW * s->least_rtt_us)
+		return;
 	st->growth++;
 	nghttp2_session_set_local_window_size(s->h2, NGHTTP2_FLAG_NONE, st->id,
 					      (int32_t)(window * 2));

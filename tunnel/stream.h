@@ -24,7 +24,8 @@ struct stream {
 	struct deferred tell;
 	struct reapable reapable;
 	struct received received;
-	uint32_t prompt; /* bytes read at once since the window last grew */
+	uint32_t prompt; /* bytes read at once since ... */
+	uint64_t window_us; /* ... the last whole window of them (session_now_us) */
 	int32_t id;
 	uint32_t error; /* HTTP/2 code of the reset that killed it */
 	uint8_t wants;

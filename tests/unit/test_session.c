@@ -14,6 +14,7 @@
 #include "relay/splice.h"
 #include "relay/worker.c" /* to turn the loop by hand */
 #include "tests/unit/check.h"
+#include "tunnel/session_private.h"
 #include "tunnel/stream.h"
 
 #define WAIT_S 60
@@ -634,6 +635,22 @@ static void test_stalled(void)
 	stop();
 }
 
+/* A window grows on a path whose round trip takes long beside the time it is filled in. */
+static void test_growth(uint64_t rtt_us, uint8_t growth)
+{
+	start();
+	agent.s->least_rtt_us = rtt_us;
+	front[0].to_send = 32 * MIB;
+	front[0].eof_after = true;
+	open_stream(0);
+	UNTIL(n_back == 1);
+	agent.s->least_rtt_us = rtt_us; /* whatever a PING has said meanwhile */
+	UNTIL(back[0].eof_seen);
+	CHECK_INT(back[0].got, 32 * MIB);
+	CHECK_INT(((struct stream *)back[0].c)->growth, growth);
+	stop();
+}
+
 /* Little and late overtakes much and early. */
 static void test_fair(void)
 {
@@ -881,9 +898,11 @@ static void test_carrier_killed(void)
 /* The peer takes nothing any more: closing does not wait for it longer than a second. */
 static void test_close_blocked(void)
 {
+	struct session_limits l = defaults;
 	uint64_t before;
 
-	start();
+	l.ping_ms = 0; /* which would not get through */
+	start_with(&defaults, &l);
 	conduit_want(carrier[1], 0);
 	for (unsigned i = 0; i < 10; i++) {
 		front[i].to_send = 10 * MIB;
@@ -1169,6 +1188,9 @@ int main(void)
 	TEST(test_refused);
 	TEST(test_abort_after_bytes);
 	TEST(test_stalled);
+	TEST(test_growth, 0, 0);
+	TEST(test_growth, 1, 0);
+	TEST(test_growth, UINT32_MAX, 2);
 	TEST(test_fair);
 	TEST(test_session_bound);
 	TEST(test_limits);
