@@ -78,7 +78,7 @@ struct gateway {
 	uint64_t connections_max;    /* limits.connections, or what descriptors allow */
 	uint64_t descriptors_max;    /* for connections and their targets */
 	atomic_uint_fast64_t connections; /* clients and agents, from accept to the end */
-	/* Set aside: two for each connection, or one if it is known to have no target of its own. */
+	/* Set aside: two for each connection, one where no target of its own will come. */
 	atomic_uint_fast64_t descriptors;
 	atomic_uint_fast64_t parked;
 	atomic_uint_fast64_t moving; /* openings on their way to another worker */

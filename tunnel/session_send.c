@@ -3,9 +3,9 @@
  *
  * Theory of operation: frames are gathered in the worker's output buffer. For DATA, nghttp2 asks
  * the stream (pull, in stream.c), which has its owner write the payload at its place in that
- * buffer; then data_out puts the header before it: nothing is copied. A full DATA frame is FRAME_MAX
- * bytes with its header if the peer takes such frames, else FRAME_MIN: one read from the source, a
- * whole number of TLS records.
+ * buffer; then data_out puts the header before it: nothing is copied. A full DATA frame has
+ * FRAME_MAX bytes with its header if the peer takes such frames, else FRAME_MIN: one read from the
+ * source, a whole number of TLS records.
  *
  * What the carrier does not take becomes rest: when it is much, the buffer itself, and the worker
  * gets a new one. nghttp2 is not asked for more until rest is gone: so rest is bounded by
