@@ -17,6 +17,7 @@ SEES = {
     'relay': {'config', 'relay'},
     'tunnel': {'config', 'relay', 'tunnel'},
     'qgs-bridge': {'config', 'relay', 'qgs-bridge'},
+    'bench': {'bench', 'config', 'relay', 'tunnel'},
 }
 LIBRARIES = [   # header, who may include it, why
     (r'nghttp2/', r'tunnel/(session|stream|message)\w*\.[ch]', 'HTTP/2 stays in the session'),

@@ -19,7 +19,7 @@ FILE_LINES = 500
 FUNCTION_LINES = 60
 FUNCTION_LINES_TESTS = 70
 
-PROGRAMS = {'config': None, 'relay': 'attest-relay', 'tunnel': 'attest-tunnel',
+PROGRAMS = {'bench': None, 'config': None, 'relay': 'attest-relay', 'tunnel': 'attest-tunnel',
             'qgs-bridge': 'qgs-bridge'}
 UNFINISHED = re.compile(r'\b(TO' r'DO|FIX' r'ME|XX' r'X)\b')
 
