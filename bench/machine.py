@@ -60,7 +60,7 @@ def build_type(folder):
 def describe(top, folder):
     with open("/proc/cpuinfo") as f:
         cpu = next((x.partition(":")[2].strip() for x in f if x.startswith("model name")), "CPU")
-    return {"kernel": platform.release(), "cpu": cpu, "cores": rigs.ALL,
+    return {"kernel": platform.release(), "cpu": cpu, "cores": os.cpu_count(),
             "load_before": os.getloadavg(), "commit": commit(top), "build": build_type(folder),
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "versions": versions()}

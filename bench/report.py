@@ -162,7 +162,8 @@ def text(results):
     if settings["ratios"]:
         lines += target_table(results)
     verified = [n for n, cells in results["warm_up"].items() if cells.get("verify", {}).get("ok")]
-    lines.append(f"random data went through whole: {', '.join(verified) or 'none'}")
+    if verified:
+        lines.append(f"random data went through whole: {', '.join(verified)}")
     for name, why in results["skipped"].items():
         lines.append(f"skipped: {name}: {why}")
     lines += [f"ERR: {e}" for e in results["errors"]] or ["no errors"]
