@@ -1,10 +1,10 @@
 /*
- * edge: edge-triggered watches on sockets, beside libevent's level-triggered ones.
+ * edge: edge-triggered watches on sockets.
  *
  * For what libevent's events cannot do: a watch of 24 bytes that is registered once and never
  * changed while its owner takes turns at reading and writing; bytes that are peeked and stay
- * unread; a peer's abort while nothing is wanted. One epoll instance per worker, itself watched by
- * libevent. (libevent has EV_ET, but its change list can leave a socket edge-triggered that is
+ * unread; a peer's abort while nothing is wanted. One epoll instance per worker, in which it
+ * sleeps. (libevent has EV_ET, but its change list can leave a socket edge-triggered that is
  * added again level-triggered in the same turn; and it reports EPOLLERR as reading and writing
  * only.) Thread: the worker's own.
  */
@@ -27,13 +27,19 @@ struct edge {
  */
 int edge_watch(struct worker *w, struct edge *e, int fd, uint32_t events,
 	       void (*fired)(struct edge *e, uint32_t events));
+/*
+ * A listening socket that other workers watch as well: told in each turn while there is somebody to
+ * accept; whoever comes wakes one worker, not all (EPOLLEXCLUSIVE).
+ */
+int edge_watch_listening(struct worker *w, struct edge *e, int fd,
+			 void (*fired)(struct edge *e, uint32_t events));
 /* Watches for these events instead; what holds already is told, again, in the next turn. */
 int edge_change(struct edge *e, uint32_t events);
 void edge_forget(struct edge *e); /* not watching: nothing */
 /* The same where the fd, of which there is no copy, is closed next: the kernel forgets it then. */
 void edge_forget_closing(struct edge *e);
 
-/* For the worker: tells what happened. */
-void edge_turn(struct worker *w);
+/* For the worker: tells what happened; if nothing, waits for so long (ms; -1: until it does). */
+void edge_turn(struct worker *w, int ms);
 
 #endif

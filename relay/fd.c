@@ -83,12 +83,6 @@ static void settle(struct fd_conduit *f)
 	}
 }
 
-static void used_up(struct fd_conduit *f, unsigned what)
-{
-	f->base.vain |= (uint8_t)what;
-	settle(f);
-}
-
 static void on_tell(struct deferred *d)
 {
 	struct fd_conduit *f =
@@ -118,6 +112,14 @@ static void watch(struct fd_conduit *f, bool out)
 		f->base.dead = r;
 		f->base.vain = 0;
 	}
+}
+
+static void used_up(struct fd_conduit *f, unsigned what)
+{
+	f->base.vain |= (uint8_t)what;
+	if (what & f->wanted & READY_WRITE && !f->out)
+		watch(f, true);
+	settle(f);
 }
 
 static void on_edge(struct edge *e, uint32_t events)

@@ -1,19 +1,19 @@
 /*
  * listener: accepts.
  *
- * Theory of operation: one event per worker on the shared listening socket. A wake-up takes as many
+ * Theory of operation: one watch per worker on the shared listening socket. A wake-up takes as many
  * connections as are likely to be there, at most LISTENER_BURST; if there are more, the next one
  * takes twice as many. When the connection limit is reached, or accept says that descriptors or
- * memory ran out, the event is taken away and a timer brings it back: the kernel's queue holds the
+ * memory ran out, the watch is taken away and a timer brings it back: the kernel's queue holds the
  * others meanwhile. A static listener's client has said all it has to say by coming; it goes
  * straight to its opening, the others to an intake.
  */
 #include "relay/listener.h"
 
 #include <errno.h>
-#include <event2/event.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -23,11 +23,14 @@
 #include "relay/intake.h"
 #include "relay/log.h"
 
+static void on_accept(struct edge *e, uint32_t events);
+
 static void on_resume(struct timer *t)
 {
 	struct listener *l = (struct listener *)((char *)t - offsetof(struct listener, resume));
 
-	event_add(l->event, NULL);
+	if (edge_watch_listening(l->worker, &l->watch, l->fd, on_accept) < 0)
+		timer_set(l->worker, t, LISTENER_PAUSE_MS, on_resume);
 }
 
 static void pause_accept(struct listener *l, const char *cause)
@@ -35,7 +38,7 @@ static void pause_accept(struct listener *l, const char *cause)
 	log_limited(LOG_LEVEL_WARNING, NULL, 0, "listener %s: accept pauses: %s", l->config->name,
 		    cause);
 	counter_add(&l->worker->counters.value[COUNTER_ACCEPT_PAUSED], 1);
-	event_del(l->event);
+	edge_forget(&l->watch);
 	timer_set(l->worker, &l->resume, LISTENER_PAUSE_MS, on_resume);
 }
 
@@ -77,9 +80,9 @@ static unsigned accept_some(struct listener *l, unsigned max)
 	return n;
 }
 
-static void on_accept(evutil_socket_t fd, short what, void *arg)
+static void on_accept(struct edge *e, uint32_t events)
 {
-	struct listener *l = arg;
+	struct listener *l = (struct listener *)((char *)e - offsetof(struct listener, watch));
 	unsigned n = accept_some(l, l->burst);
 
 	if (n < l->burst)
@@ -103,8 +106,7 @@ struct listener *listener_new(struct gateway *g, struct worker *w,
 	l->burst = 1;
 	/* what it accepts inherits this; others than TCP refuse: fine */
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	l->event = event_new(w->base, fd, EV_READ | EV_PERSIST, on_accept, l);
-	if (!l->event || event_add(l->event, NULL) < 0)
+	if (edge_watch_listening(w, &l->watch, fd, on_accept) < 0)
 		return listener_free(l);
 	return l;
 }
@@ -114,17 +116,15 @@ void listener_stop(struct listener *l)
 	/* whoever is in the kernel's queue came in time; closing it would reset them */
 	accept_some(l, LISTENER_BURST);
 	timer_cancel(l->worker, &l->resume);
-	event_del(l->event);
+	edge_forget(&l->watch);
 }
 
 struct listener *listener_free(struct listener *l)
 {
 	if (!l)
 		return NULL;
-	if (l->event) {
-		timer_cancel(l->worker, &l->resume);
-		event_free(l->event);
-	}
+	timer_cancel(l->worker, &l->resume);
+	edge_forget(&l->watch);
 	free(l);
 	return NULL;
 }

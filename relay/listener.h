@@ -1,13 +1,14 @@
 /*
  * listener: accepts connections at one address, on every worker.
  *
- * One listening socket; each worker watches it and takes a few connections at a time, so whoever
- * is awake serves. Accept pauses at the connection limit and when descriptors run out.
+ * One listening socket; each worker watches it and takes a few connections at a time; whoever
+ * comes wakes one of those that sleep. Accept pauses at the connection limit and when descriptors run out.
  */
 #ifndef RELAY_LISTENER_H
 #define RELAY_LISTENER_H
 
 #include "config/config.h"
+#include "relay/edge.h"
 #include "relay/timer.h"
 
 struct gateway;
@@ -19,7 +20,7 @@ struct listener {
 	struct worker *worker;
 	unsigned burst; /* how many to accept at the next wake-up */
 	int fd; /* shared by the workers; closed by bind_close */
-	struct event *event;
+	struct edge watch;
 	struct timer resume;
 	struct listener *next;
 };

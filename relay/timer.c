@@ -2,17 +2,19 @@
  * timer: a hashed wheel of time-outs.
  *
  * Theory of operation: a timer hangs in the slot of the tick at which it is due, modulo the wheel;
- * a timer further away than one turn stays in its slot until its own tick comes. One libevent timer
- * is armed for the next slot that holds anything, so an idle worker sleeps. Looking at a slot takes
+ * a timer further away than one turn stays in its slot until its own tick comes. An idle worker
+ * sleeps until the next slot that holds anything. Looking at a slot takes
  * out what is due onto a list of its own first: a callback may set and cancel whatever it likes.
  * No allocation, no limit of its own: each timer lies in an object that is counted elsewhere.
  */
 #include "relay/timer.h"
 
-#include <event2/event.h>
+#include <limits.h>
 #include <stddef.h>
 
 #include "relay/worker.h"
+
+#define CLOCK_LAG_MS 4 /* of worker_now, where the kernel has 250 ticks a second */
 
 static uint64_t tick_of(uint64_t ms)
 {
@@ -35,18 +37,6 @@ static void unlink_timer(struct timer *t)
 		t->next->prevp = t->prevp;
 	t->prevp = NULL;
 	t->next = NULL;
-}
-
-static void arm(struct worker *w, uint64_t tick)
-{
-	struct timer_wheel *wheel = &w->timers;
-	uint64_t at = tick * TIMER_TICK_MS, now = worker_now(w);
-	uint64_t ms = at > now ? at - now : 0;
-	struct timeval tv = { .tv_sec = (time_t)(ms / 1000),
-			      .tv_usec = (suseconds_t)(ms % 1000 * 1000) };
-
-	wheel->armed = at;
-	event_add(wheel->event, &tv);
 }
 
 /* The next slot from tick on that holds anything: there is one, since live > 0. */
@@ -74,7 +64,7 @@ void timer_set(struct worker *w, struct timer *t, uint64_t ms, void (*fire)(stru
 	link_timer(&wheel->slot[tick % TIMER_SLOTS], t);
 	wheel->live++;
 	if (!wheel->armed || tick * TIMER_TICK_MS < wheel->armed)
-		arm(w, tick);
+		wheel->armed = tick * TIMER_TICK_MS;
 }
 
 void timer_cancel(struct worker *w, struct timer *t)
@@ -82,10 +72,8 @@ void timer_cancel(struct worker *w, struct timer *t)
 	if (!t->prevp)
 		return;
 	unlink_timer(t);
-	if (--w->timers.live == 0 && w->timers.armed) {
+	if (--w->timers.live == 0)
 		w->timers.armed = 0;
-		event_del(w->timers.event);
-	}
 }
 
 /* Moves what is due in one slot to due. */
@@ -102,7 +90,18 @@ static void take_due(struct timer_wheel *wheel, uint64_t tick, struct timer **du
 	}
 }
 
-/* The worker's libevent timer. */
+int timer_wait(const struct worker *w)
+{
+	uint64_t at = w->timers.armed, now = worker_now(w);
+
+	if (!at)
+		return -1;
+	if (at <= now)
+		return 0;
+	at += CLOCK_LAG_MS; /* or the worker would wake, find that it is not time yet, and doze */
+	return at - now < INT_MAX ? (int)(at - now) : INT_MAX;
+}
+
 void timer_turn(struct worker *w)
 {
 	struct timer_wheel *wheel = &w->timers;
@@ -110,6 +109,8 @@ void timer_turn(struct worker *w)
 	uint64_t from = wheel->tick + 1;
 	struct timer *due = NULL, *t;
 
+	if (!wheel->armed || now * TIMER_TICK_MS < wheel->armed)
+		return;
 	wheel->armed = 0;
 	if (now >= from + TIMER_SLOTS) /* slept for more than a turn: each slot once */
 		from = now - TIMER_SLOTS + 1;
@@ -123,5 +124,5 @@ void timer_turn(struct worker *w)
 		t->fire(t);
 	}
 	if (wheel->live)
-		arm(w, next_tick(wheel, wheel->tick + 1));
+		wheel->armed = next_tick(wheel, wheel->tick + 1) * TIMER_TICK_MS;
 }

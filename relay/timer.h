@@ -1,7 +1,7 @@
 /*
  * timer: many coarse time-outs at 40 bytes each, O(1) to set and to cancel.
  *
- * A hashed wheel, driven by one libevent timer of the worker. Resolution TIMER_TICK_MS: a timer
+ * A hashed wheel, looked at in each of the worker's turns. Resolution TIMER_TICK_MS: a timer
  * never fires early, and at most one tick (plus the loop's own lateness) late.
  * Thread: the worker's own.
  */
@@ -27,15 +27,15 @@ struct timer_wheel {
 	struct timer *slot[TIMER_SLOTS];
 	uint64_t tick; /* the last tick that has been looked at */
 	unsigned live;
-	void *event; /* struct event of the worker */
-	uint64_t armed; /* when it fires, 0: not armed */
+	uint64_t armed; /* when to look at a slot next, 0: nothing is there */
 };
 
 /* Fires once, ms from now; setting a set timer moves it. The callback may set it again. */
 void timer_set(struct worker *w, struct timer *t, uint64_t ms, void (*fire)(struct timer *t));
 void timer_cancel(struct worker *w, struct timer *t); /* not set: nothing */
 
-/* For the worker: fires what is due. */
+/* For the worker: how long it may sleep (ms; -1: for ever), and fires what is due. */
+int timer_wait(const struct worker *w);
 void timer_turn(struct worker *w);
 
 static inline bool timer_is_set(const struct timer *t)

@@ -5,8 +5,7 @@
  * OpenSSL reading ahead. Writing goes to the out buffer, a worker's buffer held only while it is
  * not empty; flush() hands it to the socket, several records with one send. So SSL_write never
  * stops half-way and has nothing to be retried. What the socket does not take goes out in the
- * background: EV_WRITE is armed while anything is left, whatever the owner wants, and nothing more
- * is encrypted until then.
+ * background, whatever the owner wants, and nothing more is encrypted until then.
  *
  *   handshake  h is set; its step runs from the loop until done() is told, the conduit has no owner
  *   open       the owner's; reads and writes
@@ -15,19 +14,19 @@
  *              unread bytes makes the kernel send RST, which can destroy our last ones at the
  *              peer). Bounded by TLS_FLUSH_MS and then TLS_LINGER_MS.
  *
- * OpenSSL may hold bytes the socket knows nothing of, so level-triggered reading needs two flags:
- * hungry (OpenSSL has said that only the socket can help) and drained (the last recv came back
- * short: the next one is not worth the call). Both end when the event fires. While READY_READ is
- * wanted and OpenSSL is not hungry but has bytes, or the end, telling it is deferred work.
+ * One edge-triggered watch stays from the handshake to the end, as in fd.c. An edge comes once, and
+ * OpenSSL may hold bytes the socket knows nothing of, so two flags say what is left to read: hungry
+ * (OpenSSL has said that only the socket can help) and drained (the socket has no more: the last
+ * recv came back short). An edge ends both. What is due to the owner is told when the edge comes,
+ * and again in each turn (deferred) until it is used up or wanted no more.
  *
- * Interest is armed at once and disarmed lazily, as in fd.c; READY_ABORT alone is an edge-triggered
- * watch, also as there. A failed send is remembered in broken: what the peer sent before can still
- * be read, then the error shows instead of EOF.
+ * A failed send is remembered in broken: what the peer sent before can still be read, then the
+ * error shows instead of EOF.
  */
 #include "relay/tls.h"
 
 #include <errno.h>
-#include <event2/event.h>
+#include <netinet/in.h>
 #include <openssl/err.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -42,6 +41,9 @@
 #define TLS_RECORDS 3      /* in the out buffer, which has room for alerts and the like besides */
 #define TLS_DISCARD 16     /* recv calls per wake-up while closing */
 
+/* With these a short read need not be the last. */
+#define ENDS (EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLPRI)
+
 _Static_assert(TLS_RECORDS *SSL3_RT_MAX_PACKET_SIZE + 1024 < WORKER_BUFFER, "records fit");
 
 static struct tls_conduit *of(const struct conduit *c)
@@ -49,54 +51,29 @@ static struct tls_conduit *of(const struct conduit *c)
 	return (struct tls_conduit *)c;
 }
 
-static void on_event(evutil_socket_t fd, short what, void *arg);
-static void on_edge(struct edge *e, uint32_t events);
 static void closing_step(struct tls_conduit *t);
 
-void tls_arm(struct tls_conduit *t, unsigned what)
+/* What has to be told now, and in each turn until that changes; READY_ABORT once. */
+static unsigned due(const struct tls_conduit *t)
 {
-	int mask = (what & READY_READ ? EV_READ : 0) | (what & READY_WRITE ? EV_WRITE : 0);
+	unsigned events = 0;
 
-	if (what == READY_ABORT && !t->edge.worker)
-		edge_watch(t->base.worker, &t->edge, t->fd, 0, on_edge);
-	if (t->armed)
-		event_del(&t->event);
-	t->armed = 0;
-	if (!mask)
-		return;
-	event_assign(&t->event, t->base.worker->base, t->fd, (short)(mask | EV_PERSIST), on_event,
-		     t);
-	if (event_add(&t->event, NULL) == 0)
-		t->armed = (uint8_t)what;
+	if (t->base.dead || SSL_get_shutdown(t->ssl) & SSL_RECEIVED_SHUTDOWN ||
+	    (!t->blocked && (!t->drained || (!t->hungry && SSL_has_pending(t->ssl)))))
+		events |= READY_READ;
+	if (!t->out)
+		events |= READY_WRITE;
+	if (t->aborted)
+		events |= READY_ABORT;
+	return events & t->wanted;
 }
 
-unsigned tls_needed(const struct tls_conduit *t)
+static void settle(struct tls_conduit *t)
 {
-	unsigned what = t->wanted;
-
-	if (t->out)
-		what |= READY_WRITE;
-	if (t->blocked)
-		what &= (unsigned)~READY_READ;
-	if (what & (READY_READ | READY_WRITE))
-		what &= (unsigned)~READY_ABORT; /* either notices an abort anyway */
-	return what;
-}
-
-/* Arms what is missing; what is too much stays until it fires. */
-static void rearm(struct tls_conduit *t)
-{
-	unsigned what = tls_needed(t);
-
-	if (what & (unsigned)~t->armed)
-		tls_arm(t, what);
-}
-
-/* True if read() has something to say although the socket may stay silent. */
-static bool readable(const struct tls_conduit *t)
-{
-	return t->base.dead || SSL_get_shutdown(t->ssl) & SSL_RECEIVED_SHUTDOWN ||
-	       (!t->hungry && !t->blocked && SSL_has_pending(t->ssl));
+	if (due(t))
+		worker_defer(t->base.worker, &t->tell);
+	else
+		worker_undefer(&t->tell);
 }
 
 static void tls_want(struct conduit *c, unsigned events)
@@ -104,48 +81,14 @@ static void tls_want(struct conduit *c, unsigned events)
 	struct tls_conduit *t = of(c);
 
 	t->wanted = (uint8_t)(events & (READY_READ | READY_WRITE | READY_ABORT));
-	rearm(t);
-	if (events & READY_READ && readable(t))
-		worker_defer(c->worker, &t->tell);
-	else
-		worker_undefer(&t->tell);
+	tls_flush(t);
+	settle(t);
 }
 
-void tls_tell(struct deferred *d)
+static void step(struct tls_conduit *t)
 {
-	struct tls_conduit *t =
-		(struct tls_conduit *)((char *)d - offsetof(struct tls_conduit, tell));
+	unsigned events;
 
-	if (t->h)
-		tls_handshake_step(t);
-	else if (t->wanted & READY_READ)
-		conduit_ready(&t->base, READY_READ);
-}
-
-/* While nothing is wanted: the peer's abort, told once. */
-static void on_edge(struct edge *e, uint32_t events)
-{
-	struct tls_conduit *t =
-		(struct tls_conduit *)((char *)e - offsetof(struct tls_conduit, edge));
-
-	if (!(events & EPOLLERR))
-		return;
-	if (t->wanted == READY_ABORT && !t->h && !t->closing)
-		conduit_ready(&t->base, READY_ABORT);
-	else /* an edge comes once: watched anew when it is asked for, it is told then */
-		edge_forget(e);
-}
-
-static void on_event(evutil_socket_t fd, short what, void *arg)
-{
-	struct tls_conduit *t = arg;
-	unsigned events = 0;
-	bool was_blocked = t->blocked;
-
-	if (what & EV_READ)
-		t->hungry = t->drained = 0;
-	if (what & EV_WRITE)
-		tls_flush(t);
 	if (t->h) {
 		tls_handshake_step(t);
 		return;
@@ -154,19 +97,46 @@ static void on_event(evutil_socket_t fd, short what, void *arg)
 		closing_step(t);
 		return;
 	}
-	if (t->broken)
-		events = READY_ABORT;
-	if ((what & EV_READ || was_blocked) && !t->blocked)
-		events |= READY_READ;
-	if (what & EV_WRITE && !t->out)
-		events |= READY_WRITE;
-	events &= t->wanted;
-	if (t->armed & (unsigned)~tls_needed(t))
-		tls_arm(t, tls_needed(t));
-	else
-		rearm(t);
+	events = due(t);
+	if (events & READY_ABORT)
+		t->aborted = 0;
+	settle(t); /* again in the next turn, unless it is used up by then */
 	if (events)
-		conduit_ready(&t->base, events);
+		conduit_ready(&t->base, events); /* t may be another worker's now */
+}
+
+void tls_tell(struct deferred *d)
+{
+	step((struct tls_conduit *)((char *)d - offsetof(struct tls_conduit, tell)));
+}
+
+static void on_edge(struct edge *e, uint32_t events)
+{
+	struct tls_conduit *t =
+		(struct tls_conduit *)((char *)e - offsetof(struct tls_conduit, edge));
+
+	if (events & (EPOLLIN | ENDS))
+		t->hungry = t->drained = 0;
+	t->wary |= (events & ENDS) != 0;
+	if (events & EPOLLERR)
+		t->aborted = 1;
+	if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) {
+		t->full = 0;
+		tls_flush(t);
+	}
+	step(t);
+}
+
+int tls_watch(struct tls_conduit *t)
+{
+	int protocol = 0;
+	socklen_t len = sizeof(protocol);
+
+	getsockopt(t->fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &len);
+	t->wary |= protocol != IPPROTO_TCP;
+	t->hungry = t->drained = t->full = 0;
+	return edge_watch(t->base.worker, &t->edge, t->fd,
+			  EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI, on_edge);
 }
 
 /* --- reading and writing --- */
@@ -209,15 +179,9 @@ static ssize_t tls_read(struct conduit *c, void *buf, size_t max)
 		t->hungry = 1;
 	else if (r != SSL_ERROR_NONE && r != SSL_ERROR_ZERO_RETURN && r != SSL_ERROR_WANT_WRITE)
 		die(t, r);
-	if (t->out && !t->base.dead) { /* an answer of OpenSSL's own, such as a key update */
+	if (t->out && !t->base.dead) /* an answer of OpenSSL's own, such as a key update */
 		tls_flush(t);
-		rearm(t);
-	}
-	/* what stays inside OpenSSL is told again, though the socket may be silent */
-	if (t->wanted & READY_READ && readable(t))
-		worker_defer(c->worker, &t->tell);
-	else
-		worker_undefer(&t->tell);
+	settle(t); /* what stays inside OpenSSL is told again, though the socket may be silent */
 	if (done)
 		return (ssize_t)done;
 	if (r == SSL_ERROR_ZERO_RETURN && t->broken)
@@ -256,8 +220,7 @@ static ssize_t tls_write(struct conduit *c, const void *buf, size_t len)
 		done += encrypt(t, (const uint8_t *)buf + done, len - done);
 		tls_flush(t);
 	}
-	if (t->out)
-		rearm(t);
+	settle(t);
 	if (c->dead)
 		return c->dead;
 	if (t->broken)
@@ -292,11 +255,8 @@ static int tls_shutdown(struct conduit *c)
 	if (c->dead)
 		return c->dead;
 	r = finish(t);
-	if (t->broken)
-		return t->broken;
-	if (r == -EAGAIN)
-		rearm(t);
-	return r;
+	settle(t);
+	return t->broken ? t->broken : r;
 }
 
 /* --- the end --- */
@@ -316,8 +276,7 @@ void tls_end(struct tls_conduit *t, bool reset)
 {
 	struct linger now = { .l_onoff = 1, .l_linger = 0 };
 
-	tls_arm(t, 0);
-	edge_forget(&t->edge);
+	edge_forget_closing(&t->edge);
 	worker_undefer(&t->tell);
 	timer_cancel(t->base.worker, &t->timer);
 	tls_out_drop(t);
@@ -339,6 +298,7 @@ bool tls_discard(struct tls_conduit *t)
 	for (int i = 0; i < TLS_DISCARD && n > 0; i++)
 		n = recv(t->fd, nothing, sizeof(nothing), 0);
 	t->eof = n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
+	t->drained = n < 0 && errno == EAGAIN;
 	return t->eof;
 }
 
@@ -357,9 +317,8 @@ static void closing_step(struct tls_conduit *t)
 	}
 	if (t->fin_sent && !finished)
 		timer_set(t->base.worker, &t->timer, TLS_LINGER_MS, on_closing_timer);
-	t->wanted = over ? 0 : READY_READ;
-	t->blocked = 0;
-	tls_arm(t, tls_needed(t));
+	if (!over && !t->drained)
+		worker_defer(t->base.worker, &t->tell);
 }
 
 static void tls_close(struct conduit *c, enum reason why)
@@ -392,7 +351,6 @@ static void tls_detach(struct conduit *c)
 
 	worker_undefer(&t->tell);
 	t->wanted = 0;
-	tls_arm(t, 0);
 	edge_forget(&t->edge);
 }
 
@@ -401,8 +359,7 @@ static int tls_attach(struct conduit *c, struct worker *w)
 	struct tls_conduit *t = of(c);
 
 	c->worker = w;
-	rearm(t); /* what is in the out buffer goes on there */
-	return 0;
+	return tls_watch(t); /* what is in the out buffer goes on there */
 }
 
 static enum reason tls_why(const struct conduit *c)

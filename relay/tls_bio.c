@@ -17,14 +17,14 @@ void tls_out_drop(struct tls_conduit *t)
 	worker_buffer_put(t->base.worker, t->out);
 	t->out = NULL;
 	t->out_start = t->out_end = 0;
-	t->blocked = 0;
+	t->blocked = t->full = 0;
 }
 
 void tls_flush(struct tls_conduit *t)
 {
 	ssize_t n;
 
-	if (!t->out)
+	if (!t->out || t->full)
 		return;
 	do
 		n = send(t->fd, t->out + t->out_start, tls_out_len(t), MSG_NOSIGNAL);
@@ -35,6 +35,8 @@ void tls_flush(struct tls_conduit *t)
 		t->broken = -errno;
 	if (tls_out_len(t) == 0 || t->broken)
 		tls_out_drop(t);
+	else
+		t->full = 1;
 }
 
 static int bio_write(BIO *b, const char *data, int len)
@@ -83,7 +85,7 @@ static int bio_read(BIO *b, char *buf, int max)
 	do
 		n = recv(t->fd, buf, (size_t)max, 0);
 	while (n < 0 && errno == EINTR);
-	t->drained = n < max;
+	t->drained = n < 0 || (n < max && !t->wary);
 	if (n < 0 && errno == EAGAIN)
 		BIO_set_retry_read(b);
 	else if (n < 0)

@@ -7,7 +7,6 @@
 #ifndef RELAY_TLS_CONDUIT_H
 #define RELAY_TLS_CONDUIT_H
 
-#include <event2/event_struct.h>
 #include <openssl/ssl.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -22,9 +21,8 @@ struct tls_handshake;
 
 struct tls_conduit {
 	struct conduit base; /* first: cast both ways */
-	struct event event;
-	struct deferred tell; /* READY_READ without an event; the handshake's first step */
-	struct edge edge;     /* the peer's abort, while nothing is wanted */
+	struct edge edge;     /* the socket's watch */
+	struct deferred tell; /* what the owner has not used up; the handshake's first step */
 	struct timer timer;   /* of the handshake, or of closing */
 	struct reapable reapable;
 	SSL *ssl;
@@ -35,9 +33,12 @@ struct tls_conduit {
 	int fd;
 	int error;             /* -errno of a failed recv, or of an allocation in the BIO */
 	int broken;            /* -errno of a failed send */
-	uint8_t wanted, armed; /* events the owner wants; those libevent watches for */
+	uint8_t wanted; /* events the owner wants */
 	uint8_t hungry : 1, drained : 1, eof : 1 /* TCP's */;
+	uint8_t wary : 1;       /* a short read may not be the last: as in fd.c */
+	uint8_t aborted : 1;    /* by the peer, and nobody has been told */
 	uint8_t blocked : 1;    /* reading waits until the out buffer is empty */
+	uint8_t full : 1;       /* the socket takes nothing until its edge says so */
 	uint8_t close_sent : 1; /* close_notify is in the out buffer or gone */
 	uint8_t fin_sent : 1, closing : 1;
 };
@@ -55,15 +56,13 @@ void tls_out_drop(struct tls_conduit *t);
 /* OpenSSL's way to the conduit's socket. NULL: no memory. */
 BIO *tls_bio_new(struct tls_conduit *t);
 
-/* What the socket has to be watched for, from the state alone. */
-unsigned tls_needed(const struct tls_conduit *t);
-/* Makes libevent watch for exactly what. */
-void tls_arm(struct tls_conduit *t, unsigned what);
+/* Watches the socket, for as long as the worker stays the same. 0 or -errno. */
+int tls_watch(struct tls_conduit *t);
 /* Throws away what has come in; true when the peer has ended or is gone. */
 bool tls_discard(struct tls_conduit *t);
 /* Closes the socket now; the memory goes at the end of the turn. */
 void tls_end(struct tls_conduit *t, bool reset);
-/* Deferred: the handshake's next step, or READY_READ without an event. */
+/* Deferred: the next step, or what is due to the owner. */
 void tls_tell(struct deferred *d);
 /* For the reaper. */
 void tls_free(struct reapable *r);

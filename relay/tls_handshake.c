@@ -121,8 +121,6 @@ static void handshake_done(struct tls_conduit *t)
 	}
 	timer_cancel(t->base.worker, &t->timer);
 	t->h = NULL;
-	t->wanted = 0;
-	tls_arm(t, tls_needed(t));
 	h->done(h->user, &t->base, REASON_NONE, "");
 	free(h);
 }
@@ -150,8 +148,6 @@ void tls_handshake_step(struct tls_conduit *t)
 		worker_defer(t->base.worker, &t->tell);
 		return;
 	}
-	t->wanted = READY_READ;
-	tls_arm(t, tls_needed(t));
 }
 
 /* SNI for names, verification for names and addresses. */
@@ -189,7 +185,7 @@ static struct tls_handshake *start(struct worker *w, int fd, struct tls_context 
 	ERR_clear_error();
 	t->ssl = SSL_new(context->ssl);
 	bio = tls_bio_new(t);
-	if (!t->ssl || !bio || (name && !expect(t->ssl, name)))
+	if (!t->ssl || !bio || (name && !expect(t->ssl, name)) || tls_watch(t) < 0)
 		goto fail;
 	SSL_set_bio(t->ssl, bio, bio);
 	if (name)

@@ -1,9 +1,14 @@
 /*
  * worker: a loop and what its conduits share.
  *
- * Theory of operation: worker_run turns libevent's loop one round at a time. A round runs events
- * and timers; after it come deferred work, then the reaper. Deferred work queued while deferred
- * work runs waits for the next round, which then does not sleep: so nothing starves the sockets.
+ * Theory of operation: a worker sleeps in its own epoll instance (edge.h), where its sockets and
+ * its mailbox are. libevent is for what it does better: asking the DNS, and whatever a program adds
+ * to base. While it waits for something, the worker sleeps in libevent's loop instead and has that
+ * watch the epoll instance.
+ *
+ * A turn runs events, then timers, then deferred work, then the reaper. Deferred work queued while
+ * deferred work runs waits for the next turn, which then does not sleep: so nothing starves the
+ * sockets.
  *
  * The mailbox is a list under a mutex and an eventfd; the list is taken whole, then run in order.
  * Pools keep a bounded number of free buffers and pipes; what is above goes back to the system.
@@ -42,7 +47,8 @@ struct pooled {
 };
 
 struct worker_private {
-	struct event *timer_event, *mail_event, *edge_event;
+	struct event *edge_event; /* added while the worker sleeps in libevent's loop */
+	struct edge mail_watch;
 	int mail_fd;
 	pthread_mutex_t mail_lock;
 	struct letter *mail, **mail_end;
@@ -68,19 +74,9 @@ uint64_t worker_now(const struct worker *w)
 	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }
 
-static void on_timer(evutil_socket_t fd, short what, void *arg)
+static void on_mail(struct edge *e, uint32_t events)
 {
-	timer_turn(arg);
-}
-
-static void on_edge(evutil_socket_t fd, short what, void *arg)
-{
-	edge_turn(arg);
-}
-
-static void on_mail(evutil_socket_t fd, short what, void *arg)
-{
-	struct worker *w = arg;
+	struct worker *w = e->worker;
 	struct worker_private *p = w->private;
 	struct letter *l, *next;
 	uint64_t n;
@@ -283,6 +279,10 @@ static void on_libevent(int severity, const char *text)
 	log_debug("libevent: %s", text);
 }
 
+static void on_edge_or_time(evutil_socket_t fd, short what, void *arg)
+{
+}
+
 struct worker *worker_new(unsigned index)
 {
 	struct worker *w = calloc(1, sizeof(*w));
@@ -301,8 +301,6 @@ struct worker *worker_new(unsigned index)
 	p->mail_end = &p->mail;
 	p->deferred.next = p->deferred.prev = &p->deferred;
 	pthread_mutex_init(&p->mail_lock, NULL);
-	/* one epoll_ctl a turn and socket at most; our conduits never dup() a watched socket */
-	event_config_set_flag(config, EVENT_BASE_FLAG_EPOLL_USE_CHANGELIST);
 	/* one thread; mail has its own lock */
 	event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK);
 	w->base = event_base_new_with_config(config);
@@ -313,13 +311,9 @@ struct worker *worker_new(unsigned index)
 	w->output = malloc(WORKER_SCRATCH);
 	if (!w->base || p->mail_fd < 0 || w->edge_fd < 0 || !w->scratch || !w->input || !w->output)
 		goto fail;
-	p->timer_event = event_new(w->base, -1, 0, on_timer, w);
-	p->mail_event = event_new(w->base, p->mail_fd, EV_READ | EV_PERSIST, on_mail, w);
-	p->edge_event = event_new(w->base, w->edge_fd, EV_READ | EV_PERSIST, on_edge, w);
-	if (!p->timer_event || !p->mail_event || !p->edge_event ||
-	    event_add(p->mail_event, NULL) < 0 || event_add(p->edge_event, NULL) < 0)
+	p->edge_event = event_new(w->base, w->edge_fd, EV_READ, on_edge_or_time, NULL);
+	if (!p->edge_event || edge_watch(w, &p->mail_watch, p->mail_fd, EPOLLIN, on_mail) < 0)
 		goto fail;
-	w->timers.event = p->timer_event;
 	event_config_free(config);
 	return w;
 fail:
@@ -335,17 +329,12 @@ static void free_private(struct worker *w)
 	struct pooled *b;
 	struct letter *l;
 
-	if (p->mail_event)
-		event_del(p->mail_event); /* no more letters, whose addressees may be gone */
+	edge_forget(&p->mail_watch); /* no more letters, whose addressees may be gone */
 	if (p->dns) { /* its callbacks release who still asks: they come from one more turn */
 		evdns_base_free(p->dns, 1);
 		event_base_loop(w->base, EVLOOP_ONCE | EVLOOP_NONBLOCK);
 	}
 	reap(w);
-	if (p->timer_event)
-		event_free(p->timer_event);
-	if (p->mail_event)
-		event_free(p->mail_event);
 	if (p->edge_event)
 		event_free(p->edge_event);
 	if (p->mail_fd >= 0)
@@ -383,18 +372,36 @@ struct worker *worker_free(struct worker *w)
 	return NULL;
 }
 
+/* Sleeps in libevent's loop, for so long (ms; -1: for ever) or until anything happens here. */
+static void sleep_in_libevent(struct worker *w, int ms)
+{
+	struct timeval tv = { .tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000 };
+
+	event_add(w->private->edge_event, ms < 0 ? NULL : &tv);
+	/* ONCE in both: NONBLOCK alone goes round as long as any socket has news */
+	event_base_loop(w->base, EVLOOP_ONCE | (ms == 0 ? EVLOOP_NONBLOCK : 0));
+	event_del(w->private->edge_event);
+}
+
+void worker_turn(struct worker *w, bool wait)
+{
+	struct deferred *head = &w->private->deferred;
+	int ms = wait && head->next == head ? timer_wait(w) : 0;
+
+	if (event_base_get_num_events(w->base, EVENT_BASE_COUNT_ADDED | EVENT_BASE_COUNT_ACTIVE)) {
+		sleep_in_libevent(w, ms);
+		ms = 0;
+	}
+	edge_turn(w, ms);
+	timer_turn(w);
+	run_deferred(w);
+	reap(w);
+}
+
 void worker_run(struct worker *w)
 {
-	struct worker_private *p = w->private;
-
-	while (!atomic_load_explicit(&p->stop, memory_order_acquire)) {
-		bool waiting = p->deferred.next != &p->deferred;
-
-		/* ONCE in both: NONBLOCK alone goes round as long as any socket has news */
-		event_base_loop(w->base, EVLOOP_ONCE | (waiting ? EVLOOP_NONBLOCK : 0));
-		run_deferred(w);
-		reap(w);
-	}
+	while (!atomic_load_explicit(&w->private->stop, memory_order_acquire))
+		worker_turn(w, true);
 }
 
 static void *thread_main(void *arg)

@@ -5,7 +5,7 @@
  * Thread: everything here is for the worker's own thread, except worker_post and the reading of
  * counters. A program with a single loop (attest-tunnel) runs its one worker on the main thread.
  *
- * A loop turn: events and timers, then deferred work (tunnel sessions send here, all that this
+ * A loop turn: events, then timers, then deferred work (tunnel sessions send here, all that this
  * turn produced in one go), then the reaper.
  */
 #ifndef RELAY_WORKER_H
@@ -48,7 +48,7 @@ struct worker_pipe {
 };
 
 struct worker {
-	struct event_base *base;
+	struct event_base *base; /* for what libevent is better at: the DNS, a program's signals */
 	unsigned index;
 	/*
 	 * Scratch memory. scratch: a splice's copy from one side to the other; no op of a conduit
@@ -57,7 +57,7 @@ struct worker {
 	 */
 	uint8_t *scratch, *input, *output; /* WORKER_SCRATCH bytes each */
 	struct timer_wheel timers;
-	int edge_fd; /* the epoll instance of edge.h */
+	int edge_fd; /* the epoll instance of edge.h, in which it sleeps */
 	unsigned pipes_max; /* pipes at a time, two descriptors each; set before it runs */
 	struct counters counters;
 	unsigned conduits; /* not yet closed for good, those that still linger included */
@@ -69,6 +69,8 @@ struct worker {
 struct worker *worker_new(unsigned index);
 struct worker *worker_free(struct worker *w); /* NULL is fine; the thread must have ended */
 
+/* One turn of the loop; wait: sleeps if there is nothing to do. For worker_run, and for tests. */
+void worker_turn(struct worker *w, bool wait);
 /* Runs the loop on the calling thread until worker_stop. */
 void worker_run(struct worker *w);
 int worker_start(struct worker *w); /* ... on a thread of its own. 0 or -errno */

@@ -19,11 +19,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/signalfd.h>
 #include <systemd/sd-daemon.h>
+#include <unistd.h>
 
 #include "config/config.h"
+#include "relay/edge.h"
 #include "relay/log.h"
 #include "relay/tls.h"
 #include "relay/token.h"
@@ -34,7 +38,6 @@
 #include "tunnel/netwatch.h"
 #include "tunnel/options.h"
 
-#define SIGNALS 3
 #define END_MS 3000 /* lingering closes take 2 s at most */
 
 struct program {
@@ -42,7 +45,7 @@ struct program {
 	struct agent_spec spec;
 	struct agent agent;
 	struct netwatch *netwatch;
-	struct event *signals[SIGNALS];
+	struct edge signals; /* watches a signalfd */
 	struct timer stop, watchdog;
 	uint64_t waited;      /* since the agent was over */
 	uint64_t watchdog_ms; /* 0: none wanted */
@@ -179,7 +182,7 @@ static void on_over(struct agent *a, enum agent_outcome outcome)
 	timer_set(program.worker, &program.stop, 0, on_stop_timer);
 }
 
-static void on_terminate(evutil_socket_t number, short what, void *arg)
+static void terminate(void)
 {
 	struct agent *a = &program.agent;
 
@@ -195,10 +198,18 @@ static void on_terminate(evutil_socket_t number, short what, void *arg)
 	agent_stop(a);
 }
 
-static void on_hangup(evutil_socket_t number, short what, void *arg)
+static void on_signal(struct edge *e, uint32_t events)
 {
-	log_info("SIGHUP: trying to connect now where a connection is missing");
-	agent_retry(&program.agent, true);
+	struct signalfd_siginfo info;
+
+	while (read(e->fd, &info, sizeof(info)) == sizeof(info)) {
+		if (info.ssi_signo == SIGHUP) {
+			log_info("SIGHUP: trying to connect now where a connection is missing");
+			agent_retry(&program.agent, true);
+		} else {
+			terminate();
+		}
+	}
 }
 
 static void on_network_change(void *user)
@@ -209,19 +220,21 @@ static void on_network_change(void *user)
 
 static bool watch_signals(struct program *p)
 {
-	static const struct {
-		int number;
-		event_callback_fn fn;
-	} wanted[SIGNALS] = { { SIGTERM, on_terminate },
-			      { SIGINT, on_terminate },
-			      { SIGHUP, on_hangup } };
+	sigset_t wanted;
+	int fd;
 
-	for (unsigned i = 0; i < SIGNALS; i++) {
-		p->signals[i] = evsignal_new(p->worker->base, wanted[i].number, wanted[i].fn, NULL);
-		if (!p->signals[i] || event_add(p->signals[i], NULL) < 0)
-			return false;
-	}
-	return true;
+	sigemptyset(&wanted);
+	sigaddset(&wanted, SIGTERM);
+	sigaddset(&wanted, SIGINT);
+	sigaddset(&wanted, SIGHUP);
+	sigprocmask(SIG_BLOCK, &wanted, NULL);
+	fd = signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (fd < 0)
+		return false;
+	if (edge_watch(p->worker, &p->signals, fd, EPOLLIN, on_signal) == 0)
+		return true;
+	close(fd);
+	return false;
 }
 
 /* ---- the run ---- */
@@ -255,9 +268,10 @@ static void release(struct program *p)
 		timer_cancel(p->worker, &p->stop);
 		timer_cancel(p->worker, &p->watchdog);
 	}
-	for (unsigned i = 0; i < SIGNALS; i++)
-		if (p->signals[i])
-			event_free(p->signals[i]);
+	if (p->signals.worker) {
+		close(p->signals.fd);
+		edge_forget_closing(&p->signals);
+	}
 	for (unsigned i = 0; i < CARRIER_KINDS; i++)
 		tls_context_unref(p->spec.carrier.tls[i]);
 	worker_free(p->worker);

@@ -8,21 +8,22 @@
  * Messages that do not come from the kernel are ignored (any local process may send to a netlink
  * socket's port).
  *
- * Owned: the socket, its event, the timer. Bounded work: NETWATCH_READS messages a wake-up.
+ * Owned: the socket, its watch, the timer. Bounded work: NETWATCH_READS messages a wake-up.
  */
 #include "tunnel/netwatch.h"
 
 #include <errno.h>
-#include <event2/event.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "relay/edge.h"
 #include "relay/log.h"
 #include "relay/timer.h"
 #include "relay/worker.h"
@@ -37,7 +38,7 @@ struct netwatch {
 	void (*changed)(void *user);
 	void *user;
 	int fd;
-	struct event *event;
+	struct edge watch;
 	struct timer timer;
 	uint64_t earliest; /* the next call, in monotonic ms */
 };
@@ -78,14 +79,14 @@ static bool interesting(const struct nlmsghdr *m, size_t len)
 	return false;
 }
 
-static void on_readable(evutil_socket_t fd, short what, void *arg)
+static void on_readable(struct edge *e, uint32_t events)
 {
-	struct netwatch *n = arg;
+	struct netwatch *n = (struct netwatch *)((char *)e - offsetof(struct netwatch, watch));
 
 	for (unsigned i = 0; i < NETWATCH_READS; i++) {
 		struct sockaddr_nl from = { 0 };
 		socklen_t from_len = sizeof(from);
-		ssize_t len = recvfrom(fd, n->worker->scratch, WORKER_SCRATCH, MSG_DONTWAIT,
+		ssize_t len = recvfrom(n->fd, n->worker->scratch, WORKER_SCRATCH, MSG_DONTWAIT,
 				       (struct sockaddr *)&from, &from_len);
 
 		if (len < 0 && errno == ENOBUFS) {
@@ -99,6 +100,7 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
 				(size_t)len))
 			arm(n);
 	}
+	edge_change(e, EPOLLIN); /* there may be more: in the next turn */
 }
 
 struct netwatch *netwatch_new(struct worker *w, void (*changed)(void *user), void *user)
@@ -116,8 +118,7 @@ struct netwatch *netwatch_new(struct worker *w, void (*changed)(void *user), voi
 		log_debug("network changes are not watched: netlink: %s", strerror(errno));
 		return netwatch_free(n);
 	}
-	n->event = event_new(w->base, n->fd, EV_READ | EV_PERSIST, on_readable, n);
-	if (!n->event || event_add(n->event, NULL) < 0)
+	if (edge_watch(w, &n->watch, n->fd, EPOLLIN, on_readable) < 0)
 		return netwatch_free(n);
 	return n;
 }
@@ -127,8 +128,7 @@ struct netwatch *netwatch_free(struct netwatch *n)
 	if (!n)
 		return NULL;
 	timer_cancel(n->worker, &n->timer);
-	if (n->event)
-		event_free(n->event);
+	edge_forget(&n->watch);
 	if (n->fd >= 0)
 		close(n->fd);
 	free(n);

@@ -8,8 +8,9 @@
  * into blocks and told again from the loop for as long as the owner wants READ. What was consumed
  * opens the stream's window again, so unread bytes never exceed it. The window grows, up to
  * GROWTH_MAX doublings, while the owner takes everything at once and a whole window takes less than
- * RTT_PER_WINDOW round trips to come: then it is the window that slows the sender. In a larger one
- * there would only be more for the session's other streams to queue behind.
+ * RTT_PER_WINDOW of the shortest round trips to come (in a busy one there are wake-ups and queues
+ * besides): then it is the window that slows the sender. In a larger one there would only be more
+ * for the session's other streams to queue behind.
  *
  * Sending. Nothing is buffered here. When the session can send a DATA frame of this stream, nghttp2
  * calls pull(): the owner is told READY_WRITE and writes right into the frame (room). A stream
@@ -33,7 +34,7 @@
 #include "tunnel/session_private.h"
 
 #define GROWTH_MAX 2
-#define RTT_PER_WINDOW 2
+#define RTT_PER_WINDOW 8
 
 static struct stream *stream_of(const struct conduit *c)
 {

@@ -25,11 +25,7 @@ static struct worker *w;
 /* One turn of worker_run; wait: until something happens. */
 static MAYBE_UNUSED void turn(bool wait)
 {
-	bool busy = w->private->deferred.next != &w->private->deferred;
-
-	event_base_loop(w->base, busy || !wait ? EVLOOP_ONCE | EVLOOP_NONBLOCK : EVLOOP_ONCE);
-	run_deferred(w);
-	reap(w);
+	worker_turn(w, wait);
 }
 
 /* What can be done without waiting, and a little more. */

@@ -35,15 +35,20 @@ static void await(struct conduit *c, unsigned events)
 }
 
 /* The loop sleeps for 100 ms in all, in naps of 20: how often was it woken besides? */
+static void on_nap_end(struct timer *t)
+{
+}
+
 static unsigned wakes(void)
 {
 	unsigned turns = 0;
 
 	for (uint64_t end = now_ms() + 100; now_ms() < end; turns++) {
-		struct timeval tv = { .tv_usec = 20000 };
+		struct timer nap = { 0 };
 
-		event_base_loopexit(w->base, &tv);
+		timer_set(w, &nap, 20, on_nap_end);
 		turn(true);
+		timer_cancel(w, &nap);
 	}
 	return turns;
 }

@@ -22,14 +22,9 @@
 
 static struct worker *w;
 
-/* One turn of worker_run. */
 static void turn(void)
 {
-	struct deferred *head = &w->private->deferred;
-
-	event_base_loop(w->base, head->next == head ? EVLOOP_ONCE : EVLOOP_NONBLOCK);
-	run_deferred(w);
-	reap(w);
+	worker_turn(w, true);
 }
 
 /* So that a condition that never comes true is a failure and not a hang. */

@@ -143,14 +143,9 @@ static struct tls_context *client_context(const char *ca, const char *const *alp
 
 /* --- the loop --- */
 
-/* One turn of worker_run, waiting for something to happen or not. */
 static void turn(bool wait)
 {
-	bool busy = w->private->deferred.next != &w->private->deferred;
-
-	event_base_loop(w->base, busy || !wait ? EVLOOP_ONCE | EVLOOP_NONBLOCK : EVLOOP_ONCE);
-	run_deferred(w);
-	reap(w);
+	worker_turn(w, wait);
 }
 
 static void on_overdue(struct timer *t)
