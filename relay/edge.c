@@ -2,9 +2,9 @@
  * edge: edge-triggered watches.
  *
  * Theory of operation: a thin layer on epoll. A turn tells at most one batch, then timers and
- * deferred work have theirs; what is left over keeps the instance readable. A watch that is forgotten
- * while its event waits in the batch at hand is recognised by its worker being NULL: its memory
- * lives to the end of the turn at least (the reaper's rule).
+ * deferred work have theirs; what is left over keeps the instance readable. A watch that is
+ * forgotten while its event waits in the batch at hand is recognised by its worker being NULL: its
+ * memory lives to the end of the turn at least (the reaper's rule).
  */
 #include "relay/edge.h"
 

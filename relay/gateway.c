@@ -208,15 +208,6 @@ static void close_all(struct gateway *g)
 	}
 }
 
-/* A turn later: by now libevent has taken the sockets out of this worker's epoll instance. */
-static void stopped_listening(struct worker *w, void *arg)
-{
-	struct gateway *g = gateway_worker(w)->gateway;
-
-	if (atomic_fetch_sub(&g->accepting, 1) == 1)
-		close_all(g);
-}
-
 static void stop_listening(struct worker *w, void *arg)
 {
 	struct gateway_worker *gw = gateway_worker(w);
@@ -226,7 +217,8 @@ static void stop_listening(struct worker *w, void *arg)
 	gw->stopped = true;
 	for (struct listener *l = gw->listeners; l; l = l->next)
 		listener_stop(l);
-	worker_post(w, stopped_listening, NULL);
+	if (atomic_fetch_sub(&gw->gateway->accepting, 1) == 1)
+		close_all(gw->gateway);
 }
 
 void gateway_drain(struct gateway *g)

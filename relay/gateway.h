@@ -55,7 +55,8 @@ struct gateway_worker {
 	struct worker *worker;
 	struct listener *listeners;
 	struct intake *intakes;	  /* list */
-	struct opening *openings; /* list: waiting, parked and joined ones */
+	struct opening *openings; /* list: joined ones, and those on their way */
+	struct opening *parked;	  /* list: waiting for a tunnel */
 	void *tunnels;		  /* the tunnel side's */
 	bool stopped;		  /* listens no more */
 	struct timer ending;	  /* shutting down: waits for the last conduits, ... */

@@ -1,8 +1,9 @@
 /*
  * listener: accepts connections at one address, on every worker.
  *
- * One listening socket; each worker watches it and takes a few connections at a time; whoever
- * comes wakes one of those that sleep. Accept pauses at the connection limit and when descriptors run out.
+ * One listening socket; each worker watches it and takes a few connections at a time; whoever comes
+ * wakes one of those that sleep. Accept pauses at the connection limit and when descriptors run
+ * out.
  */
 #ifndef RELAY_LISTENER_H
 #define RELAY_LISTENER_H

@@ -96,15 +96,13 @@ static struct opening *of_timer(struct timer *t)
 	return ((struct search *)((char *)t - offsetof(struct search, timer)))->opening;
 }
 
-static void enlist(struct opening *o)
+static void enlist(struct opening *o, struct opening **list)
 {
-	struct gateway_worker *gw = gateway_worker(o->worker);
-
-	o->link = gw->openings;
-	o->prevp = &gw->openings;
+	o->link = *list;
+	o->prevp = list;
 	if (o->link)
 		o->link->prevp = &o->link;
-	gw->openings = o;
+	*list = o;
 }
 
 static void delist(struct opening *o)
@@ -240,6 +238,8 @@ static void unpark(struct opening *o)
 	if (!o->search || !o->search->parked)
 		return;
 	o->search->parked = false;
+	delist(o);
+	enlist(o, &gateway_worker(o->worker)->openings);
 	timer_cancel(o->worker, &o->search->timer);
 	atomic_fetch_sub(&gateway_of(o)->parked, 1);
 	gauge(o, COUNTER_LIVE_PARKED, -1);
@@ -415,7 +415,7 @@ static void on_arrival(struct worker *w, void *arg)
 
 	free(m);
 	o->worker = w;
-	enlist(o);
+	enlist(o, &gateway_worker(o->worker)->openings);
 	gauge(o, COUNTER_LIVE_OPENINGS, 1);
 	atomic_fetch_sub(&gateway_of(o)->moving, 1);
 	if (conduit_attach(o->client, w) < 0 || gateway_worker(w)->end_at) {
@@ -443,7 +443,7 @@ static void move_to(struct opening *o, const struct offer *offer)
 		return;
 	free(m);
 	atomic_fetch_sub(&gateway_of(o)->moving, 1);
-	enlist(o);
+	enlist(o, &gateway_worker(o->worker)->openings);
 	gauge(o, COUNTER_LIVE_OPENINGS, 1);
 	if (conduit_attach(o->client, o->worker) == 0)
 		refuse(o, REASON_NO_MEMORY);
@@ -539,6 +539,8 @@ static void park(struct opening *o)
 		return;
 	}
 	f->parked = true;
+	delist(o);
+	enlist(o, &gateway_worker(o->worker)->parked);
 	f->absent = false;
 	f->tries = 0;
 	f->next = 0;
@@ -586,9 +588,9 @@ static void wake(struct worker *w, void *arg)
 	struct opening *o, *next;
 	char *service = arg;
 
-	for (o = gw->openings; o; o = next) {
+	for (o = gw->parked; o; o = next) {
 		next = o->link;
-		if (!o->search || !o->search->parked || strcmp(o->service, service) != 0)
+		if (strcmp(o->service, service) != 0)
 			continue;
 		unpark(o);
 		try_targets(o);
@@ -599,8 +601,13 @@ static void wake(struct worker *w, void *arg)
 void opening_wake_all(struct gateway *g, const char *service)
 {
 	for (unsigned i = 0; i < g->n_workers; i++) {
-		char *copy = strdup(service);
+		const struct counters *count = &g->workers[i]->counters;
+		char *copy;
 
+		/* who parks raises this before it looks for a tunnel for the last time */
+		if (counter_get(&count->value[COUNTER_LIVE_PARKED]) == 0)
+			continue;
+		copy = strdup(service);
 		if (!copy || worker_post(g->workers[i], wake, copy) < 0)
 			free(copy); /* whoever is parked there waits for the time-out */
 	}
@@ -634,13 +641,15 @@ void opening_new(struct listener *l, struct worker *w, struct conduit *client, e
 	f->opening = o;
 	f->reapable.free = on_search_free;
 	memcpy(o->service, route->service, name);
-	enlist(o);
+	enlist(o, &gateway_worker(o->worker)->openings);
 	gauge(o, COUNTER_LIVE_OPENINGS, 1);
 	try_targets(o);
 }
 
 void opening_end_all(struct gateway_worker *gw, enum reason why)
 {
+	while (gw->parked)
+		refuse(gw->parked, why);
 	while (gw->openings) {
 		if (gw->openings->splice)
 			splice_end(gw->openings->splice, why);
