@@ -39,18 +39,26 @@ static void pushback_tell(struct deferred *d)
 	conduit_ready(p->conduit, READY_READ);
 }
 
+/* One more conduit in this worker, or one less (-1). */
+static void count(const struct conduit *c, struct worker *w, int change)
+{
+	w->conduits += (unsigned)change;
+	if (c->ops->socket)
+		counter_add(&w->counters.value[COUNTER_LIVE_SOCKETS], (uint64_t)(int64_t)change);
+}
+
 void conduit_init(struct conduit *c, const struct conduit_ops *ops, struct worker *w)
 {
 	memset(c, 0, sizeof(*c));
 	c->ops = ops;
 	c->worker = w;
-	w->conduits++;
+	count(c, w, 1);
 }
 
 void conduit_deinit(struct conduit *c)
 {
 	pushback_free(c);
-	c->worker->conduits--;
+	count(c, c->worker, -1);
 }
 
 int conduit_unread(struct conduit *c, const void *buf, size_t len)
@@ -156,7 +164,7 @@ void conduit_detach(struct conduit *c)
 	c->ready = NULL;
 	c->user = NULL;
 	c->ops->detach(c);
-	c->worker->conduits--;
+	count(c, c->worker, -1);
 	c->worker = NULL;
 }
 
@@ -166,7 +174,7 @@ int conduit_attach(struct conduit *c, struct worker *w)
 
 	if (r == 0) {
 		c->worker = w;
-		w->conduits++;
+		count(c, w, 1);
 	}
 	return r;
 }

@@ -38,6 +38,7 @@
 #define RELAY_CONDUIT_H
 
 #include <stdbool.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -56,6 +57,7 @@ enum {
 
 struct conduit_ops {
 	const char *name; /* "tcp", "unix", "vsock", "tls", "stream", "websocket" */
+	bool socket; /* has a descriptor of its own: counted until it is closed for good */
 	ssize_t (*read)(struct conduit *c, void *buf, size_t max);
 	ssize_t (*write)(struct conduit *c, const void *buf, size_t len);
 	ssize_t (*peek)(struct conduit *c, const uint8_t **data);

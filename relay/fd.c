@@ -267,9 +267,9 @@ static int fd_attach(struct conduit *c, struct worker *w)
 
 #define FD_OPS(kind)                                                                               \
 	{                                                                                          \
-		.name = kind, .read = fd_read, .write = fd_write, .shutdown = fd_shutdown,         \
-		.want = fd_want, .close = fd_close, .fd = fd_fd, .detach = fd_detach,              \
-		.attach = fd_attach                                                                \
+		.name = kind, .socket = true, .read = fd_read, .write = fd_write,                  \
+		.shutdown = fd_shutdown, .want = fd_want, .close = fd_close, .fd = fd_fd,          \
+		.detach = fd_detach, .attach = fd_attach                                           \
 	}
 
 static const struct conduit_ops tcp_ops = FD_OPS("tcp"), unix_ops = FD_OPS("unix"),

@@ -60,6 +60,16 @@ static void fit_descriptors(struct gateway *g)
 	g->pipes_max = (limit.rlim_cur - g->descriptors_max - reserved / 2) / 2;
 }
 
+/* Sockets there are: also those that nobody counts any more, since they only still close. */
+static uint64_t sockets(const struct gateway *g)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < g->n_workers; i++)
+		n += counter_get(&g->workers[i]->counters.value[COUNTER_LIVE_SOCKETS]);
+	return n;
+}
+
 const char *gateway_connection_begin(struct gateway *g)
 {
 	const char *short_of = NULL;
@@ -69,6 +79,8 @@ const char *gateway_connection_begin(struct gateway *g)
 		short_of = "the connection limit is reached (limits.connections)";
 	if (atomic_fetch_add(&g->descriptors, 2) + 2 > g->descriptors_max && !short_of)
 		short_of = "all descriptors are set aside (LimitNOFILE=)";
+	if (!short_of && sockets(g) + 2 > g->descriptors_max)
+		short_of = "too many connections are still closing";
 	if (short_of)
 		gateway_connection_over(g);
 	return short_of;

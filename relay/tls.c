@@ -371,6 +371,7 @@ static enum reason tls_why(const struct conduit *c)
 
 const struct conduit_ops tls_ops = {
 	.name = "tls",
+	.socket = true,
 	.read = tls_read,
 	.write = tls_write,
 	.shutdown = tls_shutdown,

@@ -30,6 +30,15 @@ static int on_chunk(nghttp2_session *h2, uint8_t flags, int32_t id, const uint8_
 	return 0;
 }
 
+/* The least of late: a path may become longer, so what was measured once counts less and less. */
+static void note_rtt(struct session *s, uint64_t rtt_us)
+{
+	uint64_t before = s->least_rtt_us + s->least_rtt_us / 8 + 1;
+
+	s->rtt_us = rtt_us;
+	s->least_rtt_us = s->least_rtt_us && before < rtt_us ? before : rtt_us ? rtt_us : 1;
+}
+
 static void on_ping_ack(struct session *s, const nghttp2_ping *ping)
 {
 	uint64_t sent;
@@ -37,9 +46,7 @@ static void on_ping_ack(struct session *s, const nghttp2_ping *ping)
 	memcpy(&sent, ping->opaque_data, sizeof(sent));
 	sent = be64toh(sent);
 	if (sent && sent == s->ping_us) {
-		s->rtt_us = session_now_us() - sent;
-		if (!s->least_rtt_us || s->rtt_us < s->least_rtt_us)
-			s->least_rtt_us = s->rtt_us ? s->rtt_us : 1;
+		note_rtt(s, session_now_us() - sent);
 		s->ping_us = 0;
 	} else if (sent && sent == s->retire_us) {
 		s->retire_at = worker_now(s->worker);

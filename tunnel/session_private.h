@@ -81,7 +81,7 @@ struct session {
 	uint64_t ping_us;            /* of the PING under way, or 0 */
 	uint64_t retire_us;          /* of the PING after the shutdown notice, or 0 */
 	uint64_t retire_at;          /* worker_now: the last GOAWAY goes out then in any case */
-	uint64_t rtt_us, least_rtt_us; /* of PINGs; 0: not known yet */
+	uint64_t rtt_us, least_rtt_us; /* of the last PING; of late, the least; 0: not known yet */
 
 	bool settings_seen;
 	bool peer_closed;    /* the carrier's EOF was read */

@@ -2,11 +2,12 @@
 import os
 import resource
 import socket
+import ssl
 import time
 
 import pytest
 
-from harness import Task, data, wait_for
+from harness import DOMAIN, Task, data, wait_for
 from streams import Doors, Service, dial, echo, roundtrip
 from wire import HEADERS, RawAgent, frame
 
@@ -183,3 +184,26 @@ def test_eager_stream_outlives_its_agent(world, svc, backup):
         world.agent(relay, {"kbs": svc.address}, instance="b")
     waiting.result()
     relay.wait_quiet()
+
+
+def test_refused_and_still_closing(world):
+    """Whoever is refused as a tunnel and does not go counts until the socket is closed."""
+    limit = 20
+    relay = world.relay(workers=1, limits={"connections": limit})
+    pid = relay.process.pid
+    host, port = relay.listeners["front"].removeprefix("tcp:").rsplit(":", 1)
+    context = ssl.create_default_context(cafile=world.certificates.ca)
+    before = len(os.listdir(f"/proc/{pid}/fd"))
+    most, peers = 0, []
+    while len(peers) < 6 * limit and relay.count("accept pauses") == 0:
+        peer = context.wrap_socket(socket.create_connection((host, int(port)), 10),
+                                   server_hostname=DOMAIN)
+        peer.sendall(b"GET /tunnel HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\r\n")
+        assert peer.recv(12)[9:] in (b"400", b"426")
+        peers.append(peer)
+        most = max(most, len(os.listdir(f"/proc/{pid}/fd")) - before)
+    relay.wait_log("accept pauses")
+    assert limit / 2 < most <= 2 * limit + 2
+    for peer in peers:
+        peer.close()
+    relay.wait_metric("live_sockets", lambda v: v == 0)

@@ -646,6 +646,20 @@ static void test_growth(uint64_t rtt_us, uint8_t growth)
 	stop();
 }
 
+/* The path has become longer: the round trip that was once is forgotten by and by. */
+static void test_longer_path(void)
+{
+	struct session_limits l = defaults;
+
+	l.ping_ms = 20;
+	start_with(&l, &l);
+	UNTIL(relay.s->least_rtt_us > 0);
+	relay.s->least_rtt_us = 1;
+	UNTIL(relay.s->least_rtt_us >= 5);
+	CHECK(relay.s->least_rtt_us <= relay.s->rtt_us);
+	stop();
+}
+
 /* Little and late overtakes much and early. */
 static void test_fair(void)
 {
@@ -1186,6 +1200,7 @@ int main(void)
 	TEST(test_growth, 0, 0);
 	TEST(test_growth, 1, 0);
 	TEST(test_growth, UINT32_MAX, 2);
+	TEST(test_longer_path);
 	TEST(test_fair);
 	TEST(test_session_bound);
 	TEST(test_limits);
