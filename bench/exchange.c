@@ -2,10 +2,21 @@
  * exchange: modes new and pingpong.
  *
  * Theory of operation: every slot does one exchange after another, each on a connection of its own
- * (new) or all on the same (pingpong). What ends within the measured time counts; what is in
- * progress at its end is finished, and can only count as an error. With --count all are measured,
- * from the first to the end of the last. Streams that think wait in a queue: all think for the same
- * time, so who came first is due first.
+ * (new) or all on the same (pingpong). Nothing begins after the measured time, and all that has
+ * begun is finished. Each figure has its own idea of what lies in the measured time:
+ *
+ *	rate         what ended in it
+ *	percentiles  what began in it, however late it ended: else a stall that outlasts the
+ *	             measured time would be left out for being slow
+ *	max          what was under way in it, at any moment
+ *
+ * With --count all are measured, from the first to the end of the last. Streams that think wait in
+ * a queue: all think for the same time, so who came first is due first.
+ *
+ * This is a closed loop: --streams exchanges at most are under way, and a slow one holds back those
+ * that would have followed. So a percentile says how long exchanges took, and not how long clients
+ * would have waited that come at a rate of their own: a stall of all is one slow exchange for each
+ * stream, however many would have come meanwhile.
  */
 #include "bench/exchange.h"
 
@@ -37,16 +48,25 @@ static void on_sent(struct stream *s)
 {
 }
 
+static bool is_measured(const struct load *l, uint64_t at)
+{
+	return l->options.count || (at >= l->from && at < l->until);
+}
+
 /* Counts one that is complete. */
 static void count(struct load *l, const struct stream *s)
 {
+	uint64_t took = s->moved - s->began;
+
 	l->all_done++;
 	if (l->options.count)
 		l->until = s->moved;
-	else if (s->moved < l->from || s->moved >= l->until)
-		return;
-	l->done++;
-	histogram_add(&l->latency, s->moved - s->began);
+	if (is_measured(l, s->moved))
+		l->done++;
+	if (is_measured(l, s->began))
+		histogram_add(&l->latency, took);
+	if (s->moved >= l->from && took > l->longest) /* none begins after the measured time */
+		l->longest = took;
 }
 
 /* Is there another one to begin? With --count this takes it. */

@@ -102,10 +102,11 @@ static void print_latency(const struct load *l, bool ok, double seconds)
 
 	figure(ok, "per_second", seconds > 0 ? (double)l->done / seconds : 0);
 	figure(ok, "done", (double)l->done);
+	figure(ok, "timed", (double)l->latency.n);
 	for (unsigned i = 0; i < sizeof(points) / sizeof(points[0]); i++)
 		figure(ok, points[i].name,
 		       (double)histogram_at(&l->latency, points[i].share) / 1e3);
-	figure(ok, "max_us", (double)l->latency.max / 1e3);
+	figure(ok, "max_us", (double)l->longest / 1e3);
 	figure(ok, "all_done", (double)l->all_done);
 }
 
@@ -131,16 +132,26 @@ static double cpu_seconds(void)
 	       (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
 }
 
+/* Why there are no figures; NULL: there are. A run that measured nothing has shown nothing. */
+static const char *what_is_wrong(const struct load *l)
+{
+	if (l->first[0])
+		return l->first;
+	if (l->mode->figures == FIGURES_LATENCY && !l->latency.n)
+		return "nothing began in the measured time";
+	if (l->mode->figures == FIGURES_LATENCY && !l->done)
+		return "nothing was finished in the measured time";
+	if (l->mode->figures == FIGURES_BULK && !l->bytes)
+		return "no data was moved in the measured time";
+	return NULL;
+}
+
 int load_report(const struct load *l)
 {
 	double seconds = l->until > l->from ? (double)(l->until - l->from) / 1e9 : 0;
-	bool ok = !l->first[0];
+	const char *wrong = what_is_wrong(l);
+	bool ok = !wrong;
 
-	/* a run in which nothing was measured has shown nothing */
-	if (ok && l->mode->figures == FIGURES_LATENCY && !l->done)
-		ok = false;
-	if (ok && l->mode->figures == FIGURES_BULK && !l->bytes)
-		ok = false;
 	printf("{\"mode\":\"%s\",\"streams\":%u", l->mode->name, l->options.streams);
 	figure(ok, "seconds", seconds);
 	printf(",\"ok\":%s,\"errors\":{", ok ? "true" : "false");
@@ -157,8 +168,7 @@ int load_report(const struct load *l)
 		printf(",\"far_end\":%s", ok ? l->far_end : "null");
 	figure(ok, "cpu_seconds", cpu_seconds());
 	printf("}\n");
-	if (!ok)
-		fprintf(stderr, "bench-load: %s: %s\n", l->mode->name,
-			l->first[0] ? l->first : "nothing was finished in the measured time");
+	if (wrong)
+		fprintf(stderr, "bench-load: %s: %s\n", l->mode->name, wrong);
 	return fflush(stdout) == 0 && ok ? 0 : 1;
 }

@@ -63,9 +63,10 @@ struct load {
 	char first[256]; /* what failed first */
 
 	uint64_t from, until;         /* the measured time; until is set once it is known */
-	uint64_t done, bytes;         /* in it */
+	uint64_t done, bytes;         /* what ended in it */
 	uint64_t all_done, all_bytes; /* warm-up included */
-	struct histogram latency;
+	struct histogram latency;     /* of what began in it */
+	uint64_t longest;             /* of what was under way in it */
 	char far_end[512]; /* its statistics */
 };
 

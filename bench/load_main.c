@@ -46,6 +46,10 @@ static void usage(FILE *to)
 	      "  --source-spread  come from many addresses in 127.0.0.0/8, with their own ports\n"
 	      "  --timeout S      a stream that stands still for so long has failed (30)\n"
 	      "\n"
+	      "new, pingpong are closed loops: --streams exchanges at once, the next after each.\n"
+	      "per_second is of those that ended in the measured time; percentiles are of those\n"
+	      "that began in it (timed), however late they ended; max is of all under way in it.\n"
+	      "\n"
 	      "One JSON object on stdout. After any error its figures are null, exit status 1.\n",
 	      to);
 }

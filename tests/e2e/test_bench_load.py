@@ -1,10 +1,12 @@
 # bench-load: each mode works against its own far end and through a relay's doors, and what goes wrong
 # on the way is seen, counted by its kind, and takes the figures away.
+import itertools
 import json
 import signal
 import socket
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -222,6 +224,42 @@ def test_meddled_with(far, world, mode, meddle, direction, kinds):
     result = report(load(mode, proxy, "--timeout", "3"))
     assert not result["ok"]
     assert {k for k, n in result["errors"].items() if n} <= kinds, result
+
+
+HELD = 1.0      # seconds, longer than the measured time
+
+
+def hold(which):
+    """Meddles with replies: holds those whose number, of all connections', is one of which."""
+    replies = itertools.count()
+
+    def pass_on(at, piece):
+        if at % 4096 == 0 and which(next(replies)):
+            time.sleep(HELD)
+        return piece
+    return pass_on
+
+
+@pytest.mark.parametrize("mode", ["new", "pingpong"])
+def test_what_outlasts_the_measured_time_counts(far, world, mode):
+    proxy = world.add(Meddler(far, down=hold(lambda n: n % 20 == 3)))
+    result = good(mode, proxy.address.removeprefix("tcp:"), "--streams", "4",
+                  "--warmup", "0", "--seconds", "0.3")
+    assert result["seconds"] == 0.3
+    assert result["p50_us"] < HELD * 1e6 <= min(result["p99_us"] * 1.01, result["max_us"])
+    assert 0 < result["done"] < result["timed"] == result["all_done"]   # held ones are no rate
+
+
+def test_what_began_before_the_measured_time_is_in_its_max(far, world):
+    proxy = world.add(Meddler(far, down=hold(lambda n: n == 0)))
+    result = good("pingpong", proxy.address.removeprefix("tcp:"), "--streams", "2")
+    assert result["p999_us"] < HELD * 1e6 <= result["max_us"]
+    assert 0 < result["timed"] < result["all_done"]
+
+
+def test_too_slow_for_the_time_out(far, world):
+    proxy = world.add(Meddler(far, down=hold(lambda n: n == 3))).address.removeprefix("tcp:")
+    bad("timeout", "pingpong", proxy, "--streams", "2", "--warmup", "0", "--timeout", "0.3")
 
 
 def test_far_end_counts_what_is_wrong(far):
