@@ -124,6 +124,8 @@ listen bench
 
 
 def nginx(workers):
+    """With the default buffer of 16k it spends some 25 % more CPU time on a GB, and saves no memory
+    of idle streams: what is not filled takes none."""
     def start(lab, rig, name, far):
         port = lab.ports.take()
         rig.address = f"127.0.0.1:{port}"
@@ -138,6 +140,7 @@ events {{ worker_connections 8192; }}
 stream {{
     access_log off;
     tcp_nodelay on;
+    proxy_buffer_size 64k;
     proxy_connect_timeout 5s;
     proxy_timeout 1h;
     proxy_half_close on;
@@ -282,6 +285,8 @@ SUBJECTS = (
             tunnel(1, "direct"), True),
     Subject("tunnel", TUNNEL, f"attest-relay, {ALL} workers, and attest-tunnel over TLS",
             tunnel(ALL, "direct"), True),
+    Subject("websocket-1", TUNNEL, "the same over WebSocket, 1 worker", tunnel(1, "websocket"),
+            True),
     Subject("websocket", TUNNEL, f"the same over WebSocket, {ALL} workers",
             tunnel(ALL, "websocket"), True),
     Subject("ssh -R", TUNNEL, "OpenSSH, aes128-gcm, 1 thread at each end", ssh(False), needs=_ssh),

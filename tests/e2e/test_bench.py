@@ -10,7 +10,7 @@ from harness import ROOT, SANITIZER, binary
 CELLS = {"new": "per_second", "pingpong": "p50_us", "up-1": "MB_per_second",
          "down-1": "MB_per_second", "up-4": "MB_per_second", "down-4": "MB_per_second",
          "idle": "bytes_per_stream"}
-OURS = ["static-1", "static", "sni", "connect", "tunnel-1", "tunnel", "websocket"]
+OURS = ["static-1", "static", "sni", "connect", "tunnel-1", "tunnel", "websocket-1", "websocket"]
 SPECIAL = ["storm-20", "stall", "beside-bulk", "idle-tunnels"]
 
 
