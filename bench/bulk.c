@@ -4,7 +4,9 @@
  * Theory of operation: a stream sends data, receives data, or both. It ends its direction when
  * --amount is sent or when the time is over, and then waits for the far end's verdict, which is the
  * last thing that comes: so the last WIRE_VERDICT bytes are always kept back and judged at the
- * end-of-file. Bytes are counted only when both ends agree on them.
+ * end-of-file. Bytes are counted only when both ends agree on them. With --no-half-close a stream
+ * only stops sending at the amount, which the far end knows: for what is between them and drops one
+ * direction when the other ends.
  *
  * Warm-up is a round of its own, with streams of its own, so that the measured one is whole: from
  * its first connect to its last verdict.
@@ -36,7 +38,10 @@ void bulk_end(struct stream *s)
 	s->state = STREAM_OPEN;
 	s->moved = loop_now();
 	loop_want(&s->load->loop, &s->watch, EPOLLIN);
-	stream_end(s);
+	if (s->request.no_half_close)
+		s->ended = true;
+	else
+		stream_end(s);
 }
 
 static void end_if_over(struct stream *s)

@@ -9,9 +9,9 @@
  *
  * A hello of an SNI door, whole in one TLS record, is skipped. The request collects in `head` as
  * far as it is header; its padding is compared as it comes. BULK moves data in one direction or
- * both, until the client has ended its own (or, for D with an amount, until that is sent). LAST
- * sends the verdict or the statistics. CLOSING has ended this direction and waits for the client's
- * end.
+ * both, until the client has ended its own (or, for D with an amount, until that is sent; or, of a
+ * client that does not end its own, until the amount has come). LAST sends the verdict or the
+ * statistics. CLOSING has ended this direction and waits for the client's end.
  *
  * What epoll is asked for follows from the state alone (interest). All reading goes to one buffer
  * for all streams; what is to be sent is made again for each try, so that a stream keeps positions
@@ -214,7 +214,9 @@ static bool take_bulk(struct far_stream *s, size_t len)
 	if (s->request.verify && !data_check(s->request.seed, s->received, buffer, len))
 		s->wrong = true;
 	s->received += len;
-	return true;
+	if (s->request.no_half_close && s->received >= s->request.amount)
+		s->receives = false;
+	return !bulk_is_over(s) || end_bulk(s);
 }
 
 static bool start_bulk(struct far_stream *s)

@@ -33,7 +33,7 @@ struct load_options {
 	uint64_t amount, count;                   /* 0: by time */
 	enum load_prologue prologue;
 	const char *name; /* of the prologue */
-	bool spread, verify;
+	bool spread, verify, no_half_close;
 };
 
 struct load;
@@ -67,7 +67,7 @@ struct load {
 	uint64_t all_done, all_bytes; /* warm-up included */
 	struct histogram latency;     /* of what began in it */
 	uint64_t longest;             /* of what was under way in it */
-	char far_end[512]; /* its statistics */
+	char far_end[512];            /* its statistics */
 };
 
 extern const struct load_mode mode_new, mode_pingpong, mode_up, mode_down, mode_verify, mode_idle,

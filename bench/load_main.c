@@ -40,6 +40,7 @@ static void usage(FILE *to)
 	      "  --warmup S       before, not measured (0.3; 0 with --count or --amount)\n"
 	      "  --count N        new, pingpong: so many exchanges, instead of --seconds\n"
 	      "  --amount BYTES   bulk: so much on each stream and direction, not --seconds\n"
+	      "  --no-half-close  with --amount: never end one direction before the other\n"
 	      "  --prologue P     sni:NAME or connect:NAME, for a relay's door\n"
 	      "  --think US       pingpong: pause after each exchange\n"
 	      "  --verify         up, down: data that the other end compares\n"
@@ -130,6 +131,9 @@ static void set_option(struct load_options *o, char c, const char *name, const c
 	case 'v':
 		o->verify = true;
 		break;
+	case 'h':
+		o->no_half_close = true;
+		break;
 	default:
 		break;
 	}
@@ -148,6 +152,7 @@ static void parse(struct load_options *o, const struct load_mode *mode, int argc
 		{ "timeout", required_argument, NULL, 'o' },
 		{ "source-spread", no_argument, NULL, 'S' },
 		{ "verify", no_argument, NULL, 'v' },
+		{ "no-half-close", no_argument, NULL, 'h' },
 		{ 0 },
 	};
 	int c, i = 0;
@@ -164,6 +169,8 @@ static void parse(struct load_options *o, const struct load_mode *mode, int argc
 		fatal("--count is for new and pingpong");
 	if (o->amount && mode->figures != FIGURES_BULK)
 		fatal("--amount is for up, down and verify");
+	if (o->no_half_close && !o->amount)
+		fatal("--no-half-close needs an --amount, for the far end to know when it has all");
 	if (o->spread && o->place.address.ss_family != AF_INET)
 		fatal("--source-spread is for IPv4 on loopback");
 }

@@ -182,6 +182,7 @@ void stream_start(struct stream *s, enum wire_op op, uint64_t amount)
 	s->state = o->prologue == PROLOGUE_CONNECT ? STREAM_ASKING : STREAM_REQUEST;
 	s->request = (struct wire_request){ .op = op,
 					    .verify = o->verify,
+					    .no_half_close = o->no_half_close,
 					    .amount = amount,
 					    .seed = id * 0x2545f4914f6cdd1dULL,
 					    .id = id };

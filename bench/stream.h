@@ -30,7 +30,7 @@ struct stream {
 	struct wire_request request;
 	uint32_t at;  /* bytes of what is sent or read now, unless that is data */
 	bool greeted; /* the prologue is behind us */
-	bool ended;   /* our direction is */
+	bool ended;   /* our direction is, or nothing more is sent in it */
 	uint8_t tail_len;
 	uint8_t tail[WIRE_VERDICT]; /* the end of what came; of a proxy: the start */
 	uint64_t began, moved;      /* when: this exchange or stream; the last byte */

@@ -13,6 +13,11 @@
 
 #define ID_BYTES 8
 
+/* Flags of a request, and of a verdict. */
+#define VERIFY 1U
+#define NO_HALF_CLOSE 2U
+#define GOOD 1U
+
 static uint8_t request_padding[WIRE_REQUEST], reply_padding[WIRE_REPLY];
 
 void wire_init(void)
@@ -35,27 +40,24 @@ static uint64_t get64(const uint8_t *from)
 	return le64toh(value);
 }
 
-/* Magic, op, a flag and two zeros: the first eight bytes of requests and verdicts. */
-static void put_start(uint8_t *buf, const char *magic, enum wire_op op, bool flag)
+/* Magic, op, flags and two zeros: the first eight bytes of requests and verdicts. */
+static void put_start(uint8_t *buf, const char *magic, enum wire_op op, unsigned flags)
 {
 	memcpy(buf, magic, 4);
 	buf[4] = (uint8_t)op;
-	buf[5] = flag;
+	buf[5] = (uint8_t)flags;
 	buf[6] = buf[7] = 0;
 }
 
-static bool get_start(const uint8_t *buf, const char *magic, enum wire_op *op, bool *flag)
+static bool is_start(const uint8_t *buf, const char *magic, unsigned flags)
 {
-	if (memcmp(buf, magic, 4) != 0 || buf[5] > 1 || buf[6] || buf[7])
-		return false;
-	*op = buf[4];
-	*flag = buf[5];
-	return true;
+	return memcmp(buf, magic, 4) == 0 && !(buf[5] & ~flags) && !buf[6] && !buf[7];
 }
 
 void wire_put_request(uint8_t buf[WIRE_REQUEST], const struct wire_request *r)
 {
-	put_start(buf, "BNCH", r->op, r->verify);
+	put_start(buf, "BNCH", r->op,
+		  (r->verify ? VERIFY : 0) | (r->no_half_close ? NO_HALF_CLOSE : 0));
 	put64(buf + 8, r->amount);
 	put64(buf + 16, r->seed);
 	put64(buf + 24, r->id);
@@ -64,12 +66,15 @@ void wire_put_request(uint8_t buf[WIRE_REQUEST], const struct wire_request *r)
 
 bool wire_get_request(const uint8_t buf[WIRE_HEADER], struct wire_request *r)
 {
-	if (!get_start(buf, "BNCH", &r->op, &r->verify) || !strchr("XIUDVS", (char)r->op))
+	if (!is_start(buf, "BNCH", VERIFY | NO_HALF_CLOSE) || !strchr("XIUDVS", buf[4]))
 		return false;
+	r->op = buf[4];
+	r->verify = buf[5] & VERIFY;
+	r->no_half_close = buf[5] & NO_HALF_CLOSE;
 	r->amount = get64(buf + 8);
 	r->seed = get64(buf + 16);
 	r->id = get64(buf + 24);
-	return r->op != 0;
+	return r->op && (r->amount || !r->no_half_close); /* an end must come */
 }
 
 bool wire_is_padding(const uint8_t *buf, size_t at, size_t len)
@@ -99,7 +104,7 @@ bool wire_is_reply(const uint8_t *buf, size_t at, size_t len, uint64_t id)
 
 void wire_put_verdict(uint8_t buf[WIRE_VERDICT], const struct wire_verdict *v)
 {
-	put_start(buf, "BNCV", v->op, v->good);
+	put_start(buf, "BNCV", v->op, v->good ? GOOD : 0);
 	put64(buf + 8, v->id);
 	put64(buf + 16, v->received);
 	put64(buf + 24, v->sent);
@@ -107,8 +112,10 @@ void wire_put_verdict(uint8_t buf[WIRE_VERDICT], const struct wire_verdict *v)
 
 bool wire_get_verdict(const uint8_t buf[WIRE_VERDICT], struct wire_verdict *v)
 {
-	if (!get_start(buf, "BNCV", &v->op, &v->good))
+	if (!is_start(buf, "BNCV", GOOD))
 		return false;
+	v->op = buf[4];
+	v->good = buf[5] & GOOD;
 	v->id = get64(buf + 8);
 	v->received = get64(buf + 16);
 	v->sent = get64(buf + 24);

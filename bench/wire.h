@@ -12,6 +12,9 @@
  *	V   sends amount bytes, ends           sends amount bytes at the same time; verdict, closes
  *	S   reads                              sends a line of JSON about itself, closes
  *
+ * Flags: 1, data is by seed, and compared; 2, in a request with an amount, the client does not end
+ * its direction: the far end says its verdict when the amount has come.
+ *
  * A verdict has WIRE_VERDICT bytes: magic "BNCV", u8 op, u8 good, u16 0, u64 id, u64 bytes
  * received, u64 bytes sent. Data is what data.h says.
  */
@@ -38,7 +41,7 @@ enum wire_op {
 
 struct wire_request {
 	enum wire_op op;
-	bool verify;
+	bool verify, no_half_close;
 	uint64_t amount, seed, id;
 };
 

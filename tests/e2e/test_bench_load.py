@@ -24,6 +24,8 @@ MODES = {
     "up-compared": ["--verify", "--streams", "3"],
     "down-compared": ["--verify", "--streams", "3"],
     "up-amount": ["--amount", "3000001"],
+    "up-amount-open": ["--amount", "3000001", "--no-half-close"],
+    "verify-open": ["--streams", "5", "--amount", "1000001", "--no-half-close"],
     "down-amount": ["--amount", "3000001"],
     "verify": ["--streams", "5", "--amount", "1000001"],
 }
@@ -165,12 +167,14 @@ def test_wrong_answers(world, kind, mode):
 class Meddler(Service):
     """A proxy that passes each piece, with its position, through what is given for its direction."""
 
-    def __init__(self, far, up=None, down=None):
+    def __init__(self, far, up=None, down=None, half_close=True):
         def handler(conn):
             with socket.create_connection(far.tcp.split(":")) as there:
                 back = threading.Thread(target=pump, args=(there, conn.sock, down), daemon=True)
                 back.start()
                 pump(conn.sock, there, up)
+                if not half_close:
+                    conn.sock.shutdown(socket.SHUT_RDWR)
                 back.join()
         super().__init__(handler=handler)
 
@@ -260,6 +264,23 @@ def test_what_began_before_the_measured_time_is_in_its_max(far, world):
 def test_too_slow_for_the_time_out(far, world):
     proxy = world.add(Meddler(far, down=hold(lambda n: n == 3))).address.removeprefix("tcp:")
     bad("timeout", "pingpong", proxy, "--streams", "2", "--warmup", "0", "--timeout", "0.3")
+
+
+@pytest.mark.parametrize("mode", ["up", "down", "verify"])
+def test_through_what_cannot_half_close(far, world, mode):
+    proxy = world.add(Meddler(far, half_close=False)).address.removeprefix("tcp:")
+    result = good(mode, proxy, "--amount", "1000001", "--no-half-close", "--verify")
+    assert result["bytes"] == 1000001 * (2 if mode == "verify" else 1)
+    assert not any(counted(far)["errors"].values())
+    if mode == "up":
+        bad("short", mode, proxy, "--amount", "1000001")
+        lossy = world.add(Meddler(far, up=swallow)).address.removeprefix("tcp:")
+        bad("timeout", mode, lossy, "--amount", "1000001", "--no-half-close", "--timeout", "0.5")
+
+
+def test_no_half_close_needs_an_amount(far):
+    p = load("up", far.tcp, "--no-half-close")
+    assert "--amount" in p.communicate(timeout=DEADLINE)[1] and p.returncode == 2
 
 
 def test_far_end_counts_what_is_wrong(far):
