@@ -148,6 +148,10 @@ def verify(lab, rig, streams, amount):
 
 def tree(pids):
     """These processes and all their descendants."""
+    return [*pids, *descendants(pids)]
+
+
+def descendants(pids):
     children = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -156,9 +160,9 @@ def tree(pids):
                 children.setdefault(int(fields[1]), []).append(int(entry))
     found, todo = [], list(pids)
     while todo:
-        pid = todo.pop()
-        found.append(pid)
-        todo.extend(children.get(pid, ()))
+        own = children.get(todo.pop(), ())
+        found.extend(own)
+        todo.extend(own)
     return found
 
 

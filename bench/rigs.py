@@ -69,7 +69,7 @@ class Rig:
 
     def stop(self):
         """Ends all of it; ours must end in order."""
-        left = [fd for p in self.programs for fd in open_descendants(p.pid)]
+        left = open_pids(measure.tree(self.pids()))
         try:
             for p in reversed(self.programs):   # agents before relays
                 p.stop()
@@ -226,6 +226,9 @@ class Lab:
                              f"{counted}")
             elif any(json.loads(counted.rpartition(" | ")[2])["errors"].values()):
                 wrong.append(f"{name}: its far end saw errors: {counted}")
+        # A signal may come between the start of a program and its entry in a list.
+        for fd in open_pids(measure.descendants([os.getpid()])):
+            kill_open(fd)
         return wrong
 
 
@@ -252,12 +255,12 @@ def which(program):
     return shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin")
 
 
-def open_descendants(pid):
+def open_pids(pids):
     """pidfds, so that no other process can be mistaken for one of them later."""
     fds = []
-    for child in measure.tree([pid]):
+    for pid in pids:
         try:
-            fds.append(os.pidfd_open(child))
+            fds.append(os.pidfd_open(pid))
         except OSError:
             pass
     return fds
