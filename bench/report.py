@@ -56,20 +56,17 @@ def columns(rows, indent="  "):
 
 
 def figures_of(results, subject, cell, figure):
-    """Of the rounds that have one."""
+    """Of the rounds that have one; none at all if one erred."""
+    if targets.erred(results, subject, cell):
+        return []
     return [v for v in targets.series(results, subject, cell, figure) if v is not None]
 
 
 # ---- tables ----
 
-def failed(stage, subject, cell):
-    return "error" in stage.get(subject, {}).get(cell, {})
-
-
 def entry(results, subject, cell, figure, more_is_better, scale):
-    if failed(results["warm_up"], subject, "start") or \
-            any(failed(r, subject, cell) for r in results["rounds"]):
-        return "ERR"
+    if targets.erred(results, subject, cell):
+        return ERR
     values = [v / scale for v in figures_of(results, subject, cell, figure)]
     return spread(values, more_is_better) if values else "-"
 
@@ -106,7 +103,7 @@ def special_table(results):
         if f["skipped"]:
             value = "skipped"
         elif f["error"]:
-            value = "ERR"
+            value = ERR
         else:
             value = spread(f["rounds"] or [f["value"]], f["better"] == "higher")
         rows.append((f"{f['title']} [{f['name']}]", value, f["unit"]))
@@ -120,20 +117,22 @@ def special_table(results):
 def target_table(results):
     rows = [("", "wanted", "best", "median", "worst", "")]
     for t in results["targets"]:
-        if results["settings"]["only"] and not t["values"]:
+        if results["settings"]["only"] and not t["values"] and not t["erred"]:
             continue
         numbers = [short(t[k]) for k in ("best", "median", "worst")] if t["values"] else ["-"] * 3
         rows.append((t["what"], wanted(t), *numbers, verdict(t)))
     if len(rows) == 1:
         return
-    yield "== targets: each round against the peer's figure in the same round; the median decides"
+    yield "== targets: each round against the peer's figure in the same round; the median decides," \
+        " of black holes the worst"
     yield from columns(rows)
     verdicts = [row[-1] for row in rows]
-    yield "  " + ", ".join(f"{verdicts.count(v)} {v.lower()}" for v in (MET, MISSED, ABSENT))
+    yield "  " + ", ".join(f"{verdicts.count(v)} {word}" for v, word in VERDICTS.items())
     yield ""
 
 
-MET, MISSED, ABSENT = "met", "MISSED", "not measured"
+ERR, MET, MISSED, ABSENT = "ERR", "met", "MISSED", "not measured"
+VERDICTS = {MET: "met", MISSED: "missed", ERR: "not met for an error", ABSENT: "not measured"}
 
 
 def wanted(target):
@@ -144,6 +143,8 @@ def wanted(target):
 
 
 def verdict(target):
+    if target["erred"]:
+        return ERR
     if not target["values"]:
         return ABSENT
     return {True: MET, False: MISSED, None: ""}[target["met"]]

@@ -2,8 +2,9 @@
 
 Theory of operation: a target is computed for each round by itself, against what the peer did in
 that round, so that a machine that is slow for a while is slow for both. It is met if the median of
-the rounds meets it. A round in which one of the two has no figure gives none. Programs are compared
-with as many threads each: one with one, all with all.
+the rounds meets it; a bound on every single case, if the worst does. A round in which the peer has
+no figure gives none. Of ours nothing may be missing: one error anywhere, and no target of that
+subject is met. Programs are compared with as many threads each: one with one, all with all.
 """
 import dataclasses
 import statistics
@@ -23,25 +24,49 @@ class Target:
     what: str
     at_least: bool              # or at most
     bound: float | None         # none: for information
-    values: Callable            # results -> one value a round, None where there is none
+    values: Callable            # results -> one value a round, None where there is none; or Erred
     unit: str = "x"
+    decides: str = "median"     # or "worst"
 
     def judge(self, results):
-        values = [v for v in self.values(results) if v is not None]
         row = {"what": self.what, "unit": self.unit, "at_least": self.at_least,
-               "bound": self.bound, "values": values, "met": None}
+               "bound": self.bound, "decides": self.decides, "values": [], "met": None,
+               "erred": False}
+        try:
+            values = sorted((v for v in self.values(results) if v is not None),
+                            reverse=self.at_least)
+        except Erred:
+            return row | {"met": None if self.bound is None else False, "erred": True}
         if values:
-            values.sort(reverse=self.at_least)
-            median = statistics.median(values)
-            row.update(best=values[0], median=median, worst=values[-1])
+            row.update(values=values, best=values[0], median=statistics.median(values),
+                       worst=values[-1])
             if self.bound is not None:
-                row["met"] = median >= self.bound if self.at_least else median <= self.bound
+                decisive = row[self.decides]
+                row["met"] = decisive >= self.bound if self.at_least else decisive <= self.bound
         return row
+
+
+class Erred(Exception):
+    """What is to be judged had an error: the figures that are left say nothing."""
+
+
+def erred(results, subject, cell=None):
+    """Has this cell of the subject an error in any round, or the subject failed? None: any cell."""
+    of_cells = [(c, figures) for stage in (results["warm_up"], *results["rounds"])
+                for c, figures in stage.get(subject, {}).items()]
+    return subject in results["failed"] or \
+        any("error" in figures for c, figures in of_cells if cell in (None, c))
 
 
 def series(results, subject, cell, figure):
     """This figure in each round."""
     return [r.get(subject, {}).get(cell, {}).get(figure) for r in results["rounds"]]
+
+
+def ours(results, subject, cell, figure):
+    if erred(results, subject):
+        raise Erred
+    return series(results, subject, cell, figure)
 
 
 def divide(a, b):
@@ -51,21 +76,24 @@ def divide(a, b):
 def ratio(subject, peers, cell, figure, best=max):
     """Ours to the best of the peers, round by round."""
     def values(results):
-        theirs = zip(*(series(results, p, cell, figure) for p in peers))
+        theirs = zip(*(series(results, p, cell, figure) for p in peers
+                       if p not in results["failed"]))
         there = [[v for v in of_round if v is not None] for of_round in theirs]
-        return divide(series(results, subject, cell, figure),
+        return divide(ours(results, subject, cell, figure),
                       [best(v) if v else None for v in there])
     return values
 
 
 def figure_of(subject, cell, figure, scale=1):
-    return lambda results: [v and v / scale for v in series(results, subject, cell, figure)]
+    return lambda results: [v and v / scale for v in ours(results, subject, cell, figure)]
 
 
 def special(name, scale=1):
     def values(results):
-        return [v and v / scale for f in results["special"] if f["name"] == name and not f["error"]
-                for v in f["rounds"] or []]
+        measurement = name.partition(".")[0]    # all it says in place of figures, if it failed
+        if any(f["error"] for f in results["special"] if f["name"] in (name, measurement)):
+            raise Erred
+        return [v / scale for f in results["special"] if f["name"] == name for v in f["rounds"]]
     return values
 
 
@@ -134,7 +162,7 @@ def special_targets():
                      special(f"storm-10000.{how}_s"), "s")
     for end in "agent", "relay":
         yield Target(f"black hole noticed by the {end}", False, 10,
-                     special(f"blackhole.{end}_s"), "s")
+                     special(f"blackhole.{end}_s"), "s", decides="worst")
 
 
 def judge(results):
