@@ -172,14 +172,12 @@ class Meddler(Service):
             with socket.create_connection(far.tcp.split(":")) as there:
                 back = threading.Thread(target=pump, args=(there, conn.sock, down), daemon=True)
                 back.start()
-                pump(conn.sock, there, up)
-                if not half_close:
-                    conn.sock.shutdown(socket.SHUT_RDWR)
+                pump(conn.sock, there, up, half_close)
                 back.join()
         super().__init__(handler=handler)
 
 
-def pump(source, sink, meddle):
+def pump(source, sink, meddle, half_close=True):
     at = 0
     try:
         while piece := source.recv(65536):
@@ -188,6 +186,8 @@ def pump(source, sink, meddle):
             if passed is None:
                 break
             sink.sendall(passed)
+        if not half_close:
+            source.shutdown(socket.SHUT_RDWR)
         sink.shutdown(socket.SHUT_WR)
     except OSError:
         pass
