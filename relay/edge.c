@@ -2,9 +2,11 @@
  * edge: edge-triggered watches.
  *
  * Theory of operation: a thin layer on epoll. A turn tells at most one batch, then timers and
- * deferred work have theirs; what is left over keeps the instance readable. A watch that is
- * forgotten while its event waits in the batch at hand is recognised by its worker being NULL: its
- * memory lives to the end of the turn at least (the reaper's rule).
+ * deferred work have theirs; what is left over keeps the instance readable.
+ *
+ * A watch that is forgotten while its event waits in the batch at hand is blanked there: its conduit
+ * may move to another worker, which watches it anew, or closes and frees it, before this turn is
+ * over.
  */
 #include "relay/edge.h"
 
@@ -13,8 +15,6 @@
 #include <sys/epoll.h>
 
 #include "relay/worker.h"
-
-#define BATCH 64
 
 static int add(struct worker *w, struct edge *e, int fd, uint32_t events,
 	       void (*fired)(struct edge *e, uint32_t events))
@@ -50,26 +50,34 @@ int edge_change(struct edge *e, uint32_t events)
 
 void edge_forget_closing(struct edge *e)
 {
+	struct worker *w = e->worker;
+
+	if (!w)
+		return;
 	e->worker = NULL;
+	for (int i = w->batch.next; i < w->batch.n; i++)
+		if (w->batch.at[i].data.ptr == e)
+			w->batch.at[i].data.ptr = NULL;
 }
 
 void edge_forget(struct edge *e)
 {
-	if (!e->worker)
-		return;
-	epoll_ctl(e->worker->edge_fd, EPOLL_CTL_DEL, e->fd, NULL);
-	e->worker = NULL;
+	if (e->worker)
+		epoll_ctl(e->worker->edge_fd, EPOLL_CTL_DEL, e->fd, NULL);
+	edge_forget_closing(e);
 }
 
 void edge_turn(struct worker *w, int ms)
 {
-	struct epoll_event batch[BATCH];
-	int n = epoll_wait(w->edge_fd, batch, BATCH, ms);
+	struct edge_batch *b = &w->batch;
 
-	for (int i = 0; i < n; i++) {
-		struct edge *e = batch[i].data.ptr;
+	b->n = epoll_wait(w->edge_fd, b->at, EDGE_BATCH, ms);
+	for (b->next = 0; b->next < b->n;) {
+		const struct epoll_event *event = &b->at[b->next++];
+		struct edge *e = event->data.ptr;
 
-		if (e->worker)
-			e->fired(e, batch[i].events);
+		if (e)
+			e->fired(e, event->events);
 	}
+	b->n = 0;
 }

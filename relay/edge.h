@@ -12,6 +12,7 @@
 #define RELAY_EDGE_H
 
 #include <stdint.h>
+#include <sys/epoll.h>
 
 struct worker;
 
@@ -19,6 +20,13 @@ struct edge {
 	struct worker *worker; /* NULL: not watching */
 	int fd;		       /* stays the owner's */
 	void (*fired)(struct edge *e, uint32_t events);
+};
+
+#define EDGE_BATCH 128 /* events told in a turn; timers and deferred work have theirs in between */
+
+struct edge_batch {
+	struct epoll_event at[EDGE_BATCH];
+	int next, n; /* those from next on have not been told yet */
 };
 
 /*

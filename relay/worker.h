@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "relay/counter.h"
+#include "relay/edge.h"
 #include "relay/timer.h"
 
 struct event_base;
@@ -58,6 +59,7 @@ struct worker {
 	uint8_t *scratch, *input, *output; /* WORKER_SCRATCH bytes each */
 	struct timer_wheel timers;
 	int edge_fd; /* the epoll instance of edge.h, in which it sleeps */
+	struct edge_batch batch; /* edge.c's */
 	unsigned pipes_max; /* pipes at a time, two descriptors each; set before it runs */
 	struct counters counters;
 	unsigned conduits; /* not yet closed for good, those that still linger included */
