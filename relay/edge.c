@@ -4,9 +4,9 @@
  * Theory of operation: a thin layer on epoll. A turn tells at most one batch, then timers and
  * deferred work have theirs; what is left over keeps the instance readable.
  *
- * A watch that is forgotten while its event waits in the batch at hand is blanked there: its conduit
- * may move to another worker, which watches it anew, or closes and frees it, before this turn is
- * over.
+ * A watch that is forgotten while its event waits in the batch at hand is blanked there: its
+ * conduit may move to another worker, which watches it anew, or closes and frees it, before this
+ * turn is over.
  */
 #include "relay/edge.h"
 
