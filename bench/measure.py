@@ -81,19 +81,19 @@ def judged(status, out, err):
 
 def cannot(subject, cell):
     """Why there is no such figure; None: there is."""
-    if cell.mode == "up" and not subject.half_close:
-        return "no verdict comes back: it closes both directions when the sender's ends"
     return None
 
 
 def how_long(rig, cell, seconds):
+    bulk = cell.mode in ("up", "down")
+    ends = [] if rig.subject.half_close else ["--no-half-close"]
     if not seconds:     # it only has to work, however slow the machine
-        return ["--amount", "1048576"] if cell.mode in ("up", "down") else ["--count", "200"]
-    if cell.mode not in ("up", "down") or rig.subject.half_close:
+        return ["--amount", "1048576", *ends] if bulk else ["--count", "200"]
+    if not bulk or rig.subject.half_close:
         return ["--seconds", str(seconds), "--warmup", str(min(WARMUP, seconds / 4))]
     rate = rig.rates.get(cell.name)
     amount = int(rate * seconds / cell.streams) if rate else FIRST_AMOUNT
-    return ["--amount", str(max(amount, 1 << 20))]
+    return ["--amount", str(max(amount, 1 << 20)), *ends]
 
 
 @contextlib.contextmanager
