@@ -40,8 +40,14 @@ def versions():
     return found
 
 
-def commit(top):
-    text = output("git", "describe", "--always", "--dirty", cwd=top).strip()
+def commit(build):
+    """Of the tree that this build was made from, as it is now."""
+    try:
+        with open(os.path.join(build, "meson-info", "meson-info.json")) as f:
+            source = json.load(f)["directories"]["source"]
+    except OSError:
+        return "of no known commit"
+    text = output("git", "describe", "--always", "--dirty", cwd=source).strip()
     return text if re.fullmatch(r"\S+", text) else "of no known commit"
 
 
@@ -57,11 +63,14 @@ def build_type(folder):
     return kind
 
 
-def describe(top, folder):
+def describe(folder):
     with open("/proc/cpuinfo") as f:
         cpu = next((x.partition(":")[2].strip() for x in f if x.startswith("model name")), "CPU")
-    return {"kernel": platform.release(), "cpu": cpu, "cores": os.cpu_count(),
-            "load_before": os.getloadavg(), "commit": commit(top), "build": build_type(folder),
+    with open("/proc/sys/net/ipv4/tcp_congestion_control") as f:
+        congestion_control = f.read().strip()
+    return {"kernel": platform.release(), "congestion_control": congestion_control,
+            "root": os.geteuid() == 0, "cpu": cpu, "cores": os.cpu_count(),
+            "load_before": os.getloadavg(), "commit": commit(folder), "build": build_type(folder),
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "versions": versions()}
 

@@ -3,8 +3,9 @@
 Theory of operation: a cell is one run of bench-load against one rig. CPU time is the kernel's own
 account, in nanoseconds, of every process of the rig, read just before and just after the load; a
 child that ended in between is in its parent's account. It is divided by all that bench-load did,
-its warm-up included. Memory is PSS, of a rig that has just been started, before and after the idle
-streams are open.
+its warm-up included. Memory is PSS, of a rig that has just been started; for each idle stream it is
+what the last three quarters of them add, since the first ones fill what the heap has free. They
+would fill what others have left, too: opening and closing them first would hide all they cost.
 
 A bulk stream lasts for a time, and then its sender ends that direction. Through a subject that
 drops the other direction at that, a stream has an amount instead, so that the receiver knows its
@@ -27,7 +28,13 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class LoadFailed(Exception):
-    """bench-load saw an error, or ended without a word; the text says which."""
+    """bench-load saw an error, or ended without a word, or there is no sense in what was measured;
+    the text says which.
+    """
+
+
+class NotPermitted(Exception):
+    """What only root may look at; the text says what."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,18 +203,24 @@ def pss_of(pid):
     try:
         with open(f"/proc/{pid}/smaps_rollup") as f:
             return next(int(line.split()[1]) * 1024 for line in f if line.startswith("Pss:"))
-    except (OSError, StopIteration):
-        return 0
+    except (FileNotFoundError, ProcessLookupError):
+        return 0        # it has ended, and has none
+    except PermissionError as e:
+        raise NotPermitted("memory of its programs may only be read by root") from e
 
 
 def idle_memory(lab, rig, streams):
-    """Bytes for each idle stream, and of the rig without them."""
-    # The code a first stream touches is no cost of the others; neither is the load's own start.
-    with Idle(lab, rig, 8):
+    """Bytes for each idle stream, and of the rig without any."""
+    first = streams // 4
+    base = pss_bytes(rig.pids())
+    with Idle(lab, rig, first):
         before = pss_bytes(rig.pids())
-        with Idle(lab, rig, streams):
+        with Idle(lab, rig, streams - first):
             after = pss_bytes(rig.pids())
-    return {"bytes_per_stream": (after - before) / streams, "base_bytes": before,
+    rig.check()
+    if after <= before:
+        raise LoadFailed(f"{streams - first} more idle streams took {after - before} bytes")
+    return {"bytes_per_stream": (after - before) / (streams - first), "base_bytes": base,
             "streams": streams}
 
 

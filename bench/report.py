@@ -154,7 +154,9 @@ def text(results):
     machine, settings = results["machine"], results["settings"]
     lines = [
         f"attest-relay {machine['commit']}, {machine['build']}",
-        f"{machine['cores']} x {machine['cpu']}, Linux {machine['kernel']}, {machine['date']}",
+        f"{machine['cores']} x {machine['cpu']}, Linux {machine['kernel']}, "
+        f"TCP {machine['congestion_control']}, {machine['date']}, "
+        f"{'as root' if machine['root'] else 'not as root'}",
         ", ".join(f"{k} {v}" for k, v in machine["versions"].items()),
         f"{settings['rounds']} interleaved rounds, {settings['seconds']:g} s a figure; "
         "best..worst (median) of the rounds" if settings["seconds"] else
@@ -163,8 +165,10 @@ def text(results):
     if settings["ratios"]:
         lines += target_table(results)
     verified = [n for n, cells in results["warm_up"].items() if cells.get("verify", {}).get("ok")]
-    if verified:
-        lines.append(f"random data went through whole: {', '.join(verified)}")
+    for ways, both in ("both ways at once", True), ("down", False):
+        names = [n for n in verified if results["subjects"][n]["half_close"] == both]
+        if names:
+            lines.append(f"random data went through whole, {ways}: {', '.join(names)}")
     for name, why in results["skipped"].items():
         lines.append(f"skipped: {name}: {why}")
     lines += [f"ERR: {e}" for e in results["errors"]] or ["no errors"]
