@@ -52,8 +52,8 @@ struct search {
 	unsigned next;	 /* index of the next target */
 	bool parked;	 /* waits for a tunnel to come */
 	bool absent;	 /* a tunnel target had no tunnel: worth waiting for one */
-	uint8_t tries;	 /* tunnels asked, TRIES_MAX at most */
-	uint64_t tried;	 /* the tunnel that was tried last and did not take it; 0: none */
+	uint8_t tries;	 /* how many tunnels were asked in this round: those did not take it */
+	uint64_t asked[TRIES_MAX];
 	enum reason why; /* of the last target that failed */
 	char *detail;	 /* the same in words; NULL: none */
 };
@@ -338,7 +338,6 @@ static void tunnel_failed(struct opening *o, enum reason why)
 	struct search *f = o->search;
 
 	f->absent |= why == REASON_GOING_AWAY || why == REASON_TUNNEL_LOST;
-	f->tries++;
 	timer_cancel(o->worker, &f->timer);
 	if (!try_tunnel(o))
 		target_failed(o, why, text_of(o->via));
@@ -380,7 +379,7 @@ static void open_stream(struct opening *o, const struct offer *offer)
 	char id[24], via[sizeof(stream.label) + 8];
 
 	snprintf(id, sizeof(id), "%" PRIu64, o->id);
-	f->tried = offer->tunnel;
+	f->asked[f->tries++] = offer->tunnel;
 	if (!gateway_of(o)->tunnel.open(o->worker, offer->tunnel, o->service, id, &stream, &why)) {
 		tunnel_failed(o, why);
 		return;
@@ -449,10 +448,12 @@ static void move_to(struct opening *o, const struct offer *offer)
 		refuse(o, REASON_NO_MEMORY);
 }
 
-/* A tunnel to try: not the one that has just failed. */
+/* A tunnel to try: none that has failed in this round. */
 static bool pick(const struct opening *o, struct offer *offer)
 {
-	return registry_pick(gateway_of(o)->registry, o->service, o->search->tried, offer);
+	const struct search *f = o->search;
+
+	return registry_pick(gateway_of(o)->registry, o->service, f->asked, f->tries, offer);
 }
 
 /* True: the tunnel has the opening now. */
@@ -551,12 +552,10 @@ static void park(struct opening *o)
 	/* one may have come while this opening was on its way here: its call was not for us yet */
 	if (!pick(o, &offer))
 		return;
-	if (asked) { /* they are there and take nothing: not again at once */
-		f->tried = 0;
+	if (asked) /* they are there and take nothing: not again at once */
 		timer_set(o->worker, &f->timer, left < RETRY_MS ? left : RETRY_MS, on_retry);
-	} else {
+	else
 		on_retry(&f->timer);
-	}
 }
 
 static void try_targets(struct opening *o)

@@ -340,7 +340,16 @@ void registry_remove(struct registry *r, struct registration *t)
 	pthread_mutex_unlock(&r->lock);
 }
 
-bool registry_pick(struct registry *r, const char *service, uint64_t not, struct offer *offer)
+static bool is_among(uint64_t tunnel, const uint64_t *asked, size_t n)
+{
+	while (n > 0)
+		if (asked[--n] == tunnel)
+			return true;
+	return false;
+}
+
+bool registry_pick(struct registry *r, const char *service, const uint64_t *asked, size_t n,
+		   struct offer *offer)
 {
 	uint64_t hash = hash_string(&r->key, service);
 	const struct registry_entry *e = NULL;
@@ -350,7 +359,7 @@ bool registry_pick(struct registry *r, const char *service, uint64_t not, struct
 	name = name_find(&r->services, service, hash);
 	if (name)
 		e = TAILQ_FIRST(&name->entries);
-	while (e && e->tunnel->tunnel == not )
+	while (e && is_among(e->tunnel->tunnel, asked, n))
 		e = TAILQ_NEXT(e, order);
 	if (e)
 		*offer = (struct offer){ e->tunnel->worker, e->tunnel->tunnel, e->eager };

@@ -66,9 +66,10 @@ void registry_remove(struct registry *r, struct registration *t); /* not listed:
 
 /*
  * The first tunnel that came with this service and is still there (primary, then backups), other
- * than the tunnel not (0: any).
+ * than the n that were asked already. Few, since each is compared with each.
  */
-bool registry_pick(struct registry *r, const char *service, uint64_t not, struct offer *offer);
+bool registry_pick(struct registry *r, const char *service, const uint64_t *asked, size_t n,
+		   struct offer *offer);
 
 size_t registry_tunnels(struct registry *r);
 size_t registry_services(struct registry *r);

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from harness import DOMAIN, Task, data, wait_for
-from streams import Doors, Service, dial, echo, roundtrip
+from streams import Aborted, Doors, Service, dial, echo, roundtrip
 from wire import HEADERS, RawAgent, frame
 
 
@@ -124,6 +124,25 @@ def test_every_tunnel_dying(world, svc):
     assert relay.running()
     world.agent(relay, {"kbs": svc.address}, instance="c")
     waiting.result()
+    relay.wait_quiet()
+
+
+def test_every_backup_is_asked(world, svc):
+    """Who finds the primary and the first backup full gets the second: as many as there are."""
+    relay = world.relay(listeners=[{"name": "door", "service": "kbs.acme"}],
+                        limits={"streams_per_tunnel": 1})
+    for name in ("a", "b", "c", "d"):
+        world.agent(relay, {"kbs": svc.address}, instance=name)
+    served = [dial(relay.listeners["door"]) for _ in range(4)]
+    for c in served:
+        roundtrip_open(c)
+    assert relay.metric("refused_total") == 0
+    one_more = dial(relay.listeners["door"])
+    with pytest.raises(Aborted):
+        one_more.recv()
+    assert relay.metric("refused_total", reason="limit") == 1
+    for c in served:
+        c.close()
     relay.wait_quiet()
 
 

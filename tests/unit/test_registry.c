@@ -36,7 +36,7 @@ static uint64_t picked(const char *service)
 {
 	struct offer o;
 
-	if (!registry_pick(r, service, 0, &o))
+	if (!registry_pick(r, service, NULL, 0, &o))
 		return 0;
 	CHECK(o.worker == worker_a);
 	return o.tunnel;
@@ -66,21 +66,21 @@ static void test_pick(void)
 
 	begin();
 	memset(&o, 'x', sizeof(o));
-	CHECK(!registry_pick(r, "kbs.acme", 0, &o));
+	CHECK(!registry_pick(r, "kbs.acme", NULL, 0, &o));
 	CHECK_INT(registry_add(r, &a, some, 3, NO_LIMIT, NO_LIMIT, &stale), REASON_NONE);
 	CHECK(!stale.worker);
 	CHECK_INT(add(&b, "kbs.beta", &stale), REASON_NONE);
 	CHECK_INT(registry_tunnels(r), 2);
 	CHECK_INT(registry_services(r), 4);
-	CHECK(registry_pick(r, "kbs.acme", 0, &o));
+	CHECK(registry_pick(r, "kbs.acme", NULL, 0, &o));
 	CHECK(o.worker == worker_a);
 	CHECK_INT(o.tunnel, a.tunnel);
 	CHECK(!o.eager);
-	CHECK(registry_pick(r, "tang.acme", 0, &o) && o.eager);
+	CHECK(registry_pick(r, "tang.acme", NULL, 0, &o) && o.eager);
 	CHECK_INT(picked("a.acme"), a.tunnel);
 	CHECK_INT(picked("kbs.beta"), b.tunnel);
-	CHECK(!registry_pick(r, "kbs.acm", 0, &o));
-	CHECK(!registry_pick(r, "kbs.acmee", 0, &o));
+	CHECK(!registry_pick(r, "kbs.acm", NULL, 0, &o));
+	CHECK(!registry_pick(r, "kbs.acmee", NULL, 0, &o));
 	registry_remove(r, &a);
 	CHECK_INT(picked("kbs.acme"), 0);
 	CHECK_INT(picked("kbs.beta"), b.tunnel);
@@ -96,6 +96,7 @@ static void test_backups(void)
 {
 	struct registration t[3] = { tunnel("acme", "i1", 1), tunnel("acme", "i2", 9),
 				     tunnel("acme", "i3", 5) };
+	uint64_t asked[3];
 	struct offer o, stale;
 
 	begin();
@@ -103,16 +104,20 @@ static void test_backups(void)
 		CHECK_INT(add(&t[i], "kbs.acme", &stale), REASON_NONE);
 		CHECK_INT(picked("kbs.acme"), t[0].tunnel);
 	}
-	/* other than the primary: the first backup */
-	CHECK(registry_pick(r, "kbs.acme", t[0].tunnel, &o));
-	CHECK_INT(o.tunnel, t[1].tunnel);
-	CHECK(registry_pick(r, "kbs.acme", t[2].tunnel, &o));
+	/* whoever asks one after the other reaches them all, in their order, and each once */
+	for (size_t i = 0; i < 3; i++) {
+		CHECK(registry_pick(r, "kbs.acme", asked, i, &o));
+		CHECK_INT(o.tunnel, t[i].tunnel);
+		asked[i] = o.tunnel;
+	}
+	CHECK(!registry_pick(r, "kbs.acme", asked, 3, &o));
+	CHECK(registry_pick(r, "kbs.acme", &asked[1], 2, &o));
 	CHECK_INT(o.tunnel, t[0].tunnel);
 	registry_remove(r, &t[1]);
 	CHECK_INT(picked("kbs.acme"), t[0].tunnel);
 	registry_remove(r, &t[0]);
 	CHECK_INT(picked("kbs.acme"), t[2].tunnel);
-	CHECK(!registry_pick(r, "kbs.acme", t[2].tunnel, &o));  /* there is no other */
+	CHECK(!registry_pick(r, "kbs.acme", &asked[2], 1, &o)); /* there is no other */
 	CHECK_INT(add(&t[0], "kbs.acme", &stale), REASON_NONE); /* back: behind */
 	CHECK_INT(picked("kbs.acme"), t[2].tunnel);
 	registry_remove(r, &t[2]);
@@ -251,6 +256,7 @@ enum {
 	FEW = 40,         /* ... of each other */
 	LABELS = 6,       /* of each owner's services */
 	OFFERED_MAX = 4,  /* of them by one tunnel */
+	ASKED_MAX = 8,    /* of one service's tunnels, one after the other */
 	OWNED_MAX = 900,  /* limits that are met */
 	CROWD_MAX = 1800,
 	STEPS = 40000,
@@ -376,23 +382,24 @@ static void leave(struct member *m, bool for_good)
 		m->state = RETIRING;
 }
 
-static void compare_pick(unsigned service, const struct member * not )
+/* Picks until none is left: all of the queue, in its order. */
+static void compare_picks(unsigned service)
 {
-	const struct place *expected = NULL;
+	uint64_t asked[ASKED_MAX];
+	size_t n = 0;
 	struct offer o;
 
-	for (size_t i = 0; !expected && i < queued; i++)
-		if (queue[i].service == service && queue[i].member != not )
-			expected = &queue[i];
-	CHECK_INT(registry_pick(r, service_name[service], not ? not ->t.tunnel : 0, &o),
-		  !!expected);
-	if (!expected)
-		return;
-	CHECK_INT(o.tunnel, expected->member->t.tunnel);
-	CHECK(o.worker == worker_a);
-	CHECK_INT(o.eager, expected->eager);
-	if (!not )
-		compare_pick(service, expected->member);
+	for (size_t i = 0; i < queued && n < ASKED_MAX; i++) {
+		if (queue[i].service != service)
+			continue;
+		CHECK(registry_pick(r, service_name[service], asked, n, &o));
+		CHECK_INT(o.tunnel, queue[i].member->t.tunnel);
+		CHECK(o.worker == worker_a);
+		CHECK_INT(o.eager, queue[i].eager);
+		asked[n++] = o.tunnel;
+	}
+	if (n < ASKED_MAX)
+		CHECK(!registry_pick(r, service_name[service], asked, n, &o));
 }
 
 static void compare(unsigned service)
@@ -403,7 +410,7 @@ static void compare(unsigned service)
 		there += crowd[i].state != AWAY;
 	CHECK_INT(registry_tunnels(r), there);
 	CHECK_INT(registry_services(r), queued);
-	compare_pick(service, NULL);
+	compare_picks(service);
 }
 
 static void test_model(void)
@@ -467,10 +474,10 @@ static void *come_and_go(void *arg)
 		t.tunnel = i;
 		t.generation = i;
 		CHECK_INT(registry_add(r, &t, &s, 1, 1, NO_LIMIT, &stale), REASON_NONE);
-		CHECK(registry_pick(r, service, 0, &o));
+		CHECK(registry_pick(r, service, NULL, 0, &o));
 		CHECK_INT(o.tunnel, i);
 		registry_remove(r, &t);
-		CHECK(!registry_pick(r, service, 0, &o));
+		CHECK(!registry_pick(r, service, NULL, 0, &o));
 	}
 	return NULL;
 }
