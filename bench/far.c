@@ -42,6 +42,7 @@ enum state { START, SKIP, REQUEST, REPLY, BULK, LAST, CLOSING };
 struct far_stream {
 	struct watch watch; /* first: cast both ways */
 	struct far *far;
+	struct far_stream *next, **prevp;
 	enum state state;
 	bool eof, wrong, sends, receives;
 	uint16_t at;   /* bytes of the record header, request, reply or last words so far */
@@ -53,12 +54,26 @@ struct far_stream {
 
 static uint8_t buffer[DATA_CHUNK];
 
+static void drop(struct far_stream *s)
+{
+	*s->prevp = s->next;
+	if (s->next)
+		s->next->prevp = s->prevp;
+	loop_close(&s->watch);
+	free(s);
+}
+
 static void close_stream(struct far_stream *s)
 {
 	if (s->state != LAST || s->request.op != WIRE_STATISTICS)
 		s->far->live--;
-	loop_close(&s->watch);
-	free(s);
+	drop(s);
+}
+
+void far_close_all(struct far *f)
+{
+	while (f->streams)
+		drop(f->streams);
 }
 
 /* Counts and closes; false for the caller to hand on: the stream is no more. */
@@ -388,6 +403,11 @@ void far_open(struct far *f, int fd)
 	s->watch.fd = fd;
 	s->watch.on = on_io;
 	s->far = f;
+	s->next = f->streams;
+	s->prevp = &f->streams;
+	if (s->next)
+		s->next->prevp = &s->next;
+	f->streams = s;
 	f->accepted++;
 	f->live++;
 	loop_want(&f->loop, &s->watch, interest(s));

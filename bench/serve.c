@@ -91,6 +91,7 @@ int serve_main(int argc, char **argv)
 		loop_turn(&far.loop, LOOP_NEVER);
 	far_statistics(&far, line, sizeof(line));
 	fputs(line, stdout);
+	far_close_all(&far);
 	loop_deinit(&far.loop);
 	return 0;
 }
