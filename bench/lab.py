@@ -15,6 +15,8 @@ import statistics
 import subprocess
 import time
 
+from rigs import Failed, Ports
+
 DEADLINE = 60  # seconds any condition may take
 DOMAIN = "bench.test"
 OWNER = "acme"
@@ -22,10 +24,6 @@ SCALES = ("smoke", "short", "normal", "full")
 
 Programs = collections.namedtuple("Programs", "relay tunnel load agents",
                                   defaults=(None, None, None, None))
-
-
-class Failed(Exception):
-    """A measurement that did not succeed: it becomes a figure without a value."""
 
 
 class Skipped(Exception):
@@ -71,7 +69,7 @@ class Process:
 
     def __init__(self, lab, name, argv, env=None):
         lab.count += 1
-        self.name = name
+        self.lab, self.name = lab, name
         self.log_path = os.path.join(lab.folder, f"{lab.count:03}-{name}.log")
         with open(self.log_path, "wb") as log:
             self.p = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -115,18 +113,28 @@ class Process:
     def running(self):
         return self.p.poll() is None
 
-    def end(self, number=signal.SIGTERM, timeout=DEADLINE):
-        """Its exit status. number 0: by the end of its stdin."""
+    def status(self, number, timeout=DEADLINE):
+        """Ends it; its exit status. number 0: by the end of its stdin."""
         if number and self.running():
             self.p.send_signal(number)
         with contextlib.suppress(OSError):
             self.p.stdin.close()
         try:
-            return self.p.wait(timeout)
+            status = self.p.wait(timeout)
         except subprocess.TimeoutExpired:
             self.p.kill()
             self.p.wait()
+            status = None
+        self.lab.processes.remove(self)
+        if status is None:
             self.fail(f"did not end within {timeout} s")
+        return status
+
+    def end(self, number=signal.SIGTERM, timeout=DEADLINE):
+        """Ends it; it must do so in order, unless it is killed."""
+        status = self.status(number, timeout)
+        if status != (-number if number == signal.SIGKILL else 0):
+            self.fail(f"ended with {status}")
 
     def cpu(self):
         """Seconds of processor time, of all its threads that are alive."""
@@ -176,19 +184,14 @@ class Ready:
 
 # ---- the lab ----
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 class Lab:
     """A folder with what every measurement needs, and the processes it started."""
 
     def __init__(self, programs, folder, scale, rounds, say):
         self.programs, self.folder, self.scale, self.say = programs, folder, scale, say
         self.wanted_rounds = rounds
-        self.processes, self.count = [], 0
+        self.processes, self.count = [], 0      # those that have not been ended
+        self.ports = Ports()
         self.certificates()
         self.token = self.path("token")
         text = secrets.token_urlsafe(32)
@@ -257,32 +260,45 @@ class Lab:
             "--ca-file", self.path("ca.pem"), "--server-name", DOMAIN, *more])
 
     def far_end(self):
-        """(process, address to dial for a tunnel)"""
-        port = free_port()
-        p = Process(self, "far-end", [self.programs.load, "serve", f"127.0.0.1:{port}"])
+        """The address to dial for a tunnel."""
+        port = self.ports.take()
+        p = FarEnd(self, "far-end", [self.programs.load, "serve", f"127.0.0.1:{port}"])
         if (p.line() or "").strip() != "ready":
             p.fail("is not ready")
-        return p, f"tcp:127.0.0.1:{port}"
+        return f"tcp:127.0.0.1:{port}"
 
     def load(self, mode, address, *more):
         return Process(self, f"load-{mode}", [self.programs.load, mode, address,
                                               *map(str, more)])
 
     def close(self):
-        for p in reversed(self.processes):
-            if p.running():
-                with contextlib.suppress(Failed):
-                    p.end(signal.SIGTERM, 10)
-            p.p.stdout.close()
-        self.processes.clear()
+        """Ends everything that still runs; returns what went wrong in it."""
+        wrong = []
+        for p in self.processes[::-1]:
+            try:
+                p.end(timeout=10)
+            except Failed as e:
+                wrong.append(str(e))
+        self.ports.close()
+        return wrong
+
+
+class FarEnd(Process):
+    """Says at its end what it has counted; there must be no error in it."""
+
+    def end(self, number=signal.SIGTERM, timeout=DEADLINE):
+        super().end(number, timeout)
+        counted = self.object()
+        if any(counted["errors"].values()):
+            self.fail(f"saw errors: {json.dumps(counted)}")
 
 
 def result(load, timeout=DEADLINE):
-    """What a load measured; it may have said that it is ready before."""
-    got = load.object(timeout)
+    """What a load says at its end; it may have said before that it is ready."""
+    status = load.status(0, timeout)
+    got = load.object()
     while got.get("ready"):
-        got = load.object(timeout)
-    status = load.end(0)
+        got = load.object()
     if status != 0 or not got.get("ok"):
         raise Failed(f"{load.name}: {json.dumps(got.get('errors'))}: {load.log().strip()}")
     return got

@@ -9,14 +9,12 @@ costs nothing. Whatever a lab started, children of children included, ends with 
 to each program, then by SIGKILL to what is left.
 """
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 
@@ -116,15 +114,18 @@ class Ports:
     def __init__(self):
         self.at = 0
         for i in range(self.RANGES):
-            name = f"attest-relay-bench-ports-{os.getuid()}-{i}"
-            self.lock = open(os.path.join(tempfile.gettempdir(), name), "a")
+            # A name that only one process can have, and that ends with it; no file, so anybody's.
+            self.lock = socket.socket(socket.AF_UNIX)
             try:
-                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.lock.bind(f"\0attest-relay-bench-ports-{i}")
                 self.first = self.FIRST + i * self.EACH
                 return
             except OSError:
                 self.lock.close()
         raise Failed("no free range of ports: too many benchmarks at once")
+
+    def close(self):
+        self.lock.close()
 
     def take(self):
         for _ in range(self.EACH):

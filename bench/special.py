@@ -8,7 +8,8 @@
   idle-tunnels  memory of one idle tunnel, at the relay and at the agent
 
 Each is a function from a Lab (a folder, certificates, tokens, programs to start) to a list of
-figures, plain dicts. A figure has a value only if nothing failed while it was measured.
+figures, plain dicts. A figure has a value only if nothing failed while it was measured,
+and every program ended in order.
 
 bench/run calls run(); by itself, for work on one of them:
 
@@ -28,8 +29,9 @@ import sys
 import tempfile
 import time
 
+import stopping
 from lab import (DEADLINE, OWNER, SCALES, Failed, Lab, Process, Programs, Skipped, figure,
-                 free_port, no_figure, result, signal, wait_for)
+                 no_figure, result, signal, wait_for)
 
 
 # ---- blackhole ----
@@ -86,6 +88,10 @@ class Path:
             self.ip("router", "route", "add", "blackhole", f"{net}.2/32")
         return datetime.datetime.now(datetime.timezone.utc)
 
+    def close(self):
+        for p in (*self.hosts.values(), self.router):
+            p.end(0)
+
 
 def stamps(log, pattern):
     """When each line with this pattern was said, by the program's own clock."""
@@ -127,6 +133,8 @@ def blackhole(lab):
             t.end()
         for net in HOSTS.values():
             path.ip("router", "route", "del", "blackhole", f"{net}.2/32")
+    relay.end()
+    path.close()
     return [figure(f"blackhole.{who}_s", f"path lost without a word: the {who} says so after",
                    "s", seen[who], pick=max,
                    note="the slowest; default settings (ping 5 s, dead 10 s); each round another "
@@ -227,7 +235,7 @@ def storm(lab, count):
         count = count // 100
     # Agents at home have an address each. Here a port of this host that a restarted relay's last
     # connection used would be met again, and a SYN that meets TIME_WAIT is repeated a second later.
-    port = free_port()
+    port = lab.ports.take()
     addresses = [f"tcp:127.0.0.{i + 1}:{port}" for i in range(ADDRESSES)]
 
     def start():
@@ -268,9 +276,9 @@ class Tunnelled:
 
     def __init__(self, lab):
         lab.need("relay", "tunnel", "load")
-        self.door = f"127.0.0.1:{free_port()}"
-        front = f"tcp:127.0.0.1:{free_port()}"
-        self.far, target = lab.far_end()
+        self.door = f"127.0.0.1:{lab.ports.take()}"
+        front = f"tcp:127.0.0.1:{lab.ports.take()}"
+        target = lab.far_end()
         self.relay, _ = lab.relay([
             {"name": "front", "address": front, "doors": ["tunnel"]},
             {"name": "door", "address": f"tcp:{self.door}", "service": f"bulk.{OWNER}"}])
@@ -297,7 +305,7 @@ def stall(lab):
                 if stalled:
                     if not stalled.running():
                         stalled.fail("ended while others were measured")
-                    stalled.end(0)
+                    result(stalled)
         lab.say(f"round {r + 1} of {rounds}: " + ", ".join(
             f"{way} {v['without'][-1]:.0f} MB/s, {v['with'][-1]:.0f} beside a stalled stream"
             for way, v in got.items()))
@@ -349,7 +357,7 @@ def idle_tunnels(lab):
     for _ in range(lab.rounds(1, 1, 3, 5)):
         at = {}
         for n in (1, count + 1):
-            front = f"tcp:127.0.0.1:{free_port()}"
+            front = f"tcp:127.0.0.1:{lab.ports.take()}"
             relay, _ = lab.relay([{"name": "front", "address": front, "doors": ["tunnel"]}],
                                  limits={"connections": n + 100, "tunnels": n,
                                          "tunnels_per_owner": n})
@@ -366,9 +374,10 @@ def idle_tunnels(lab):
             used[who].append((at[count + 1][who] - at[1][who]) / count)
         lab.say(", ".join(f"{who}: {v[-1]:.0f} bytes for each of {count} tunnels"
                           for who, v in used.items()))
-    return [figure(f"idle-tunnels.{who}_bytes", f"memory of the {who}'s process for each idle "
-                   "tunnel (PSS)", "bytes", used[who], note="the kernel's sockets are not in it")
-            for who in used]
+    return [figure(f"idle-tunnels.{who}_bytes", f"memory of {whose} for each idle tunnel (PSS)",
+                   "bytes", used[who], note="the kernel's sockets are not in it")
+            for who, whose in (("relay", "the relay's process"),
+                               ("agent", "a process of as many agents"))]
 
 
 # ---- all of them ----
@@ -399,6 +408,8 @@ def run(name, programs, folder, scale="normal", rounds=None, say=print):
     try:
         lab = Lab(programs, folder, scale, rounds, lambda text: say(f"{name}: {text}"))
         figures = SPECIALS[name][1](lab)
+        if wrong := lab.close():
+            raise Failed("; ".join(wrong))
     except Skipped as e:
         return [no_figure(name, TITLES[name], skipped=str(e))]
     except (Failed, BrokenPipeError) as e:
@@ -438,6 +449,7 @@ def main():
         parser.error(f"--only: {', '.join(unknown)}; expected some of {', '.join(NAMES)}")
     programs = Programs(args.relay, args.tunnel, args.load, args.agents)
     figures = []
+    stopping.on_signals()
     with contextlib.ExitStack() as stack:
         top = args.folder or stack.enter_context(tempfile.TemporaryDirectory())
         for name in names:
