@@ -53,6 +53,7 @@ enum {
 	READY_WRITE = 1 << 1, /* write, or a retried shutdown, will get somewhere */
 	READY_ABORT = 1 << 2, /* the peer aborted, noticed without reading (best effort) */
 	READY_OPEN = 1 << 3,  /* a stream's far end confirmed it (HTTP/2 answer 2xx) */
+	READY_GONE = 1 << 4,  /* the peer has closed and left nothing to read (best effort) */
 };
 
 struct conduit_ops {

@@ -16,6 +16,10 @@
  * it has turned away; the others tell it whenever the peer reads, so there it is dropped again when
  * it comes unwanted.
  *
+ * EPOLLHUP alone is no abort. On TCP it says that both ends have ended in order; on Unix sockets,
+ * where it comes before we have ended, that the peer has closed: it takes nothing any more, but
+ * what it said before is to be heard. Who has nothing of it in hand may want READY_GONE.
+ *
  * close with an abort reason sets SO_LINGER 0 on TCP, so that the peer sees RST and not FIN; Unix
  * and vsock sockets cannot say it. A clean close of a TCP socket in which received bytes lie unread
  * would also make the kernel send RST: that happens only when both sides have ended in order, so
@@ -53,6 +57,8 @@ struct fd_conduit {
 	uint8_t out : 1;   /* EPOLLOUT is watched for, too */
 	uint8_t wary : 1;  /* see above */
 	uint8_t error : 1; /* an EPOLLERR has come, and nobody has been told */
+	uint8_t gone : 1;  /* the same of an EPOLLHUP that says so */
+	uint8_t shut : 1;  /* we have ended */
 	uint8_t fresh : 1; /* its edge has told it in this turn */
 };
 
@@ -107,7 +113,7 @@ static void watch(struct fd_conduit *f, bool out)
 	else
 		r = edge_watch(f->base.worker, &f->edge, f->edge.fd, events, on_edge);
 	f->out = out;
-	f->error = 0; /* told anew if it still holds */
+	f->error = f->gone = 0; /* told anew if it still holds */
 	if (r < 0) { /* deaf: let the next read or write say so */
 		f->base.dead = r;
 		f->base.vain = 0;
@@ -122,6 +128,29 @@ static void used_up(struct fd_conduit *f, unsigned what)
 	settle(f);
 }
 
+static bool left_nothing(const struct fd_conduit *f)
+{
+	char byte;
+
+	return recv(f->edge.fd, &byte, 1, MSG_PEEK) <= 0;
+}
+
+/* Of the ends that have come: what is wanted and has not been told. */
+static unsigned ends(struct fd_conduit *f)
+{
+	unsigned tell = 0;
+
+	if (f->error && f->wanted & READY_ABORT) {
+		tell |= READY_ABORT;
+		f->error = 0;
+	}
+	if (f->gone && f->wanted & READY_GONE && left_nothing(f)) {
+		tell |= READY_GONE;
+		f->gone = 0;
+	}
+	return tell;
+}
+
 static void on_edge(struct edge *e, uint32_t events)
 {
 	struct fd_conduit *f = (struct fd_conduit *)((char *)e - offsetof(struct fd_conduit, edge));
@@ -133,15 +162,13 @@ static void on_edge(struct edge *e, uint32_t events)
 		f->base.vain &= (uint8_t)~READY_WRITE;
 	f->wary |= (events & ENDS) != 0;
 	f->base.urgent |= (events & EPOLLPRI) != 0;
-	f->error = (events & EPOLLERR) != 0; /* EPOLLHUP alone: both ends have ended in order */
+	f->error = (events & EPOLLERR) != 0;
+	f->gone = events & EPOLLHUP && !f->tcp && !f->shut;
 	if (f->out && !f->tcp && !(f->wanted & READY_WRITE))
 		watch(f, false);
 	tell = due(f);
 	f->fresh = tell != 0;
-	if (f->error && f->wanted & READY_ABORT) {
-		tell |= READY_ABORT;
-		f->error = 0;
-	}
+	tell |= ends(f);
 	settle(f);
 	if (tell)
 		conduit_ready(&f->base, tell); /* f may be another worker's now */
@@ -152,9 +179,10 @@ static void fd_want(struct conduit *c, unsigned events)
 	struct fd_conduit *f = of(c);
 	bool out = f->out || events & c->vain & READY_WRITE;
 
-	f->wanted = (uint8_t)(events & (READY_READ | READY_WRITE | READY_ABORT));
+	f->wanted = (uint8_t)(events & (READY_READ | READY_WRITE | READY_ABORT | READY_GONE));
 	if (f->wanted &&
-	    (!f->edge.worker || out != f->out || (f->error && f->wanted & READY_ABORT)))
+	    (!f->edge.worker || out != f->out || (f->error && f->wanted & READY_ABORT) ||
+	     (f->gone && f->wanted & READY_GONE)))
 		watch(f, out);
 	settle(f);
 }
@@ -210,7 +238,10 @@ static ssize_t fd_write(struct conduit *c, const void *buf, size_t len)
 
 static int fd_shutdown(struct conduit *c)
 {
-	if (shutdown(of(c)->edge.fd, SHUT_WR) < 0 && errno != ENOTCONN)
+	struct fd_conduit *f = of(c);
+
+	f->shut = 1;
+	if (shutdown(f->edge.fd, SHUT_WR) < 0 && errno != ENOTCONN)
 		return -errno;
 	return 0;
 }

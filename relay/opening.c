@@ -13,7 +13,7 @@
  *              else the client is refused with the last reason.
  *
  * Fail-over stops at the first byte: once joined, a lost target ends the stream. While it waits,
- * the client is watched for an abort and nothing is read. Then a splice moves the bytes, and its
+ * the client is watched for its going and nothing is read. Then a splice moves the bytes, and its
  * end is ours: one log line, counters, and the door's own words if nothing had been sent to the
  * client yet. What only the way there needed (struct search) is given back when joined.
  *
@@ -82,7 +82,7 @@ struct opening {
 
 static void try_targets(struct opening *o);
 static bool try_tunnel(struct opening *o);
-static void on_client_abort(struct conduit *c, unsigned events);
+static void on_client_gone(struct conduit *c, unsigned events);
 
 /* ---- the record: list, words, log ---- */
 
@@ -112,12 +112,12 @@ static void delist(struct opening *o)
 		o->link->prevp = o->prevp;
 }
 
-/* While it waits: an abort is noticed, nothing is read. */
+/* While it waits: that it has gone is noticed, nothing is read. */
 static void watch_client(struct opening *o)
 {
-	o->client->ready = on_client_abort;
+	o->client->ready = on_client_gone;
 	o->client->user = o;
-	conduit_want(o->client, READY_ABORT);
+	conduit_want(o->client, READY_ABORT | READY_GONE);
 }
 
 static void set_text(char **to, const char *text)
@@ -502,7 +502,7 @@ static void try_address(struct opening *o, const struct address *address)
 
 /* ---- waiting ---- */
 
-static void on_client_abort(struct conduit *c, unsigned events)
+static void on_client_gone(struct conduit *c, unsigned events)
 {
 	refuse(c->user, REASON_RESET);
 }

@@ -529,6 +529,38 @@ def test_who_leaves_while_parked_is_forgotten(setting):
     setting.relay.wait_metric("live_parked", lambda v: v == 0)
 
 
+def test_who_closes_a_unix_socket_while_parked_is_forgotten(setting):
+    """The same where a close can be seen."""
+    path = setting.relay.listeners["unix-front"].removeprefix("unix:")
+    conns = []
+    for _ in range(5):
+        s = socket.socket(socket.AF_UNIX)
+        s.connect(path)
+        s.sendall(connect_head("absent.acme"))
+        conns.append(s)
+    setting.relay.wait_metric("live_parked", lambda v: v == 5)
+    with Counts(setting, "reset", 5):
+        for s in conns:
+            s.close()
+        setting.relay.wait_metric("live_parked", lambda v: v == 0)
+
+
+def test_last_words_of_a_unix_client(world):
+    """Who says something and closes while parked is still heard when the agent comes."""
+    svc = world.add(Service())
+    path = world.path("door")
+    relay = world.relay(timeouts={"pickup": "20s"}, listeners=[
+        {"name": "door", "service": "kbs.acme", "address": f"unix:{path}"}])
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(path)
+        s.sendall(b"last words")
+    relay.wait_metric("live_parked", lambda v: v == 1)
+    world.agent(relay, {"kbs": svc.address})
+    with svc.accept() as c:
+        assert c.read_all() == b"last words"
+    relay.wait_quiet()
+
+
 def test_end_while_parked(setting):
     """A client that half-closes while parked still waits for its answer, until the pickup ends."""
     with dial(setting.relay.listeners["static-absent"]) as c:

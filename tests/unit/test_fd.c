@@ -236,6 +236,65 @@ static void test_abort_before_it_is_waited_for(void)
 	conduit_close(c, REASON_RESET);
 }
 
+/* A Unix peer that closes has gone: told, but not before what it said has been heard. */
+static void test_gone(bool watched)
+{
+	struct conduit *c;
+	char buf[8];
+	int fd[2];
+
+	for (unsigned said = 0; said < 2; said++) {
+		unix_pair(fd);
+		c = conduit_of(fd[0]);
+		if (watched) { /* the edge comes while something else is wanted */
+			conduit_want(c, READY_ABORT);
+			settle();
+		} else {
+			conduit_want(c, READY_ABORT | READY_GONE);
+		}
+		CHECK_INT(send(fd[1], "last", 4, 0), 4);
+		settle();
+		if (!said)
+			CHECK_INT(conduit_read(c, buf, sizeof(buf)), 4);
+		close(fd[1]);
+		settle();
+		conduit_want(c, READY_ABORT | READY_GONE);
+		if (said) {
+			settle();
+			CHECK_INT(told, 0);
+			CHECK_INT(conduit_read(c, buf, sizeof(buf)), 4);
+			conduit_want(c, READY_ABORT | READY_GONE);
+		}
+		UNTIL(told);
+		CHECK_INT(told_events, READY_GONE);
+		CHECK(wakes() <= 20);
+		CHECK_INT(told, 1);
+		conduit_close(c, REASON_RESET);
+	}
+}
+
+/* Both directions ended in order, the peer's first or ours: nothing to tell. */
+static void test_orderly_end_is_not_gone(void (*pair)(int fd[2]), bool ours_first)
+{
+	struct conduit *c;
+	int fd[2];
+
+	pair(fd);
+	c = conduit_of(fd[0]);
+	conduit_want(c, READY_ABORT | READY_GONE);
+	if (ours_first)
+		CHECK_INT(conduit_shutdown(c), 0);
+	CHECK_INT(shutdown(fd[1], SHUT_WR), 0);
+	settle();
+	if (!ours_first)
+		CHECK_INT(conduit_shutdown(c), 0);
+	conduit_want(c, READY_ABORT | READY_GONE);
+	settle();
+	CHECK_INT(told, 0);
+	conduit_close(c, REASON_EOF);
+	close(fd[1]);
+}
+
 /* Both directions ended in order: nothing to tell. */
 static void test_orderly_end_is_no_abort(void)
 {
@@ -304,6 +363,37 @@ static void read_some(struct conduit *c, unsigned events)
 
 	if (events & READY_READ)
 		CHECK(conduit_read(c, buf, sizeof(buf)) != 0);
+}
+
+static void fill(struct conduit *c, unsigned events)
+{
+	static const char block[64 * 1024];
+
+	while (conduit_write(c, block, sizeof(block)) != -EAGAIN)
+		;
+}
+
+/* Wanted once, and written to until it is full, again and again: each time it has room is told. */
+static void test_full_again(void (*pair)(int fd[2]))
+{
+	static char sink[256 * 1024];
+	struct conduit *c;
+	int fd[2];
+
+	pair(fd);
+	c = conduit_of(fd[0]);
+	then = fill;
+	conduit_want(c, READY_WRITE);
+	UNTIL(told);
+	for (unsigned i = 0; i < 3; i++) {
+		settle();
+		told = 0;
+		CHECK(wakes() <= 20);
+		CHECK_INT(told, 0);
+		UNTIL((recv(fd[1], sink, sizeof(sink), 0), told));
+	}
+	conduit_close(c, REASON_EOF);
+	close(fd[1]);
 }
 
 /* A sink that is full is told of once it has room, and as often as it fills. */
@@ -515,10 +605,18 @@ int main(void)
 	test_abort_behind_unread_data(unix_pair, false);
 	test_abort_before_it_is_waited_for();
 	test_orderly_end_is_no_abort();
+	test_gone(false);
+	test_gone(true);
+	test_orderly_end_is_not_gone(tcp_pair, true);
+	test_orderly_end_is_not_gone(tcp_pair, false);
+	test_orderly_end_is_not_gone(unix_pair, true);
+	test_orderly_end_is_not_gone(unix_pair, false);
 	test_dropped_interest(tcp_pair);
 	test_dropped_interest(unix_pair);
 	test_backpressure(tcp_pair);
 	test_backpressure(unix_pair);
+	test_full_again(tcp_pair);
+	test_full_again(unix_pair);
 	test_eof_behind_short_read();
 	test_short_in_the_middle(true);
 	test_short_in_the_middle(false);
