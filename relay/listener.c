@@ -19,6 +19,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "relay/bind.h"
 #include "relay/gateway.h"
 #include "relay/intake.h"
 #include "relay/log.h"
@@ -114,7 +115,7 @@ struct listener *listener_new(struct gateway *g, struct worker *w,
 void listener_stop(struct listener *l)
 {
 	/* whoever is in the kernel's queue came in time; closing it would reset them */
-	accept_some(l, LISTENER_BURST);
+	accept_some(l, BIND_BACKLOG);
 	timer_cancel(l->worker, &l->resume);
 	edge_forget(&l->watch);
 }

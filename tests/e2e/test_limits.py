@@ -1,6 +1,7 @@
 # What the relay does at its limits: it waits or turns to the next, it does not spin, and it recovers.
 import os
 import resource
+import signal
 import socket
 import ssl
 import time
@@ -125,6 +126,21 @@ def test_every_tunnel_dying(world, svc):
     world.agent(relay, {"kbs": svc.address}, instance="c")
     waiting.result()
     relay.wait_quiet()
+
+
+def test_stop_with_clients_in_the_queue(world, svc):
+    """Whoever came before the relay was told to end is served, however many they are."""
+    relay = static_relay(world, svc, workers=1, timeouts={"drain": "20s"})
+    relay.signal(signal.SIGSTOP)
+    clients = [dial(relay.listeners["door"]) for _ in range(300)]
+    for c in clients:
+        c.send(b"ping")
+    relay.signal(signal.SIGTERM)
+    relay.signal(signal.SIGCONT)
+    for c in clients:
+        assert c.read_exactly(4) == b"ping"
+        c.close()
+    assert relay.wait() == 0
 
 
 def test_every_backup_is_asked(world, svc):
