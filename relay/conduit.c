@@ -170,11 +170,7 @@ void conduit_detach(struct conduit *c)
 
 int conduit_attach(struct conduit *c, struct worker *w)
 {
-	int r = c->ops->attach(c, w);
-
-	if (r == 0) {
-		c->worker = w;
-		count(c, w, 1);
-	}
-	return r;
+	c->worker = w;
+	count(c, w, 1);
+	return c->ops->attach(c, w);
 }

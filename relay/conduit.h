@@ -110,9 +110,12 @@ int conduit_fd(const struct conduit *c);
 #define CONDUIT_PUSHBACK_MAX 16384 /* the longest head any door reads */
 int conduit_unread(struct conduit *c, const void *buf, size_t len);
 
-/* Moves a conduit to another worker. detach: in the old worker's thread; attach: in the new. */
+/*
+ * Moves a conduit to another worker. detach: in the old worker's thread; attach: in the new. 0 or
+ * -errno: it is the new one's all the same, but deaf, and can only be closed.
+ */
 void conduit_detach(struct conduit *c);
-int conduit_attach(struct conduit *c, struct worker *w); /* 0 or -errno: then it is still ours */
+int conduit_attach(struct conduit *c, struct worker *w);
 
 /* For kinds: initialises the base, frees what the base owns. */
 void conduit_init(struct conduit *c, const struct conduit_ops *ops, struct worker *w);

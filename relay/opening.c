@@ -400,6 +400,17 @@ static void open_stream(struct opening *o, const struct offer *offer)
 	timer_set(o->worker, &f->timer, gateway_of(o)->config->timeouts.dial, on_answer_late);
 }
 
+/* The client is in this worker again; false: it could not be, and the opening is over. */
+static bool settle_in(struct opening *o)
+{
+	if (conduit_attach(o->client, o->worker) == 0)
+		return true;
+	conduit_close(o->client, REASON_NO_MEMORY); /* it could not say more */
+	o->client = NULL;
+	refuse(o, REASON_NO_MEMORY);
+	return false;
+}
+
 struct move {
 	struct opening *opening;
 	struct offer offer;
@@ -417,11 +428,12 @@ static void on_arrival(struct worker *w, void *arg)
 	enlist(o, &gateway_worker(o->worker)->openings);
 	gauge(o, COUNTER_LIVE_OPENINGS, 1);
 	atomic_fetch_sub(&gateway_of(o)->moving, 1);
-	if (conduit_attach(o->client, w) < 0 || gateway_worker(w)->end_at) {
-		refuse(o, gateway_worker(w)->end_at ? REASON_SHUTDOWN : REASON_NO_MEMORY);
+	if (!settle_in(o))
 		return;
-	}
-	open_stream(o, &offer);
+	if (gateway_worker(w)->end_at)
+		refuse(o, REASON_SHUTDOWN);
+	else
+		open_stream(o, &offer);
 }
 
 static void move_to(struct opening *o, const struct offer *offer)
@@ -444,7 +456,7 @@ static void move_to(struct opening *o, const struct offer *offer)
 	atomic_fetch_sub(&gateway_of(o)->moving, 1);
 	enlist(o, &gateway_worker(o->worker)->openings);
 	gauge(o, COUNTER_LIVE_OPENINGS, 1);
-	if (conduit_attach(o->client, o->worker) == 0)
+	if (settle_in(o))
 		refuse(o, REASON_NO_MEMORY);
 }
 

@@ -253,6 +253,47 @@ static void test_move_watch(void)
 	worker_free(other);
 }
 
+static enum reason closed_as;
+
+static int fail_to_attach(struct conduit *c, struct worker *to)
+{
+	return -ENOSPC;
+}
+
+static void nothing_to_detach(struct conduit *c)
+{
+}
+
+static void note_close(struct conduit *c, enum reason why)
+{
+	closed_as = why;
+	conduit_deinit(c);
+}
+
+/* Who cannot settle in the new worker is that worker's all the same, to be closed there. */
+static void test_move_fails(void)
+{
+	static const struct conduit_ops ops = { .name = "unmovable",
+						.detach = nothing_to_detach,
+						.attach = fail_to_attach,
+						.close = note_close };
+	struct worker *other = worker_new(2);
+	unsigned here = w->conduits;
+	struct conduit c;
+
+	CHECK(other);
+	conduit_init(&c, &ops, w);
+	conduit_detach(&c);
+	CHECK_INT(w->conduits, here);
+	CHECK_INT(conduit_attach(&c, other), -ENOSPC);
+	CHECK(c.worker == other);
+	CHECK_INT(other->conduits, 1);
+	conduit_close(&c, REASON_NO_MEMORY);
+	CHECK_INT(closed_as, REASON_NO_MEMORY);
+	CHECK_INT(other->conduits, 0);
+	worker_free(other);
+}
+
 int main(void)
 {
 	loop_begin();
@@ -262,6 +303,7 @@ int main(void)
 	test_pushback_before_eof();
 	test_move();
 	test_move_watch();
+	test_move_fails();
 	loop_end();
 	return 0;
 }
