@@ -5,6 +5,7 @@ import socket
 import ssl
 import struct
 import subprocess
+import threading
 import time
 
 import pytest
@@ -516,6 +517,40 @@ def test_parked_until_the_agent_comes(module_world, certificates):
     assert relay.metric("live_parked") == 0
     agent.stop()
     relay.stop()
+
+
+def test_parked_clients_that_talk_when_the_agent_comes(world):
+    """All move to the agent's worker at once, with bytes coming in: none is lost, nor any byte."""
+    svc = world.add(Service(handler=echo))
+    relay = world.relay(timeouts={"pickup": "20s"}, workers=2, listeners=[
+        {"name": "static", "service": "kbs.acme"}])
+    for _ in range(4):
+        clients = [dial(relay.listeners["static"]) for _ in range(80)]
+        said = [0] * len(clients)
+        relay.wait_metric("live_parked", lambda v: v == len(clients))
+        served = threading.Event()
+
+        def talk():
+            while not served.is_set():
+                for i, c in enumerate(clients):
+                    c.send(b"x")
+                    said[i] += 1
+        talker = Task(talk)
+        try:
+            agent = world.agent(relay, {"kbs": svc.address})
+            for c in clients:
+                assert c.read_exactly(1) == b"x"
+        finally:
+            served.set()
+        talker.result()
+        for c, n in zip(clients, said):
+            c.eof()
+            assert len(c.read_all()) == n - 1
+            c.close()
+        agent.stop()
+        relay.wait_quiet()
+        relay.wait_tunnels(0)
+    assert relay.metric("refused_total") == 0
 
 
 def test_who_leaves_while_parked_is_forgotten(setting):
