@@ -341,8 +341,7 @@ static void on_resolved(int error, struct evutil_addrinfo *list, void *arg)
 	if (d->over) { /* cancelled */
 		if (list)
 			evutil_freeaddrinfo(list);
-		if (!d->tell.prev)
-			worker_reap(d->worker, &d->reapable);
+		worker_reap(d->worker, &d->reapable); /* on_tell has run before */
 		return;
 	}
 	if (error) {

@@ -344,9 +344,12 @@ static void on_peek(struct edge *e, uint32_t events)
 {
 	struct intake *i = (struct intake *)((char *)e - offsetof(struct intake, edge));
 	uint8_t *data = i->worker->scratch;
-	ssize_t n = recv(i->fd, data, CLIENTHELLO_MAX, MSG_PEEK);
+	ssize_t n;
 
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+	do
+		n = recv(i->fd, data, CLIENTHELLO_MAX, MSG_PEEK);
+	while (n < 0 && errno == EINTR);
+	if (n < 0 && errno == EAGAIN)
 		return;
 	if (n <= 0) {
 		vanish(i, n == 0 ? REASON_EOF : REASON_RESET);
