@@ -27,6 +27,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #define KERNEL_AFTER 2			       /* full reads in a row before splice(2) */
 #define KERNEL_TURN ((size_t)1024 * 1024)      /* bytes per half and wake-up inside the kernel */
@@ -213,6 +214,17 @@ static bool kernel_can(const struct splice *s, unsigned i)
 	       conduit_fd(s->side[INI]) >= 0 && conduit_fd(s->side[TGT]) >= 0;
 }
 
+/*
+ * splice(2) said EAGAIN: also where bytes are there and no page was to be had for them, and then no
+ * edge comes. -EAGAIN if recv says so too, another -errno, or not negative: read.
+ */
+static ssize_t ask_again(const struct conduit *source)
+{
+	char byte;
+
+	return recv(conduit_fd(source), &byte, 1, MSG_PEEK) < 0 ? -errno : 0;
+}
+
 /* Socket to pipe; the next step drains it. */
 static enum step fetch_kernel(struct splice *s, unsigned i)
 {
@@ -234,6 +246,8 @@ static enum step fetch_kernel(struct splice *s, unsigned i)
 	}
 	n = n < 0 ? -errno : 0;
 	drop_pending(s, h);
+	if (n == -EAGAIN)
+		n = ask_again(s->side[i]);
 	if (n == -EAGAIN)
 		s->side[i]->vain |= READY_READ;
 	if (n == -EAGAIN || n == -EINTR)

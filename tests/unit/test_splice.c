@@ -2,6 +2,8 @@
  * Splices over every pair of conduit kinds: TCP, Unix, one whose received bytes lie in memory
  * (peek), one that pulls (room). Half-close both ways, aborts, backpressure, time-outs, splice(2).
  */
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "relay/conduit.h"
@@ -748,6 +750,61 @@ static void test_kernel_path(enum kind ini, enum kind tgt)
 	part(&j);
 }
 
+static unsigned no_page; /* so often splice(2) finds no page for a socket's bytes */
+static bool is_pipe(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) == 0 && S_ISFIFO(st.st_mode);
+}
+
+/* In place of libc's. */
+ssize_t splice(int in, off64_t *in_at, int out, off64_t *out_at, size_t len, unsigned flags)
+{
+	if (no_page && is_pipe(out)) {
+		no_page--;
+		errno = EAGAIN;
+		return -1;
+	}
+	return syscall(SYS_splice, in, in_at, out, out_at, len, flags);
+}
+
+/* EAGAIN with bytes there, for which no edge comes again: they are read all the same. */
+static void test_no_page(void)
+{
+	struct joined j;
+
+	join(&j, TCP, TCP, &patient);
+	settle();
+	j.s->half[INI].big_reads = 2;
+	no_page = 1;
+	CHECK(far_send(&j.far[INI], 100000));
+	UNTIL((far_receive(&j.far[TGT], SIZE_MAX), j.far[TGT].received == 100000));
+	CHECK_INT(no_page, 0);
+	splice_end(j.s, REASON_SHUTDOWN);
+	part(&j);
+}
+
+/* The sink dies under splice(2), which takes its error: the EOF that shows then is none. */
+static void test_kernel_sink_died(enum kind ini, enum kind tgt)
+{
+	struct joined j;
+
+	join(&j, ini, tgt, &patient);
+	CHECK(far_send(&j.far[INI], 3));
+	UNTIL(j.s->half[INI].bytes == 3);
+	settle();
+	j.s->half[INI].big_reads = 2;
+	/* in one turn, the client's word first */
+	CHECK(far_send(&j.far[INI], 6));
+	CHECK(far_send(&j.far[TGT], 1000));
+	far_abort(&j.far[TGT]);
+	UNTIL(j.ended);
+	CHECK_INT(j.why, REASON_TARGET_RESET);
+	sees_abort(&j, INI);
+	part(&j);
+}
+
 /* TCP's urgent data in the midst: splice(2) stops there for good, so the rest is copied. */
 static void test_urgent(void)
 {
@@ -888,6 +945,10 @@ int main(void)
 	test_kernel_path(TCP, TCP);
 	test_kernel_path(UNIX, TCP);
 	test_kernel_path(TCP, UNIX);
+	test_no_page();
+	test_kernel_sink_died(TCP, TCP);
+	test_kernel_sink_died(UNIX, TCP);
+	test_kernel_sink_died(TCP, UNIX);
 	test_urgent();
 	test_pushback();
 	test_counters();
