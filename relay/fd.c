@@ -163,7 +163,7 @@ static void on_edge(struct edge *e, uint32_t events)
 	f->wary |= (events & ENDS) != 0;
 	f->base.urgent |= (events & EPOLLPRI) != 0;
 	f->error = (events & EPOLLERR) != 0;
-	f->gone = events & EPOLLHUP && !f->tcp && !f->shut;
+	f->gone = (events & (EPOLLHUP | EPOLLERR)) == EPOLLHUP && !f->tcp && !f->shut;
 	if (f->out && !f->tcp && !(f->wanted & READY_WRITE))
 		watch(f, false);
 	tell = due(f);

@@ -466,6 +466,7 @@ static void test_backpressure(void (*pair)(int fd[2]), bool tcp)
 		CHECK(conduit_write(c, "x", 1) == 1);
 	}
 	/* nobody writes any more: the peer may read what it likes */
+	fill(c, READY_WRITE);
 	conduit_want(c, READY_READ);
 	settle();
 	told = 0;
