@@ -8,8 +8,8 @@ what the last three quarters of them add, since the first ones fill what the hea
 would fill what others have left, too: opening and closing them first would hide all they cost.
 
 A bulk stream lasts for a time, and then its sender ends that direction. Through a subject that
-drops the other direction at that, a stream has an amount instead, so that the receiver knows its
-end: as much as went through in the time by the load before.
+drops the other direction at that, a stream has an amount instead, so that either end knows when it
+has all: as much as went through in the time by the load before.
 """
 import contextlib
 import dataclasses
@@ -86,21 +86,19 @@ def judged(status, out, err):
                      or f"bench-load ended with {status} and said nothing")
 
 
-def cannot(subject, cell):
-    """Why there is no such figure; None: there is."""
-    return None
+def amount_of(rig, amount):
+    return ["--amount", str(amount), *(() if rig.subject.half_close else ("--no-half-close",))]
 
 
 def how_long(rig, cell, seconds):
     bulk = cell.mode in ("up", "down")
-    ends = [] if rig.subject.half_close else ["--no-half-close"]
     if not seconds:     # it only has to work, however slow the machine
-        return ["--amount", "1048576", *ends] if bulk else ["--count", "200"]
+        return amount_of(rig, 1 << 20) if bulk else ["--count", "200"]
     if not bulk or rig.subject.half_close:
         return ["--seconds", str(seconds), "--warmup", str(min(WARMUP, seconds / 4))]
     rate = rig.rates.get(cell.name)
     amount = int(rate * seconds / cell.streams) if rate else FIRST_AMOUNT
-    return ["--amount", str(max(amount, 1 << 20)), *ends]
+    return amount_of(rig, max(amount, 1 << 20))
 
 
 @contextlib.contextmanager
@@ -146,9 +144,8 @@ def run_cell(lab, rig, cell, seconds):
 
 
 def verify(lab, rig, streams, amount):
-    """Random data both ways at once, each byte compared; or at least down."""
-    how = ["verify"] if rig.subject.half_close else ["down", "--verify"]
-    return load(lab, rig, how[0], [*how[1:], "--streams", str(streams), "--amount", str(amount)])
+    """Random data both ways at once, each byte compared."""
+    return load(lab, rig, "verify", ["--streams", str(streams), *amount_of(rig, amount)])
 
 
 # ---- CPU and memory of processes ----

@@ -123,8 +123,8 @@ def target_table(results):
         rows.append((t["what"], wanted(t), *numbers, verdict(t)))
     if len(rows) == 1:
         return
-    yield "== targets: each round against the peer's figure in the same round; the median decides," \
-        " of black holes the worst"
+    yield "== targets: each round against the peer's figure in the same round; the median " \
+        "decides, of black holes the worst"
     yield from columns(rows)
     verdicts = [row[-1] for row in rows]
     yield "  " + ", ".join(f"{verdicts.count(v)} {word}" for v, word in VERDICTS.items())
@@ -165,10 +165,8 @@ def text(results):
     if settings["ratios"]:
         lines += target_table(results)
     verified = [n for n, cells in results["warm_up"].items() if cells.get("verify", {}).get("ok")]
-    for ways, both in ("both ways at once", True), ("down", False):
-        names = [n for n in verified if results["subjects"][n]["half_close"] == both]
-        if names:
-            lines.append(f"random data went through whole, {ways}: {', '.join(names)}")
+    if verified:
+        lines.append(f"random data went through whole, both ways at once: {', '.join(verified)}")
     for name, why in results["skipped"].items():
         lines.append(f"skipped: {name}: {why}")
     lines += [f"ERR: {e}" for e in results["errors"]] or ["no errors"]
