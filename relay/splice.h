@@ -42,7 +42,6 @@ struct splice_spec {
 	 * refusal to side[INI] when nothing was sent there yet). Must not call splice_end.
 	 */
 	void (*end)(struct splice *s, enum reason why);
-	bool carrier; /* carries a tunnel: no stream of its own, left out of the counters */
 };
 
 struct splice {
