@@ -29,10 +29,12 @@ void tls_flush(struct tls_conduit *t)
 	do
 		n = send(t->fd, t->out + t->out_start, tls_out_len(t), MSG_NOSIGNAL);
 	while (n < 0 && errno == EINTR);
-	if (n > 0)
+	if (n > 0) {
 		t->out_start += (uint32_t)n;
-	else if (n < 0 && errno != EAGAIN)
+	} else if (n < 0 && errno != EAGAIN) {
 		t->broken = -errno;
+		t->aborted = 1; /* the send may have taken the error, and no edge will tell it */
+	}
 	if (tls_out_len(t) == 0 || t->broken)
 		tls_out_drop(t);
 	else

@@ -36,6 +36,8 @@
 #define PIPE_SIZE (1024 * 1024) /* asked for; the kernel may give less (pipe-max-size) */
 #define PIPES_RETRY_MS 1000	/* until the next try to make one, when none is to be had */
 
+#define DOZE_MS 20 /* while libevent cannot watch the epoll instance */
+
 struct letter {
 	void (*fn)(struct worker *w, void *arg);
 	void *arg;
@@ -377,7 +379,11 @@ static void sleep_in_libevent(struct worker *w, int ms)
 {
 	struct timeval tv = { .tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000 };
 
-	event_add(w->private->edge_event, ms < 0 ? NULL : &tv);
+	if (event_add(w->private->edge_event, ms < 0 ? NULL : &tv) < 0) { /* no memory: doze */
+		event_base_loop(w->base, EVLOOP_ONCE | EVLOOP_NONBLOCK);
+		edge_turn(w, ms < 0 || ms > DOZE_MS ? DOZE_MS : ms);
+		return;
+	}
 	/* ONCE in both: NONBLOCK alone goes round as long as any socket has news */
 	event_base_loop(w->base, EVLOOP_ONCE | (ms == 0 ? EVLOOP_NONBLOCK : 0));
 	event_del(w->private->edge_event);

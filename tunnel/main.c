@@ -254,7 +254,7 @@ static bool prepare(struct program *p)
 	p->spec.changed = on_changed;
 	p->spec.over = on_over;
 	if (!watch_signals(p) || agent_init(&p->agent, &p->spec) < 0) {
-		log_error("cannot start: out of memory");
+		log_error("cannot start: %s", strerror(errno));
 		return false;
 	}
 	return true;

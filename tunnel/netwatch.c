@@ -93,7 +93,7 @@ static void on_readable(struct edge *e, uint32_t events)
 			arm(n);
 			continue;
 		}
-		if (len <= 0)
+		if (len < 0)
 			return;
 		if (from.nl_pid == 0 &&
 		    interesting((const struct nlmsghdr *)(const void *)n->worker->scratch,

@@ -739,6 +739,28 @@ static void test_key_update(void)
 	close_both(&a, &b);
 }
 
+/* A send in the background takes the error of the peer's reset: no edge tells of it any more. */
+static void test_abort_taken_by_send(void)
+{
+	struct end a = { .hold_shut = true }, b = { .hold_shut = true };
+	static const uint8_t big[60000];
+	struct tls_conduit *t;
+
+	open_both(&a, &b, AF_INET);
+	t = (struct tls_conduit *)a.c;
+	while (!t->full)
+		CHECK(conduit_write(a.c, big, sizeof(big)) > 0);
+	conduit_want(a.c, READY_ABORT);
+	nap(20);
+	CHECK(!a.aborted);
+	conduit_close(b.c, REASON_RESET);
+	t->full = 0; /* as an edge does that came just before the reset */
+	tls_flush(t);
+	CHECK(t->broken);
+	UNTIL(a.aborted);
+	conduit_close(a.c, REASON_RESET);
+}
+
 int main(void)
 {
 	alarm(100);
@@ -770,6 +792,7 @@ int main(void)
 	test_linger_limit();
 	test_move();
 	test_key_update();
+	test_abort_taken_by_send();
 	tls_context_unref(cc);
 	tls_context_unref(sc);
 	w = worker_free(w);
