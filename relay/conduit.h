@@ -38,7 +38,6 @@
 #define RELAY_CONDUIT_H
 
 #include <stdbool.h>
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>

@@ -4,9 +4,8 @@
  * For what libevent's events cannot do: a watch of 24 bytes that is registered once and never
  * changed while its owner takes turns at reading and writing; bytes that are peeked and stay
  * unread; a peer's abort while nothing is wanted. One epoll instance per worker, in which it
- * sleeps. (libevent has EV_ET, but its change list can leave a socket edge-triggered that is
- * added again level-triggered in the same turn; and it reports EPOLLERR as reading and writing
- * only.) Thread: the worker's own.
+ * sleeps. (libevent has EV_ET, but an event of it takes 128 bytes, and it reports EPOLLERR as
+ * reading and writing only.) Thread: the worker's own.
  */
 #ifndef RELAY_EDGE_H
 #define RELAY_EDGE_H
