@@ -2,6 +2,10 @@
 #ifndef RELAY_BIND_H
 #define RELAY_BIND_H
 
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
 #include "config/address.h"
 
 #define BIND_BACKLOG 4096 /* vsock has no SYN retry; the kernel cuts it to somaxconn */
@@ -14,6 +18,34 @@
  * the host is a name: for start-up only.
  */
 int bind_listen(const struct address *a, char **why);
+
+/* How a socket is to be made, beyond its address. Zeroed: as bind_listen does it. */
+struct bind_access {
+	const char *owner, *group; /* Unix: name or number; NULL: the process's own */
+	const char *selinux;	   /* Unix: label, or NULL */
+	const char *netns;	   /* TCP, vsock: namespace file to listen in, or NULL */
+	mode_t mode;		   /* Unix: of the socket; 0: by the umask */
+	mode_t directory_mode;	   /* Unix: the folder is made if it is not there; 0: it is not */
+};
+
+/* Which file a Unix path is: it may have been replaced by somebody else's since. */
+struct bind_file {
+	dev_t dev;
+	ino_t ino; /* 0: no file */
+};
+
+/*
+ * The same with more say. A Unix path is made under another name beside it and renamed into place
+ * when owner, mode, label and backlog are as they are to be: nobody ever finds it half-done, and a
+ * path that is replaced is never missing. *netns gets the inode of the namespace listened in (0: not
+ * known), *file which file the path is; both may be NULL.
+ */
+int bind_listen_with(const struct address *a, const struct bind_access *access,
+		     struct bind_file *file, ino_t *netns, char **why);
+/* Removes the path if it still is that file. The socket is closed by the caller. */
+void bind_withdraw(const struct address *a, const struct bind_file *file);
+/* True if the path is (still) that file. */
+bool bind_is_there(const struct address *a, const struct bind_file *file);
 /* Closes fd and removes a Unix path that bind_listen made. */
 void bind_close(const struct address *a, int fd);
 /* Removes the path alone, for a socket that somebody else has closed. */

@@ -25,6 +25,9 @@
  *             RST_STREAM, TLS without close_notify, WebSocket 1011; Unix and vsock just close).
  *   fd        optional: the plain socket under the conduit, for splice(2); stays the conduit's.
  *             Whoever uses it notes in vain what said EAGAIN.
+ *   answer    optional, for conduits whose peer waits for a yes or no before anything is sent to it
+ *             (an HTTP/2 CONNECT): REASON_NONE is yes; another is no, in the words of the kind's
+ *             protocol, and only close may follow. Once, before the first write.
  *   detach    optional pair: take the conduit out of its worker's loop; put it into another's.
  *   attach    Between the two no thread may touch it. A conduit without them cannot move.
  *
@@ -69,6 +72,7 @@ struct conduit_ops {
 	int (*fd)(const struct conduit *c);
 	void (*detach)(struct conduit *c);
 	int (*attach)(struct conduit *c, struct worker *w);
+	void (*answer)(struct conduit *c, enum reason why);
 	enum reason (*why)(const struct conduit *c); /* optional: what killed it, if it knows */
 };
 
