@@ -1,0 +1,21 @@
+/*
+ * plain: a connection to a QGS with framing: none: bytes as they come, both ways.
+ *
+ * QGS is dialled when the first byte is there (timeouts.request) and the VM's turn has come: a
+ * connection is one request for fair.h, from then to its end.
+ */
+#ifndef QGS_BRIDGE_PLAIN_H
+#define QGS_BRIDGE_PLAIN_H
+
+#include "relay/reason.h"
+
+struct bridge;
+struct caller;
+struct conduit;
+
+/* Both consumed, as quote_new does. */
+void plain_new(struct bridge *b, struct caller *caller, struct conduit *client);
+void plain_qgs_changed(struct bridge *b);
+void plain_end_all(struct bridge *b, enum reason why);
+
+#endif

@@ -1,0 +1,55 @@
+/*
+ * pool: a few HTTP/2 sessions to the boundary relay, with many streams in each.
+ *
+ * Made when somebody wants a stream, closed when nobody has wanted one for POOL_IDLE_MS; a lost one
+ * is made again when it is wanted. TLS with the node's certificate, ALPN h2; the bridge is the
+ * HTTP/2 client. Streams are opened where there are fewest.
+ */
+#ifndef QGS_BRIDGE_POOL_H
+#define QGS_BRIDGE_POOL_H
+
+#include <stdint.h>
+
+#include "relay/reason.h"
+#include "relay/timer.h"
+
+struct bridge_config;
+struct conduit;
+struct pool;
+struct worker;
+
+#define POOL_IDLE_MS 60000   /* a session without streams is closed after */
+#define POOL_WAITING_MAX 4096 /* callers waiting for a session: more are refused */
+
+/* Somebody who wants a stream. Embedded; zero at first. */
+struct pool_wish {
+	const char *service; /* must outlive the wish */
+	char id[24];	     /* our number for it, for the relay's log */
+	/*
+	 * Once, from the loop or from inside pool_open: a stream the callee owns (bytes may follow
+	 * at once; what the relay says of it comes as its abort, see session_stream_reason), or
+	 * NULL, the reason, and a line for people (valid during the call).
+	 */
+	void (*done)(struct pool_wish *w, struct conduit *c, enum reason why, const char *detail);
+	struct pool *pool;
+	struct pool_wish *next, **prevp;
+	struct timer timer; /* timeouts.pickup */
+};
+
+/* config: the bridge holds a reference. NULL with *why, to be freed: a file cannot be read, ... */
+struct pool *pool_new(struct worker *w, const struct bridge_config *config, char **why);
+/* Ends its sessions and what is in them at once; wishes are refused with SHUTDOWN. NULL is fine. */
+struct pool *pool_free(struct pool *p);
+/* No new wishes; sessions end with their streams; over is called once they all have. */
+void pool_retire(struct pool *p, void (*over)(void *arg), void *arg);
+
+void pool_open(struct pool *p, struct pool_wish *w);
+void pool_cancel(struct pool_wish *w); /* no wish: nothing */
+
+struct pool_counts {
+	unsigned sessions, streams, waiting; /* now */
+	uint64_t sessions_made, sessions_failed;
+};
+struct pool_counts pool_counts(const struct pool *p);
+
+#endif
