@@ -9,8 +9,7 @@
 #define RELAY_LISTENER_H
 
 #include "config/config.h"
-#include "relay/edge.h"
-#include "relay/timer.h"
+#include "relay/acceptor.h"
 
 struct gateway;
 struct worker;
@@ -19,15 +18,9 @@ struct listener {
 	const struct listener_config *config;
 	struct gateway *gateway;
 	struct worker *worker;
-	unsigned burst; /* how many to accept at the next wake-up */
-	int fd; /* shared by the workers; closed by bind_close */
-	struct edge watch;
-	struct timer resume;
+	struct acceptor acceptor; /* its fd is shared by the workers; closed by bind_close */
 	struct listener *next;
 };
-
-#define LISTENER_BURST 16     /* accepted per wake-up, then others have a turn */
-#define LISTENER_PAUSE_MS 100 /* until the next try after EMFILE or at the limit */
 
 /* Starts accepting in this worker (its thread, or before it runs). NULL: out of memory. */
 struct listener *listener_new(struct gateway *g, struct worker *w,
