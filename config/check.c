@@ -380,10 +380,10 @@ static void check_tunnel_doors(const struct check *k, const struct relay_config 
 	}
 }
 
-/* ---- both programs ---- */
+/* ---- all programs ---- */
 
-static void check_timeouts(const struct source *s, const struct timeouts_config *t,
-			   const struct node *root)
+void check_timeouts(const struct source *s, const struct timeouts_config *t,
+		    const struct node *root)
 {
 	const struct node *timeouts = node_get(root, "timeouts");
 	const struct node *at = node_get(timeouts, "dead");
@@ -394,10 +394,9 @@ static void check_timeouts(const struct source *s, const struct timeouts_config 
 			     "expected dead longer than ping, better twice as long");
 }
 
-static void check_windows(const struct source *s, uint64_t stream, uint64_t session,
-			  const struct node *root)
+void check_windows(const struct source *s, uint64_t stream, uint64_t session,
+		   const struct node *limits)
 {
-	const struct node *limits = node_get(root, "limits");
 	const struct node *at = node_get(limits, "session_window");
 
 	if (stream && session && session < stream)
@@ -425,7 +424,8 @@ void check_relay(const struct source *s, struct relay_config *c, const struct no
 	check_owners(&k, c);
 	check_services(&k, c);
 	check_timeouts(s, &c->timeouts, root);
-	check_windows(s, c->limits.stream_window, c->limits.session_window, root);
+	check_windows(s, c->limits.stream_window, c->limits.session_window,
+		      node_get(root, "limits"));
 	if (!clean)
 		return;
 	check_tokens(&k, c);
@@ -436,5 +436,6 @@ void check_relay(const struct source *s, struct relay_config *c, const struct no
 void check_tunnel(const struct source *s, const struct tunnel_config *c, const struct node *root)
 {
 	check_timeouts(s, &c->timeouts, root);
-	check_windows(s, c->limits.stream_window, c->limits.session_window, root);
+	check_windows(s, c->limits.stream_window, c->limits.session_window,
+		      node_get(root, "limits"));
 }

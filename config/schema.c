@@ -3,7 +3,8 @@
  *
  * Theory of operation: constant data. A key is named as its member of the struct. A new key is a
  * row here, a member in config.h, a line in the manual page and one in the example (a test compares
- * them all). What tables cannot say is in check.c. Settings that the design knows but this version
+ * them all). What tables cannot say is in check.c; what the bridge's tables need too, in
+ * schema_rows.c. Settings that the design knows but this version
  * does not do have rows of type FIELD_REFUSED: most of them restrict who may do what, and dropping
  * such a key in silence would leave open what it was to close.
  *
@@ -13,21 +14,7 @@
 
 #include <string.h>
 
-#define KIND(k) (1u << ADDRESS_##k)
-#define MEMBER(type, member) .offset = offsetof(type, member), .width = sizeof(((type *)0)->member)
-#define LIST(type, member) .offset = offsetof(type, member.at), .count = offsetof(type, member.n)
-#define TABLE(rows) .fields = rows, .n = sizeof(rows) / sizeof((rows)[0])
-#define REFUSED(name)                              \
-	{                                          \
-		.key = name, .type = FIELD_REFUSED \
-	}
-
-#define SECOND UINT64_C(1000)
-#define HOUR (3600 * SECOND)
-#define DAY (24 * HOUR)
-#define KIB UINT64_C(1024)
-#define MIB (1024 * KIB)
-#define GIB (1024 * MIB)
+#include "config/schema_rows.h"
 
 /* ---- well-formed texts ---- */
 
@@ -40,97 +27,12 @@ static bool is_hostname(const char *text)
 	return name_is_host(text) && last[strspn(last, "0123456789")] != '\0';
 }
 
-/* Verified against a certificate, where an IP address may stand too. */
-static bool is_server_name(const char *text)
-{
-	struct address a;
-	char line[300];
-
-	if (strlen(text) > 253)
-		return false;
-	snprintf(line, sizeof(line), strchr(text, ':') ? "tcp:[%s]:1" : "tcp:%s:1", text);
-	if (address_parse(&a, line, NULL) < 0)
-		return false;
-	address_deinit(&a);
-	return true;
-}
-
-static bool is_word(const char *text)
-{
-	size_t len = strlen(text);
-
-	return len >= 1 && len <= 64 &&
-	       strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.") ==
-		       len;
-}
-
-static bool is_path(const char *text)
-{
-	return strlen(text) < 4096;
-}
-
 #define EXPECTED_LABEL "1 to 63 letters, digits and '-', neither first nor last '-'"
-#define EXPECTED_SERVICE "SERVICE.OWNER, each of letters, digits and '-'"
 #define EXPECTED_HOST "a DNS name such as kbs.acme.example"
-#define EXPECTED_WORD "1 to 64 letters, digits, '.', '_' and '-'"
-#define EXPECTED_PATH "the path of a file"
 
 /* clang-format off: rows stay rows */
 
 /* ---- shared ---- */
-
-static const struct word log_levels[] = {
-	{ "error", CONFIG_LOG_ERROR },
-	{ "warning", CONFIG_LOG_WARNING },
-	{ "info", CONFIG_LOG_INFO },
-	{ "debug", CONFIG_LOG_DEBUG },
-	{ NULL, 0 },
-};
-
-static const struct word log_formats[] = {
-	{ "text", CONFIG_LOG_TEXT },
-	{ "json", CONFIG_LOG_JSON },
-	{ NULL, 0 },
-};
-
-static const struct word log_targets[] = {
-	{ "auto", CONFIG_LOG_AUTO },
-	{ "stderr", CONFIG_LOG_STDERR },
-	{ "journal", CONFIG_LOG_JOURNAL },
-	{ NULL, 0 },
-};
-
-static const struct field log_fields[] = {
-	{ .key = "level",
-	  .type = FIELD_ENUM,
-	  MEMBER(struct log_config, level),
-	  .def = "info",
-	  .words = log_levels,
-	  .help = "least important lines to write" },
-	{ .key = "format",
-	  .type = FIELD_ENUM,
-	  MEMBER(struct log_config, format),
-	  .def = "text",
-	  .words = log_formats,
-	  .help = "lines for people or for machines" },
-	{ .key = "target",
-	  .type = FIELD_ENUM,
-	  MEMBER(struct log_config, target),
-	  .def = "auto",
-	  .words = log_targets,
-	  .help = "where to; auto is the journal if stderr is connected to it, else stderr" },
-};
-
-static const struct table log_table = { .what = "the log settings",
-					TABLE(log_fields),
-					.size = sizeof(struct log_config),
-					.line = NO_LINE };
-
-#define TIMEOUT(name, least, most, value, text)                                             \
-	{                                                                                   \
-		.key = #name, .type = FIELD_DURATION, MEMBER(struct timeouts_config, name), \
-		.min = (least), .max = (most), .def = (value), .help = (text)               \
-	}
 
 #define TIMEOUT_HANDSHAKE \
 	TIMEOUT(handshake, 1, HOUR, "10s", "until a peer has said what it wants, TLS included")
@@ -176,14 +78,14 @@ static const struct field tls_fields[] = {
 	  .type = FIELD_TEXT,
 	  MEMBER(struct relay_config, tls.certificate),
 	  .flags = FIELD_PATH,
-	  .is = is_path,
+	  .is = schema_is_path,
 	  .expected = EXPECTED_PATH,
 	  .help = "PEM file: the relay's certificate and those between it and the CA" },
 	{ .key = "key",
 	  .type = FIELD_TEXT,
 	  MEMBER(struct relay_config, tls.key),
 	  .flags = FIELD_PATH,
-	  .is = is_path,
+	  .is = schema_is_path,
 	  .expected = EXPECTED_PATH,
 	  .help = "PEM file: the certificate's private key" },
 	REFUSED("client_ca"),
@@ -200,7 +102,7 @@ static const struct field listener_fields[] = {
 	  .type = FIELD_TEXT,
 	  MEMBER(struct listener_config, name),
 	  .flags = FIELD_REQUIRED,
-	  .is = is_word,
+	  .is = schema_is_word,
 	  .expected = EXPECTED_WORD,
 	  .help = "for logs and metrics; unique" },
 	{ .key = "address",
@@ -488,21 +390,21 @@ static const struct field tunnel_fields[] = {
 	  .type = FIELD_TEXT,
 	  MEMBER(struct tunnel_config, server_name),
 	  .flags = FIELD_LOWER,
-	  .is = is_server_name,
-	  .expected = "a DNS name or IP address, as in the relay's certificate",
+	  .is = schema_is_server_name,
+	  .expected = EXPECTED_SERVER_NAME,
 	  .help = "the name the relay's certificate must have; left out, the host of its address" },
 	{ .key = "token_file",
 	  .type = FIELD_TEXT,
 	  MEMBER(struct tunnel_config, token_file),
 	  .flags = FIELD_PATH,
-	  .is = is_path,
+	  .is = schema_is_path,
 	  .expected = EXPECTED_PATH,
 	  .help = "file with the token; required, here or by --token-file" },
 	{ .key = "ca_file",
 	  .type = FIELD_TEXT,
 	  MEMBER(struct tunnel_config, ca_file),
 	  .flags = FIELD_PATH,
-	  .is = is_path,
+	  .is = schema_is_path,
 	  .expected = EXPECTED_PATH,
 	  .help = "PEM file of the CAs to trust; left out, the system's" },
 	{ .key = "transport",
@@ -514,7 +416,7 @@ static const struct field tunnel_fields[] = {
 	{ .key = "instance",
 	  .type = FIELD_TEXT,
 	  MEMBER(struct tunnel_config, instance),
-	  .is = is_word,
+	  .is = schema_is_word,
 	  .expected = EXPECTED_WORD,
 	  .help = "stable name of this agent; left out, made from machine-id and services" },
 	{ .key = "log",

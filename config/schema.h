@@ -114,5 +114,10 @@ const char *field_address_wrong(const struct field *f, const struct address *a);
 void check_relay(const struct source *s, struct relay_config *c, const struct node *root,
 		 bool clean);
 void check_tunnel(const struct source *s, const struct tunnel_config *c, const struct node *root);
+/* Those of several programs. limits: the map that the windows stand in. */
+void check_timeouts(const struct source *s, const struct timeouts_config *t,
+		    const struct node *root);
+void check_windows(const struct source *s, uint64_t stream, uint64_t session,
+		   const struct node *limits);
 
 #endif

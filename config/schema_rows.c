@@ -1,0 +1,86 @@
+/*
+ * schema_rows: rows and checks that the tables of several programs have in common.
+ *
+ * Theory of operation: constant data, and pure functions over one text each. A key that stands in
+ * every program's file means the same in each: so its row is here, once.
+ */
+#include "config/schema_rows.h"
+
+#include <string.h>
+
+bool schema_is_word(const char *text)
+{
+	size_t len = strlen(text);
+
+	return len >= 1 && len <= 64 &&
+	       strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.") ==
+		       len;
+}
+
+bool schema_is_path(const char *text)
+{
+	return strlen(text) < 4096;
+}
+
+bool schema_is_server_name(const char *text)
+{
+	struct address a;
+	char line[300];
+
+	if (strlen(text) > 253)
+		return false;
+	snprintf(line, sizeof(line), strchr(text, ':') ? "tcp:[%s]:1" : "tcp:%s:1", text);
+	if (address_parse(&a, line, NULL) < 0)
+		return false;
+	address_deinit(&a);
+	return true;
+}
+
+/* clang-format off: rows stay rows */
+
+static const struct word log_levels[] = {
+	{ "error", CONFIG_LOG_ERROR },
+	{ "warning", CONFIG_LOG_WARNING },
+	{ "info", CONFIG_LOG_INFO },
+	{ "debug", CONFIG_LOG_DEBUG },
+	{ NULL, 0 },
+};
+
+static const struct word log_formats[] = {
+	{ "text", CONFIG_LOG_TEXT },
+	{ "json", CONFIG_LOG_JSON },
+	{ NULL, 0 },
+};
+
+static const struct word log_targets[] = {
+	{ "auto", CONFIG_LOG_AUTO },
+	{ "stderr", CONFIG_LOG_STDERR },
+	{ "journal", CONFIG_LOG_JOURNAL },
+	{ NULL, 0 },
+};
+
+static const struct field log_fields[] = {
+	{ .key = "level",
+	  .type = FIELD_ENUM,
+	  MEMBER(struct log_config, level),
+	  .def = "info",
+	  .words = log_levels,
+	  .help = "least important lines to write" },
+	{ .key = "format",
+	  .type = FIELD_ENUM,
+	  MEMBER(struct log_config, format),
+	  .def = "text",
+	  .words = log_formats,
+	  .help = "lines for people or for machines" },
+	{ .key = "target",
+	  .type = FIELD_ENUM,
+	  MEMBER(struct log_config, target),
+	  .def = "auto",
+	  .words = log_targets,
+	  .help = "where to; auto is the journal if stderr is connected to it, else stderr" },
+};
+
+const struct table log_table = { .what = "the log settings",
+					TABLE(log_fields),
+					.size = sizeof(struct log_config),
+					.line = NO_LINE };
