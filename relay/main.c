@@ -22,6 +22,7 @@
 #include "relay/gateway.h"
 #include "relay/log.h"
 #include "relay/metrics.h"
+#include "relay/metrics_http.h"
 #include "relay/registry.h"
 #include "relay/token.h"
 #include "tunnel/hub.h"
@@ -53,7 +54,7 @@ struct program {
 	struct gateway gateway;
 	struct event_base *base;
 	struct event *drain_timer, *signals[4];
-	struct metrics *metrics;
+	struct metrics_http *metrics;
 	uint64_t waited;
 	unsigned idle; /* ticks in a row */
 	bool draining;
@@ -217,7 +218,7 @@ static int run(const struct relay_config *config)
 		event_base_dispatch(p.base);
 	}
 	gateway_end(&p.gateway);
-	metrics_stop(p.metrics);
+	metrics_http_stop(p.metrics);
 	gateway_deinit(&p.gateway);
 	for (size_t i = 0; i < sizeof(p.signals) / sizeof(p.signals[0]); i++)
 		if (p.signals[i])

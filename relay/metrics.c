@@ -1,37 +1,19 @@
 /*
  * metrics: what the workers counted, for Prometheus.
  *
- * Theory of operation: libevent's evhttp on the main thread; a scrape sums the workers' counters,
- * which it may read at any time (counter.h). Label values come from reason.def alone, so their
- * number is fixed. Requests are small and time out; nothing but GET and HEAD is answered.
+ * Theory of operation: a scrape, on the main thread, sums the workers' counters, which it may read
+ * at any time (counter.h). Label values come from reason.def alone, so their number is fixed. The
+ * rest is metrics_http's.
  */
 #include "relay/metrics.h"
 
 #include <event2/buffer.h>
-#include <event2/event.h>
-#include <event2/http.h>
-#include <event2/listener.h>
 #include <inttypes.h>
 #include <stdlib.h>
 
-#include "relay/bind.h"
 #include "relay/gateway.h"
+#include "relay/metrics_http.h"
 #include "relay/registry.h"
-
-#define REQUEST_MAX 4096 /* bytes of a request's head */
-#define TIMEOUT_S 5
-
-struct metrics {
-	struct gateway *gateway;
-	struct evhttp *http;
-	int fd;
-	bool listening; /* fd is evhttp's */
-	struct evconnlistener *listener; /* evhttp's */
-	struct event *resume;
-};
-
-/* evhttp keeps the listener's argument for itself, so the error callback finds us here. */
-static struct metrics *the_metrics;
 
 static uint64_t sum(const struct gateway *g, size_t offset)
 {
@@ -83,8 +65,10 @@ static void put_reasons(struct evbuffer *out, const struct gateway *g, const cha
 #define COUNTER_AT(which)                                                                          \
 	(offsetof(struct counters, value) + (which) * sizeof(atomic_uint_fast64_t))
 
-static void put_all(struct evbuffer *out, const struct gateway *g)
+static void put_all(void *gateway, struct evbuffer *out)
 {
+	const struct gateway *g = gateway;
+
 	put_header(out, "build_info", "gauge", "Version of the program.");
 	evbuffer_add_printf(out, "attest_relay_build_info{version=\"%s\"} 1\n", VERSION);
 	for (size_t i = 0; i < sizeof(plain) / sizeof(plain[0]); i++) {
@@ -111,92 +95,18 @@ static void put_all(struct evbuffer *out, const struct gateway *g)
 		    offsetof(struct counters, sessions));
 }
 
-static void on_metrics(struct evhttp_request *req, void *arg)
+static bool draining(void *gateway)
 {
-	struct metrics *m = arg;
-	struct evbuffer *out = evbuffer_new();
+	const struct gateway *g = gateway;
 
-	if (!out) {
-		evhttp_send_error(req, HTTP_INTERNAL, NULL);
-		return;
-	}
-	put_all(out, m->gateway);
-	evhttp_add_header(evhttp_request_get_output_headers(req), "Content-Type",
-			  "text/plain; version=0.0.4; charset=utf-8");
-	evhttp_send_reply(req, HTTP_OK, "OK", out);
-	evbuffer_free(out);
+	return atomic_load(&g->draining);
 }
 
-static void on_health(struct evhttp_request *req, void *arg)
+struct metrics_http *metrics_start(struct event_base *base, struct gateway *g, char **why)
 {
-	struct metrics *m = arg;
+	struct metrics_http *m = metrics_http_start(base, &g->config->metrics, put_all, g, why);
 
-	if (atomic_load(&m->gateway->draining))
-		evhttp_send_reply(req, HTTP_SERVUNAVAIL, "Draining", NULL);
-	else
-		evhttp_send_reply(req, HTTP_OK, "OK", NULL);
-}
-
-static void on_resume(evutil_socket_t fd, short what, void *arg)
-{
-	struct metrics *m = arg;
-
-	evconnlistener_enable(m->listener);
-}
-
-/* No descriptors: libevent would try again at once, for ever. */
-static void on_accept_error(struct evconnlistener *listener, void *arg)
-{
-	const struct timeval second = { .tv_sec = 1 };
-	struct metrics *m = the_metrics;
-
-	evconnlistener_disable(listener);
-	evtimer_add(m->resume, &second);
-}
-
-struct metrics *metrics_start(struct event_base *base, struct gateway *g, char **why)
-{
-	struct metrics *m = calloc(1, sizeof(*m));
-
-	*why = NULL;
-	if (!m)
-		return NULL;
-	m->gateway = g;
-	the_metrics = m;
-	m->fd = bind_listen(&g->config->metrics, why);
-	m->http = m->fd < 0 ? NULL : evhttp_new(base);
-	if (!m->http)
-		return metrics_stop(m);
-	evhttp_set_max_headers_size(m->http, REQUEST_MAX);
-	evhttp_set_max_body_size(m->http, 0);
-	evhttp_set_timeout(m->http, TIMEOUT_S);
-	evhttp_set_allowed_methods(m->http, EVHTTP_REQ_GET | EVHTTP_REQ_HEAD);
-	evhttp_set_cb(m->http, "/metrics", on_metrics, m);
-	evhttp_set_cb(m->http, "/healthz", on_health, m);
-	m->resume = evtimer_new(base, on_resume, m);
-	m->listener = evconnlistener_new(base, NULL, NULL,
-					 LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, m->fd);
-	if (!m->resume || !m->listener)
-		return metrics_stop(m);
-	m->listening = true;
-	evhttp_bind_listener(m->http, m->listener);
-	evconnlistener_set_error_cb(m->listener, on_accept_error);
+	if (m)
+		metrics_http_health(m, draining);
 	return m;
-}
-
-struct metrics *metrics_stop(struct metrics *m)
-{
-	if (!m)
-		return NULL;
-	if (m->listening)
-		bind_forget(&m->gateway->config->metrics); /* evhttp_free closes the socket */
-	else
-		bind_close(&m->gateway->config->metrics, m->fd);
-	if (m->http)
-		evhttp_free(m->http);
-	if (m->resume)
-		event_free(m->resume);
-	the_metrics = NULL;
-	free(m);
-	return NULL;
 }

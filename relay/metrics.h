@@ -1,13 +1,15 @@
-/* metrics: counters and gauges in Prometheus' text format, over HTTP, on the main thread. */
+/* metrics: the gateway's counters and gauges in Prometheus' text format, on the main thread. */
 #ifndef RELAY_METRICS_H
 #define RELAY_METRICS_H
 
 struct event_base;
 struct gateway;
-struct metrics;
+struct metrics_http;
 
-/* Serves GET /metrics and /healthz at config->metrics. NULL with *why an allocated line. */
-struct metrics *metrics_start(struct event_base *base, struct gateway *g, char **why);
-struct metrics *metrics_stop(struct metrics *m); /* NULL is fine */
+/*
+ * Serves them at config->metrics, until metrics_http_stop. NULL with *why an allocated line, or
+ * NULL: out of memory.
+ */
+struct metrics_http *metrics_start(struct event_base *base, struct gateway *g, char **why);
 
 #endif
