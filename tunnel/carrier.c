@@ -97,17 +97,21 @@ static void upgrade(struct carrier *c, struct conduit *tls)
 static void on_handshake(void *user, struct conduit *tls, enum reason why, const char *detail)
 {
 	struct carrier *c = user;
+	const char *alpn = c->shared->alpn ? c->shared->alpn : HELLO_ALPN;
+	char wrong[256];
 
 	c->handshake = NULL;
 	if (!tls) {
 		tell(c, NULL, why, true, detail);
 	} else if (c->kind == CARRIER_WEBSOCKET) {
 		upgrade(c, tls);
-	} else if (strcmp(tls_conduit_alpn(tls), HELLO_ALPN) != 0) {
+	} else if (strcmp(tls_conduit_alpn(tls), alpn) != 0) {
 		conduit_close(tls, REASON_EOF);
-		tell(c, NULL, REASON_NO_DOOR, true,
-		     "TLS works, but what answers is no relay's tunnel door (it did not choose "
-		     "ALPN \"" HELLO_ALPN "\"); check address and port, and any proxy in between");
+		snprintf(wrong, sizeof(wrong),
+			 "TLS works, but what answers is no relay's %s door (it did not choose "
+			 "ALPN \"%s\"); check address and port, and any proxy in between",
+			 c->shared->alpn ? "connect" : "tunnel", alpn);
+		tell(c, NULL, REASON_NO_DOOR, true, wrong);
 	} else {
 		tell(c, tls, REASON_NONE, true, "");
 	}

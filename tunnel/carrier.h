@@ -24,6 +24,7 @@ enum carrier_kind { CARRIER_DIRECT, CARRIER_WEBSOCKET, CARRIER_KINDS };
 struct carrier_shared {
 	struct worker *worker;
 	struct tls_context *tls[CARRIER_KINDS]; /* clients'; they differ in the ALPN they offer */
+	const char *alpn; /* what a direct one must agree on; NULL: the tunnel's */
 	uint64_t dial_ms, handshake_ms, dead_ms;
 };
 
