@@ -146,13 +146,15 @@ static int die(struct tls_conduit *t, int ssl_error)
 {
 	unsigned long e = ERR_peek_error();
 
+	if (ssl_error == SSL_ERROR_SSL && ERR_GET_LIB(e) == ERR_LIB_SSL &&
+	    ERR_GET_REASON(e) >= SSL_AD_REASON_OFFSET)
+		t->alert = (uint8_t)(ERR_GET_REASON(e) - SSL_AD_REASON_OFFSET);
 	if (t->error)
 		t->base.dead = t->error;
 	else if (t->eof) /* FIN without close_notify, unless a failed send had the RST's error */
 		t->base.dead = t->broken ? t->broken : -ECONNABORTED;
-	else if (ssl_error == SSL_ERROR_SSL && ERR_GET_LIB(e) == ERR_LIB_SSL &&
-		 ERR_GET_REASON(e) >= SSL_AD_REASON_OFFSET)
-		t->base.dead = -ECONNRESET; /* the peer's alert */
+	else if (t->alert)
+		t->base.dead = -ECONNRESET;
 	else
 		t->base.dead = -EPROTO;
 	tls_flush(t); /* our alert */
@@ -364,6 +366,8 @@ static int tls_attach(struct conduit *c, struct worker *w)
 
 static enum reason tls_why(const struct conduit *c)
 {
+	if (tls_alert_is_about_certificate(of(c)->alert))
+		return REASON_HANDSHAKE_FAILED;
 	return c->dead == -EPROTO   ? REASON_PROTOCOL
 	       : c->dead == -ENOMEM ? REASON_NO_MEMORY
 				    : REASON_NONE;
@@ -385,6 +389,26 @@ const struct conduit_ops tls_ops = {
 const char *tls_conduit_alpn(const struct conduit *c)
 {
 	return tls_context_alpn(of(c)->context, of(c)->ssl);
+}
+
+bool tls_conduit_verified(const struct conduit *c)
+{
+	SSL *ssl = of(c)->ssl;
+
+	return SSL_is_server(ssl) && SSL_get0_peer_certificate(ssl) &&
+	       SSL_get_verify_result(ssl) == X509_V_OK;
+}
+
+const char *tls_conduit_alert(struct conduit *c)
+{
+	struct tls_conduit *t = of(c);
+	char nothing[4096];
+
+	/* a failed send may be all that its owner saw: the alert that explains it lies behind */
+	for (int i = 0; i < TLS_DISCARD && t->broken && !c->dead; i++)
+		if (tls_read(c, nothing, sizeof(nothing)) <= 0)
+			break;
+	return t->alert ? tls_alert_text(t->alert) : "";
 }
 
 int tls_conduit_socket(const struct conduit *c)

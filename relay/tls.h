@@ -29,13 +29,13 @@ struct tls_context *tls_server_context_new(const char *certificate, const char *
 /* A client's: always verifies chain and name. ca_file NULL: the system's CAs. */
 struct tls_context *tls_client_context_new(const char *ca_file, const char *const *alpn,
 					   char **why);
-/* Client: shows this certificate to servers that ask for one. 0 or -EINVAL and *why. */
+/* Client, before its first use: shows this to servers that ask. 0 or -EINVAL and *why. */
 int tls_client_context_identify(struct tls_context *t, const char *certificate, const char *key,
 				char **why);
 /*
- * Server, before its first use: asks clients for a certificate of the CAs in this PEM file. One that
- * is shown and is not good fails the handshake; none is fine here: see tls_conduit_verified. No
- * session is ever resumed, so none skips this. 0 or -EINVAL and *why.
+ * Server, before its first use: asks clients for a certificate of the CAs in this PEM file. One
+ * that is shown and is not good fails the handshake; none is fine here: see tls_conduit_verified.
+ * No session is ever resumed, so none skips this. 0 or -EINVAL and *why; then it can only be freed.
  */
 int tls_server_context_ask(struct tls_context *t, const char *client_ca, char **why);
 struct tls_context *tls_context_ref(struct tls_context *t);
@@ -64,6 +64,12 @@ void tls_handshake_cancel(struct tls_handshake *h); /* closes fd, done is not ca
 const char *tls_conduit_alpn(const struct conduit *c);
 /* A server's conduit: the client has shown a certificate and it was verified. */
 bool tls_conduit_verified(const struct conduit *c);
+/*
+ * A failed conduit: the alert by which its peer ended it, in OpenSSL's words, or "". A TLS 1.3
+ * server refuses a client's certificate this way, for it comes when the client's handshake is over
+ * (the conduit's why is REASON_HANDSHAKE_FAILED then). Throws away what is unread.
+ */
+const char *tls_conduit_alert(struct conduit *c);
 /* The socket under the conduit (for getpeername, TCP options); stays the conduit's. */
 int tls_conduit_socket(const struct conduit *c);
 

@@ -33,6 +33,7 @@ struct tls_conduit {
 	int fd;
 	int error;             /* -errno of a failed recv, or of an allocation in the BIO */
 	int broken;            /* -errno of a failed send */
+	uint8_t alert;	       /* by which the peer ended it, 0: by none */
 	uint8_t wanted; /* events the owner wants */
 	uint8_t hungry : 1, drained : 1, eof : 1 /* TCP's */;
 	uint8_t wary : 1;       /* a short read may not be the last: as in fd.c */
@@ -66,6 +67,10 @@ void tls_end(struct tls_conduit *t, bool reset);
 void tls_tell(struct deferred *d);
 /* For the reaper. */
 void tls_free(struct reapable *r);
+
+/* An alert of the peer's: what it says; whether it refuses our certificate. */
+const char *tls_alert_text(unsigned alert);
+bool tls_alert_is_about_certificate(unsigned alert);
 
 /* Goes on with t->h; t may be over, or have an owner, afterwards. */
 void tls_handshake_step(struct tls_conduit *t);

@@ -4,8 +4,9 @@
  * Theory of operation: a context is made once from files, is immutable afterwards and is shared by
  * all workers through an atomic reference count; every connection holds a reference, so a reload
  * just makes a new one. Nothing is resumed: no tickets and no session cache, so nothing is carried
- * from one tenant's connection to another's. A context that cannot be made says so in one line that
- * names the file, OpenSSL's reason and what to do.
+ * from one tenant's connection to another's. The CAs of a server's clients are in a store of
+ * their own, or OpenSSL would complete the server's own chain from it. A context that cannot be made
+ * says so in one line that names the file, OpenSSL's reason and what to do.
  */
 #include "relay/tls_context.h"
 
@@ -234,8 +235,8 @@ static int load_certificate(struct tls_context *t, const char *certificate, cons
 	ERR_clear_error();
 	if (SSL_CTX_use_certificate_chain_file(t->ssl, certificate) != 1) {
 		say(why,
-		    "the certificate %s cannot be used: %s; it must be PEM: the relay's own "
-		    "certificate first, then those of the CAs above it",
+		    "the certificate %s cannot be used: %s; it must be PEM: the certificate "
+		    "itself first, then those of the CAs above it",
 		    certificate, reason());
 		return -1;
 	}
@@ -315,4 +316,45 @@ struct tls_context *tls_client_context_new(const char *ca_file, const char *cons
 	}
 	ERR_clear_error();
 	return t;
+}
+
+int tls_client_context_identify(struct tls_context *t, const char *certificate, const char *key,
+				char **why)
+{
+	*why = NULL;
+	if (load_certificate(t, certificate, key, why) < 0)
+		return -EINVAL;
+	ERR_clear_error();
+	return 0;
+}
+
+int tls_server_context_ask(struct tls_context *t, const char *client_ca, char **why)
+{
+	static const unsigned char no_session[] = "none is resumed";
+	STACK_OF(X509_NAME) *names; /* told to clients, which then know what to show */
+	X509_STORE *store;
+
+	*why = NULL;
+	if (check_readable("the client CA file", client_ca, why) < 0)
+		return -EINVAL;
+	ERR_clear_error();
+	store = X509_STORE_new();
+	names = SSL_load_client_CA_file(client_ca);
+	if (!store || !names || X509_STORE_load_file(store, client_ca) != 1 ||
+	    SSL_CTX_set1_verify_cert_store(t->ssl, store) != 1 ||
+	    SSL_CTX_set_purpose(t->ssl, X509_PURPOSE_SSL_CLIENT) != 1) {
+		say(why,
+		    "the client CA file %s cannot be used: %s; it must hold the certificate of a "
+		    "CA in PEM",
+		    client_ca, reason());
+		X509_STORE_free(store);
+		sk_X509_NAME_pop_free(names, X509_NAME_free);
+		return -EINVAL;
+	}
+	X509_STORE_free(store);
+	SSL_CTX_set_client_CA_list(t->ssl, names);
+	SSL_CTX_set_session_id_context(t->ssl, no_session, sizeof(no_session) - 1);
+	SSL_CTX_set_verify(t->ssl, SSL_VERIFY_PEER, NULL);
+	ERR_clear_error();
+	return 0;
 }

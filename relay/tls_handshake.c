@@ -50,7 +50,59 @@ static void on_handshake_timer(struct timer *timer)
 	handshake_fail(t, REASON_HANDSHAKE_TIMEOUT, text);
 }
 
-/* Why the peer's certificate was not accepted, and what to do about it. */
+const char *tls_alert_text(unsigned alert)
+{
+	const char *text =
+		ERR_reason_error_string(ERR_PACK(ERR_LIB_SSL, 0, SSL_AD_REASON_OFFSET + alert));
+
+	return text ? text : "unknown alert";
+}
+
+bool tls_alert_is_about_certificate(unsigned alert)
+{
+	switch (alert) {
+	case SSL_AD_BAD_CERTIFICATE:
+	case SSL_AD_UNSUPPORTED_CERTIFICATE:
+	case SSL_AD_CERTIFICATE_REVOKED:
+	case SSL_AD_CERTIFICATE_EXPIRED:
+	case SSL_AD_CERTIFICATE_UNKNOWN:
+	case SSL_AD_UNKNOWN_CA:
+	case SSL_AD_ACCESS_DENIED:
+	case SSL_AD_CERTIFICATE_REQUIRED:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* Why a client's certificate was not accepted, and what its owner can do about it. */
+static void explain_client(long result, char *text, size_t size)
+{
+	const char *hint = "";
+
+	switch (result) {
+	case X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
+	case X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN:
+	case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT:
+	case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY:
+	case X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE:
+		hint = "; it must come from a CA that clients may have here";
+		break;
+	case X509_V_ERR_CERT_HAS_EXPIRED:
+	case X509_V_ERR_CERT_NOT_YET_VALID:
+		hint = "; it has to be renewed, or this machine's clock set";
+		break;
+	case X509_V_ERR_INVALID_PURPOSE:
+		hint = "; it is not for clients (extendedKeyUsage clientAuth)";
+		break;
+	default:
+		break;
+	}
+	snprintf(text, size, "the client's certificate is not accepted: %s%s",
+		 X509_verify_cert_error_string(result), hint);
+}
+
+/* Why the server's certificate was not accepted, and what to do about it. */
 static void explain_verify(const struct tls_handshake *h, long result, char *text, size_t size)
 {
 	const char *hint = "";
@@ -67,7 +119,7 @@ static void explain_verify(const struct tls_handshake *h, long result, char *tex
 	case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT:
 	case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY:
 	case X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE:
-		hint = "; pass the relay's CA with --ca-file";
+		hint = "; name the relay's CA (--ca-file, ca_file)";
 		break;
 	case X509_V_ERR_CERT_HAS_EXPIRED:
 		hint = "; renew it, or set this machine's clock";
@@ -87,6 +139,8 @@ static void explain(const struct tls_conduit *t, int ssl_error, char *text, size
 	unsigned long e = ERR_peek_error();
 	const char *reason = ERR_reason_error_string(e);
 	int number = ERR_GET_LIB(e) == ERR_LIB_SSL ? ERR_GET_REASON(e) : 0;
+	unsigned alert =
+		number > SSL_AD_REASON_OFFSET ? (unsigned)number - SSL_AD_REASON_OFFSET : 0;
 
 	if (t->error == -ENOMEM)
 		snprintf(text, size, "out of memory");
@@ -95,15 +149,19 @@ static void explain(const struct tls_conduit *t, int ssl_error, char *text, size
 			 strerror(t->error ? -t->error : -t->broken));
 	else if (number == SSL_R_CERTIFICATE_VERIFY_FAILED && t->h->client)
 		explain_verify(t->h, SSL_get_verify_result(t->ssl), text, size);
+	else if (number == SSL_R_CERTIFICATE_VERIFY_FAILED)
+		explain_client(SSL_get_verify_result(t->ssl), text, size);
 	else if (t->eof)
 		snprintf(text, size, "the peer closed the connection during the TLS handshake");
 	else if (number == SSL_R_WRONG_VERSION_NUMBER || number == SSL_R_HTTP_REQUEST ||
 		 number == SSL_R_HTTPS_PROXY_REQUEST || number == SSL_R_PACKET_LENGTH_TOO_LONG ||
 		 number == SSL_R_BAD_RECORD_TYPE || number == SSL_R_UNKNOWN_PROTOCOL)
 		snprintf(text, size, "the peer does not speak TLS here");
-	else if (number >= SSL_AD_REASON_OFFSET)
-		snprintf(text, size, "the peer refused the TLS handshake: %s",
-			 reason ? reason : "unknown alert");
+	else if (alert)
+		snprintf(text, size, "the peer refused %s: %s",
+			 tls_alert_is_about_certificate(alert) ? "this side's certificate"
+							       : "the TLS handshake",
+			 tls_alert_text(alert));
 	else
 		snprintf(text, size, "the TLS handshake failed: %s", reason ? reason : "error");
 }

@@ -16,6 +16,7 @@
 #include "relay/conduit.h"
 #include "relay/tls.h"
 #include "relay/tls_conduit.h"
+#include "relay/tls_context.h"
 #include "relay/worker.c" /* to turn the loop by hand */
 #include "tests/unit/check.h"
 
@@ -42,14 +43,24 @@ static const char *path_of(const char *name)
 	return text[turn];
 }
 
-/* Makes NAME.pem and NAME.key in dir; by == NULL: a CA that signs itself. */
-static struct issued issue(const char *name, const char *san, const struct issued *by, long from,
-			   long to)
+static void extend(struct issued *it, X509V3_CTX *v3, int nid, const char *text)
+{
+	X509_EXTENSION *e = X509V3_EXT_conf_nid(NULL, v3, nid, text);
+
+	CHECK(e && X509_add_ext(it->certificate, e, -1));
+	X509_EXTENSION_free(e);
+}
+
+/*
+ * Makes NAME.pem and NAME.key in dir; by == NULL: a CA that signs itself. usage: the extended one,
+ * or NULL.
+ */
+static struct issued issue(const char *name, const char *san, const char *usage,
+			   const struct issued *by, long from, long to)
 {
 	struct issued it = { .certificate = X509_new(), .key = EVP_EC_gen("P-256") };
 	static long serial;
 	X509V3_CTX v3;
-	X509_EXTENSION *e;
 	FILE *f;
 	char file[64];
 
@@ -64,10 +75,12 @@ static struct issued issue(const char *name, const char *san, const struct issue
 	X509_set_issuer_name(it.certificate,
 			     X509_get_subject_name(by ? by->certificate : it.certificate));
 	X509V3_set_ctx(&v3, by ? by->certificate : it.certificate, it.certificate, NULL, NULL, 0);
-	e = by ? X509V3_EXT_conf_nid(NULL, &v3, NID_subject_alt_name, san)
-	       : X509V3_EXT_conf_nid(NULL, &v3, NID_basic_constraints, "critical,CA:TRUE");
-	CHECK(e && X509_add_ext(it.certificate, e, -1));
-	X509_EXTENSION_free(e);
+	if (by)
+		extend(&it, &v3, NID_subject_alt_name, san);
+	else
+		extend(&it, &v3, NID_basic_constraints, "critical,CA:TRUE");
+	if (usage)
+		extend(&it, &v3, NID_ext_key_usage, usage);
 	CHECK(X509_sign(it.certificate, by ? by->key : it.key, EVP_sha256()));
 	snprintf(file, sizeof(file), "%s.pem", name);
 	CHECK((f = fopen(path_of(file), "w")) && PEM_write_X509(f, it.certificate));
@@ -90,20 +103,24 @@ static void make_certificates(void)
 	struct issued ca, other;
 
 	CHECK(mkdtemp(dir));
-	ca = issue("ca", NULL, NULL, -3600, 3600);
-	other = issue("other-ca", NULL, NULL, -3600, 3600);
+	ca = issue("ca", NULL, NULL, NULL, -3600, 3600);
+	other = issue("other-ca", NULL, NULL, NULL, -3600, 3600);
 	issued_free(issue("relay",
 			  "DNS:gw.example.net,DNS:GW2.example.net,DNS:*.wild.example.net,"
 			  "IP:127.0.0.1,IP:::1",
-			  &ca, -3600, 3600));
-	issued_free(issue("expired", "DNS:gw.example.net", &ca, -7200, -3600));
+			  NULL, &ca, -3600, 3600));
+	issued_free(issue("expired", "DNS:gw.example.net", NULL, &ca, -7200, -3600));
+	issued_free(issue("node", "DNS:node-1", "clientAuth", &ca, -3600, 3600));
+	issued_free(issue("serves", "DNS:node-1", "serverAuth", &ca, -3600, 3600));
+	issued_free(issue("stranger", "DNS:node-1", "clientAuth", &other, -3600, 3600));
 	issued_free(ca);
 	issued_free(other);
 }
 
 static void remove_certificates(void)
 {
-	static const char *const name[] = { "ca", "other-ca", "relay", "expired" };
+	static const char *const name[] = { "ca",   "other-ca", "relay",   "expired",
+					    "node", "serves",   "stranger" };
 	char file[64];
 
 	for (size_t i = 0; i < sizeof(name) / sizeof(name[0]); i++) {
@@ -594,6 +611,138 @@ static void test_verify(void)
 	tls_context_unref(expired);
 }
 
+/* --- certificates of clients --- */
+
+static struct tls_context *client_shows(const char *name)
+{
+	struct tls_context *t = client_context("ca.pem", our_alpn);
+	char *why, pem[64], key[64];
+
+	snprintf(pem, sizeof(pem), "%s.pem", name);
+	snprintf(key, sizeof(key), "%s.key", name);
+	CHECK_INT(tls_client_context_identify(t, path_of(pem), path_of(key), &why), 0);
+	return t;
+}
+
+static struct tls_context *server_asks(int version)
+{
+	struct tls_context *t = server_context("relay");
+	char *why;
+
+	CHECK_INT(tls_server_context_ask(t, path_of("ca.pem"), &why), 0);
+	SSL_CTX_set_max_proto_version(t->ssl, version);
+	return t;
+}
+
+static void test_client_certificate(int version)
+{
+	struct tls_context *asks = server_asks(version), *node = client_shows("node");
+	struct end a = { .to_send = 1000 }, b = { .to_send = 1000 };
+
+	/* shown, and good */
+	handshake(&a, &b, AF_INET, node, asks, "gw.example.net");
+	CHECK(a.c && b.c);
+	CHECK(tls_conduit_verified(b.c));
+	CHECK(!tls_conduit_verified(a.c));
+	interest(&a);
+	interest(&b);
+	UNTIL(a.eof && b.eof && a.shut && b.shut);
+	CHECK_STR(tls_conduit_alert(a.c), "");
+	close_both(&a, &b);
+
+	/* none */
+	a = b = (struct end){ 0 };
+	handshake(&a, &b, AF_INET, cc, asks, "gw.example.net");
+	CHECK(a.c && b.c);
+	CHECK(!tls_conduit_verified(b.c));
+	close_both(&a, &b);
+
+	/* shown to a server that did not ask */
+	a = b = (struct end){ 0 };
+	handshake(&a, &b, AF_INET, node, sc, "gw.example.net");
+	CHECK(a.c && b.c);
+	CHECK(!tls_conduit_verified(b.c));
+	close_both(&a, &b);
+	tls_context_unref(node);
+	tls_context_unref(asks);
+}
+
+/*
+ * Shown, and not good. What the client is told: in TLS 1.2 by its handshake, in 1.3 by its first
+ * read; there it may have written before, and been answered by a reset.
+ */
+static void refuse_client(int version, const char *name, const char *ours, const char *theirs,
+			  bool writes)
+{
+	struct tls_context *asks = server_asks(version), *shows = client_shows(name);
+	struct end a = { .hold_shut = true }, b = { 0 };
+	char byte;
+
+	handshake(&a, &b, AF_INET, shows, asks, "gw.example.net");
+	CHECK(!b.c);
+	CHECK_INT(b.why, REASON_HANDSHAKE_FAILED);
+	if (!strstr(b.detail, ours))
+		fprintf(stderr, "said: %s\n", b.detail);
+	CHECK(strstr(b.detail, "the client's certificate") && strstr(b.detail, ours));
+	if (version == TLS1_2_VERSION) {
+		CHECK(!a.c);
+		CHECK(strstr(a.detail, "refused this side's certificate"));
+		CHECK(strstr(a.detail, theirs));
+	} else if (writes) {
+		CHECK(a.c);
+		while (conduit_write(a.c, "early", 5) > 0)
+			nap(5);
+		CHECK(strstr(tls_conduit_alert(a.c), theirs));
+	} else {
+		CHECK(a.c);
+		interest(&a);
+		UNTIL(a.error);
+		CHECK_INT(a.error, -ECONNRESET);
+		CHECK_INT(conduit_read(a.c, &byte, 1), -ECONNRESET);
+		CHECK(strstr(tls_conduit_alert(a.c), theirs));
+	}
+	if (a.c)
+		CHECK_INT(a.c->ops->why(a.c), REASON_HANDSHAKE_FAILED);
+	conduit_close(a.c, REASON_RESET);
+	turn(false);
+	tls_context_unref(shows);
+	tls_context_unref(asks);
+}
+
+static void test_client_certificate_refused(void)
+{
+	static const int version[] = { TLS1_2_VERSION, TLS1_3_VERSION, TLS1_3_VERSION };
+
+	for (int i = 0; i < 3; i++) {
+		refuse_client(version[i], "stranger", "a CA that clients may have", "unknown ca",
+			      i == 2);
+		refuse_client(version[i], "expired", "expired; it has to be renewed",
+			      "certificate expired", i == 2);
+		refuse_client(version[i], "serves", "not for clients", "unsupported certificate",
+			      i == 2);
+	}
+}
+
+static void test_client_certificate_files(void)
+{
+	struct tls_context *client = client_context("ca.pem", our_alpn);
+	struct tls_context *server = server_context("relay");
+	char *why;
+
+	CHECK_INT(tls_client_context_identify(client, path_of("node.pem"), path_of("ca.key"), &why),
+		  -EINVAL);
+	CHECK(strstr(why, "node.pem") && strstr(why, "ca.key") && strstr(why, "does not belong"));
+	free(why);
+	CHECK_INT(tls_server_context_ask(server, path_of("none.pem"), &why), -EINVAL);
+	CHECK(strstr(why, "none.pem") && strstr(why, "No such file"));
+	free(why);
+	CHECK_INT(tls_server_context_ask(server, path_of("ca.key"), &why), -EINVAL);
+	CHECK(strstr(why, "client CA file") && strstr(why, "ca.key"));
+	free(why);
+	tls_context_unref(client);
+	tls_context_unref(server);
+}
+
 /* A peer that is silent, is gone, or speaks something else; and giving up. */
 static void test_handshake_ends(void)
 {
@@ -773,6 +922,10 @@ int main(void)
 	test_contexts();
 	test_alpn();
 	test_verify();
+	test_client_certificate(TLS1_2_VERSION);
+	test_client_certificate(TLS1_3_VERSION);
+	test_client_certificate_refused();
+	test_client_certificate_files();
 	test_handshake_ends();
 	test_transfer(AF_UNIX, 0, 0);
 	test_transfer(AF_INET, 3, 0);
