@@ -40,6 +40,7 @@ struct caller {
 	uint64_t id, began; /* began: worker_now */
 	char listener[65];  /* its name */
 	struct who who;
+	bool forwarded; /* not to QGS */
 	/* A chardev's: told when the caller is over, so that it connects again. May be NULL. */
 	void (*over)(void *arg);
 	void *over_arg;
@@ -48,12 +49,13 @@ struct caller {
 struct bridge {
 	struct worker *worker;
 	struct bridge_config *config; /* a reference; another one after a reload */
-	struct qgs *qgs;	      /* NULL: no listener goes there */
+	struct qgs *qgs;	      /* NULL: no listener has gone there yet */
+	struct bridge_config *qgs_config; /* a reference: of the one that qgs was made with */
 	struct fair fair;
 	struct vm_table vms_known;
 	struct vms *vms;   /* which service */
 	struct pool *pool; /* NULL: nothing is forwarded */
-	struct splice_spec splice; /* of forward and plain: each sets end in a copy of its own */
+	struct splice_spec splice; /* time-outs; forward and plain set end in copies of their own */
 	struct entrance **entrances;
 	size_t n_entrances;
 	struct quote *quotes;	  /* lists, of those that are there */
@@ -61,9 +63,25 @@ struct bridge {
 	struct forward *forwards;
 	unsigned connections;	  /* from guests, now: callers */
 	uint64_t next_id;
+	/* By how they ended: requests, streams forwarded, those turned away when they came. */
+	uint64_t requests[REASONS], streams[REASONS], refused[REASONS];
 	ino_t netns; /* our own; 0: not known */
 	bool draining, ending;
 };
+
+/*
+ * Starts with this config, a reference of which is kept. False: what is wrong has been logged;
+ * bridge_deinit is due all the same.
+ */
+bool bridge_start(struct bridge *b, struct worker *w, struct bridge_config *config);
+/* Another config. False: what is wrong has been logged, and nothing has changed. */
+bool bridge_reload(struct bridge *b, struct bridge_config *config);
+void bridge_drain(struct bridge *b); /* no new connections */
+/* Ends what is left; the loop has to go on until its conduits are closed. */
+void bridge_end(struct bridge *b);
+void bridge_deinit(struct bridge *b);
+/* One line on how things are, for systemd and SIGUSR1. Returns buf. */
+const char *bridge_status(const struct bridge *b, char *buf, size_t size);
 
 /*
  * Somebody has connected. fd is consumed. over: as in struct caller, or NULL. True: there is a
@@ -74,7 +92,7 @@ bool bridge_accept(struct bridge *b, const struct bridge_place *place, int fd,
 /* The same for a conduit that is there already (a chardev): consumed. */
 bool bridge_accept_conduit(struct bridge *b, const struct bridge_place *place, struct conduit *c,
 			   int fd, void (*over)(void *arg), void *arg);
-/* The connections limit: NULL, or what there is too little of. */
+/* One more may come: NULL, or what there is too little of. */
 const char *bridge_admit(const struct bridge *b);
 
 /* How it ended, for the log line (which is the audit record) and for the counters. */

@@ -1,7 +1,7 @@
 /*
  * folders: which folders match a path with one '*' in it, now and from now on (inotify).
  *
- * /run/vms/@/vm.vsock (@ for the star): for each folder X of /run/vms that matches and is there, X is told. Coming
+ * With /run/vms/VM-?/vm.vsock each folder of /run/vms that matches and is there is told. Coming
  * and going is told once each. The folder above may itself come and go.
  */
 #ifndef QGS_BRIDGE_FOLDERS_H

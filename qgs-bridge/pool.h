@@ -18,37 +18,45 @@ struct conduit;
 struct pool;
 struct worker;
 
-#define POOL_IDLE_MS 60000   /* a session without streams is closed after */
-#define POOL_WAITING_MAX 4096 /* callers waiting for a session: more are refused */
+#define POOL_IDLE_MS 60000    /* a session without streams is closed after */
+#define POOL_SPREAD 32	      /* streams in each session before there is another one */
+#define POOL_WAITING_MAX 4096 /* wishes waiting for a session: more are refused */
 
 /* Somebody who wants a stream. Embedded; zero at first. */
 struct pool_wish {
 	const char *service; /* must outlive the wish */
-	char id[24];	     /* our number for it, for the relay's log */
+	char id[24];	     /* our number for it, for the far end's logs */
 	/*
 	 * Once, from the loop or from inside pool_open: a stream the callee owns (bytes may follow
 	 * at once; what the relay says of it comes as its abort, see session_stream_reason), or
 	 * NULL, the reason, and a line for people (valid during the call).
 	 */
 	void (*done)(struct pool_wish *w, struct conduit *c, enum reason why, const char *detail);
-	struct pool *pool;
+	struct pool *pool; /* NULL: no wish */
 	struct pool_wish *next, **prevp;
 	struct timer timer; /* timeouts.pickup */
 };
 
-/* config: the bridge holds a reference. NULL with *why, to be freed: a file cannot be read, ... */
-struct pool *pool_new(struct worker *w, const struct bridge_config *config, char **why);
-/* Ends its sessions and what is in them at once; wishes are refused with SHUTDOWN. NULL is fine. */
-struct pool *pool_free(struct pool *p);
-/* No new wishes; sessions end with their streams; over is called once they all have. */
-void pool_retire(struct pool *p, void (*over)(void *arg), void *arg);
+/* NULL with *why, to be freed: a file cannot be read, ... config is kept by reference. */
+struct pool *pool_new(struct worker *w, struct bridge_config *config, char **why);
+/*
+ * Another config. If the relay's part is another, sessions that are there take no new streams and
+ * end with those they have. 0, or -EINVAL with *why, and nothing has changed.
+ */
+int pool_reload(struct pool *p, struct bridge_config *config, char **why);
+/* Ends its sessions, after what was queued; refuses wishes with SHUTDOWN, also new ones. */
+void pool_end(struct pool *p);
+struct pool *pool_free(struct pool *p); /* after pool_end and a loop's end; NULL is fine */
+
+/* The relay's address that was used last, for logs; "" before. Valid until the loop goes on. */
+const char *pool_via(const struct pool *p);
 
 void pool_open(struct pool *p, struct pool_wish *w);
 void pool_cancel(struct pool_wish *w); /* no wish: nothing */
 
 struct pool_counts {
-	unsigned sessions, streams, waiting; /* now */
-	uint64_t sessions_made, sessions_failed;
+	unsigned sessions, streams, waiting;	   /* now */
+	uint64_t sessions_made, sessions_failed; /* ever */
 };
 struct pool_counts pool_counts(const struct pool *p);
 

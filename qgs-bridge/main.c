@@ -1,0 +1,334 @@
+/*
+ * qgs-bridge: the node's forwarder: guests' quote requests to the node's one QGS, their other
+ * attestation streams to the boundary relay.
+ *
+ * Stages at start-up, in this order; a failure in one ends the program with BRIDGE_FAILED:
+ *
+ *   options   flags and file become one config; --check-config and --dump-config end here
+ *   log       from here on everything is said through the log
+ *   harden    no core dumps (requests pass through memory), as many descriptors as we may have
+ *   prepare   worker; SIGTERM and SIGINT: end in order, a second one at once; SIGHUP: read the
+ *             config again; SIGUSR1: a line on how things are
+ *   bridge    every listener is tried once; then those are opened that may be
+ *   metrics
+ *   loop      one worker on this thread, until drained
+ */
+#include <errno.h>
+#include <event2/event.h>
+#include <event2/thread.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <systemd/sd-daemon.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "config/bridge.h"
+#include "qgs-bridge/bridge.h"
+#include "qgs-bridge/metrics.h"
+#include "qgs-bridge/options.h"
+#include "relay/edge.h"
+#include "relay/log.h"
+#include "relay/metrics_http.h"
+#include "relay/worker.h"
+
+#define TICK_MS 100	     /* how often it is looked whether all are gone */
+#define STATUS_MS 10000	     /* how often systemd gets a line */
+#define END_MS 3000	     /* lingering closes take 2 s at most */
+#define DESCRIPTORS_SPARE 64 /* for files, listeners, probes */
+
+struct program {
+	int argc;
+	char **argv;
+	bool has_file;
+	struct worker *worker;
+	struct bridge bridge;
+	struct metrics_http *metrics;
+	struct edge signals; /* watches a signalfd */
+	struct timer tick, watchdog, status;
+	uint64_t end_at; /* draining, or ending: no longer than this (worker_now) */
+	uint64_t watchdog_ms;
+	bool ending;
+};
+
+static struct program program;
+
+/* ---- stages ---- */
+
+static void harden(const struct bridge_config *config)
+{
+	struct rlimit files;
+
+#ifndef __SANITIZE_ADDRESS__ /* its leak checker attaches to the process */
+	prctl(PR_SET_DUMPABLE, 0);
+#endif
+	signal(SIGPIPE, SIG_IGN);
+	if (getrlimit(RLIMIT_NOFILE, &files) < 0)
+		return;
+	if (files.rlim_cur < files.rlim_max) {
+		files.rlim_cur = files.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &files);
+	}
+	if (files.rlim_cur < config->limits.connections + config->qgs.in_flight + DESCRIPTORS_SPARE)
+		log_warning("only %" PRIu64 " file descriptors may be open, too few for "
+			    "limits.connections (%" PRIu64 "): raise LimitNOFILE=, or lower it",
+			    (uint64_t)files.rlim_cur, config->limits.connections);
+}
+
+/* ---- telling systemd ---- */
+
+static void tell_status(void)
+{
+	char text[256];
+
+	sd_notifyf(0, "STATUS=%s", bridge_status(&program.bridge, text, sizeof(text)));
+}
+
+static void on_status(struct timer *t)
+{
+	if (!program.bridge.draining)
+		tell_status();
+	timer_set(program.worker, t, STATUS_MS, on_status);
+}
+
+static void on_watchdog(struct timer *t)
+{
+	sd_notify(0, "WATCHDOG=1");
+	timer_set(program.worker, t, program.watchdog_ms, on_watchdog);
+}
+
+static void start_watchdog(struct program *p)
+{
+	uint64_t us;
+
+	if (sd_watchdog_enabled(0, &us) <= 0)
+		return;
+	p->watchdog_ms = us / 2000;
+	on_watchdog(&p->watchdog);
+}
+
+/* ---- the end ---- */
+
+static void end_now(struct program *p)
+{
+	p->ending = true;
+	p->end_at = worker_now(p->worker) + END_MS;
+	bridge_end(&p->bridge);
+}
+
+/* Drained: what is left ends. Ended: the loop goes on until the last conduits are closed. */
+static void on_tick(struct timer *t)
+{
+	struct program *p = &program;
+	bool late = worker_now(p->worker) >= p->end_at;
+
+	if (p->ending) {
+		if (p->worker->conduits == 0 || late) {
+			worker_stop(p->worker);
+			return;
+		}
+	} else if (p->bridge.connections == 0 || late) {
+		if (p->bridge.connections)
+			log_warning("ending with %u connections that did not finish in time",
+				    p->bridge.connections);
+		end_now(p);
+	}
+	timer_set(p->worker, t, TICK_MS, on_tick);
+}
+
+static void terminate(void)
+{
+	struct program *p = &program;
+	uint64_t drain = p->bridge.config->timeouts.common.drain;
+
+	if (p->ending)
+		return;
+	if (p->bridge.draining) {
+		log_info("second signal: ending at once");
+		end_now(p);
+		return;
+	}
+	log_info("ending: no new connections; %u have %" PRIu64 " s to finish",
+		 p->bridge.connections, drain / 1000);
+	sd_notify(0, "STOPPING=1\nSTATUS=waiting for requests and streams to finish");
+	p->end_at = worker_now(p->worker) + drain;
+	bridge_drain(&p->bridge);
+	timer_set(p->worker, &p->tick, 0, on_tick);
+}
+
+/* ---- signals ---- */
+
+static void tell_reloading(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%" PRIu64,
+		   (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000);
+}
+
+static void reload(void)
+{
+	struct program *p = &program;
+	struct bridge_config *config;
+
+	if (p->bridge.draining) {
+		log_info("SIGHUP: ignored, the program is ending");
+		return;
+	}
+	if (!p->has_file) {
+		log_info("SIGHUP: there is no config file to read again");
+		return;
+	}
+	tell_reloading();
+	config = bridge_options_reload(p->argc, p->argv);
+	if (config && bridge_reload(&p->bridge, config)) {
+		log_set_level((enum log_level)config->log.level);
+		log_info("the config was read again");
+	} else {
+		log_error("SIGHUP: the config is as it was before: the new one cannot be used");
+	}
+	bridge_config_unref(config);
+	sd_notify(0, "READY=1");
+	tell_status();
+}
+
+static void on_signal(struct edge *e, uint32_t events)
+{
+	struct signalfd_siginfo info;
+	char text[256];
+
+	while (read(e->fd, &info, sizeof(info)) == sizeof(info)) {
+		switch (info.ssi_signo) {
+		case SIGHUP:
+			reload();
+			break;
+		case SIGUSR1:
+			log_info("status: %s", bridge_status(&program.bridge, text, sizeof(text)));
+			break;
+		default:
+			terminate();
+		}
+	}
+}
+
+static bool watch_signals(struct program *p)
+{
+	sigset_t wanted;
+	int fd;
+
+	sigemptyset(&wanted);
+	sigaddset(&wanted, SIGTERM);
+	sigaddset(&wanted, SIGINT);
+	sigaddset(&wanted, SIGHUP);
+	sigaddset(&wanted, SIGUSR1);
+	sigprocmask(SIG_BLOCK, &wanted, NULL);
+	fd = signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (fd < 0)
+		return false;
+	if (edge_watch(p->worker, &p->signals, fd, EPOLLIN, on_signal) == 0)
+		return true;
+	close(fd);
+	return false;
+}
+
+/* ---- the run ---- */
+
+static bool is_draining(void *bridge)
+{
+	return ((const struct bridge *)bridge)->draining;
+}
+
+static bool start_metrics(struct program *p, const struct bridge_config *config)
+{
+	char *why = NULL;
+
+	if (config->metrics.kind == ADDRESS_NONE)
+		return true;
+	p->metrics = metrics_http_start(p->worker->base, &config->metrics, metrics_write,
+					&p->bridge, &why);
+	if (p->metrics)
+		metrics_http_health(p->metrics, is_draining);
+	else
+		log_error("metrics: %s", why ? why : "out of memory");
+	free(why);
+	return p->metrics;
+}
+
+static bool prepare(struct program *p)
+{
+	evthread_use_pthreads();
+	p->worker = worker_new(0);
+	if (p->worker && watch_signals(p))
+		return true;
+	log_error("cannot start: %s", strerror(errno));
+	return false;
+}
+
+static void release(struct program *p)
+{
+	metrics_http_stop(p->metrics);
+	bridge_deinit(&p->bridge);
+	if (p->worker) {
+		timer_cancel(p->worker, &p->tick);
+		timer_cancel(p->worker, &p->watchdog);
+		timer_cancel(p->worker, &p->status);
+	}
+	if (p->signals.worker) {
+		close(p->signals.fd);
+		edge_forget_closing(&p->signals);
+	}
+	worker_free(p->worker);
+	libevent_global_shutdown();
+}
+
+static int run(struct program *p, struct bridge_config *config)
+{
+	int status = BRIDGE_FAILED;
+
+	log_setup((enum log_level)config->log.level, (enum log_format)config->log.format,
+		  (enum log_target)config->log.target);
+	harden(config);
+	if (prepare(p) && bridge_start(&p->bridge, p->worker, config) && start_metrics(p, config)) {
+		start_watchdog(p);
+		log_info("qgs-bridge " VERSION " ready, %zu listeners", p->bridge.n_entrances);
+		sd_notify(0, "READY=1");
+		on_status(&p->status);
+		worker_run(p->worker);
+		status = BRIDGE_ORDERLY;
+		log_info("ended");
+	}
+	release(p);
+	return status;
+}
+
+int main(int argc, char **argv)
+{
+	struct bridge_options o = bridge_options_read(argc, argv);
+	int status = BRIDGE_ORDERLY;
+
+	switch (o.action) {
+	case BRIDGE_DONE:
+		return o.status;
+	case BRIDGE_CHECK:
+		fprintf(stderr, "qgs-bridge: the config is good\n");
+		break;
+	case BRIDGE_DUMP:
+		bridge_config_dump(o.config, stdout);
+		break;
+	case BRIDGE_RUN:
+		program.argc = argc;
+		program.argv = argv;
+		program.has_file = o.path;
+		status = run(&program, o.config);
+		break;
+	}
+	bridge_config_unref(o.config);
+	return status;
+}
