@@ -24,13 +24,13 @@ struct entrance_config {
 	struct address address;
 	int socket;    /* enum socket_role; SOCKET_CONNECT for unix and hybrid only */
 	char *forward; /* NULL: to QGS; "service:NAME.OWNER", or "by-vm": what vms: says */
-	/* Of Unix sockets that we make: */
+	/* Of Unix sockets that we make; of all others NULL: */
 	char *owner, *group; /* a name or a number; NULL: the process's own */
 	char *mode;	     /* octal, "0660" by default */
 	char *directory_mode; /* of a folder that had to be made, "0755" by default */
 	char *selinux;	      /* label of the socket, or NULL: the policy's */
 	char *netns;	      /* tcp, vsock: path of the network namespace to listen in, or NULL */
-	int line;
+	int line;	      /* where it stands in the file; 0: a flag's */
 };
 
 enum rule_action { RULE_ALLOW, RULE_DENY };
@@ -66,7 +66,7 @@ struct vm_config {
 };
 
 enum framing {
-	FRAMING_QGS,  /* whole requests and replies, 4-byte length (endpoints.md 1.1) */
+	FRAMING_QGS,  /* whole requests and replies, 4-byte length first */
 	FRAMING_NONE, /* bytes as they come; dialled at the first one */
 };
 
@@ -144,18 +144,28 @@ struct bridge_config *bridge_config_parse(const char *name, const char *text, si
 					  struct config_errors *e);
 struct bridge_config *bridge_config_ref(struct bridge_config *c);
 struct bridge_config *bridge_config_unref(struct bridge_config *c); /* NULL is fine */
-/* What a file may leave out but a run may not (listeners). 0 or -EINVAL. */
+/*
+ * What a file may leave out but a run may not (listeners), and what flags and file must not say
+ * together. 0 or -EINVAL.
+ */
 int bridge_config_check(const struct bridge_config *c, const char *name, struct config_errors *e);
 /* --listen ADDRESS: named listener-1, listener-2...; to QGS. 0 or -EINVAL and *why, allocated. */
 int bridge_config_add_listener(struct bridge_config *c, const char *text, char **why);
 /* --qgs ADDRESS. The same. */
 int bridge_config_set_qgs(struct bridge_config *c, const char *text, char **why);
+/* --mode, --group: of the Unix sockets of all --listen so far; -EINVAL if there is none. */
+int bridge_config_set_mode(struct bridge_config *c, const char *text, char **why);
+int bridge_config_set_group(struct bridge_config *c, const char *text, char **why);
 void bridge_config_dump(const struct bridge_config *c, FILE *to);
 
 struct vm_file *vm_file_load(const char *path, struct config_errors *e);
 struct vm_file *vm_file_parse(const char *name, const char *text, size_t len,
 			      struct config_errors *e);
 struct vm_file *vm_file_free(struct vm_file *f); /* NULL is fine */
+/* What a drop-in must not say beside its main file (listeners that are there already, forward
+ * without a relay). 0 or -EINVAL. */
+int vm_file_check(const struct vm_file *f, const struct bridge_config *c, const char *name,
+		  struct config_errors *e);
 
 /* "42" or "40-49": 0, or -EINVAL. Rules, VMs and the tables' own check. */
 int config_range(const char *text, uint64_t *from, uint64_t *to);

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Holds #include to the arrows config <- relay <- tunnel.
+"""Holds #include to the arrows config <- relay <- tunnel <- qgs-bridge.
 
 Usage: check_arrows.py TOP
 
@@ -16,7 +16,7 @@ SEES = {
     'config': {'config'},
     'relay': {'config', 'relay'},
     'tunnel': {'config', 'relay', 'tunnel'},
-    'qgs-bridge': {'config', 'relay', 'qgs-bridge'},
+    'qgs-bridge': {'config', 'relay', 'tunnel', 'qgs-bridge'},
     'bench': {'bench', 'config', 'relay', 'tunnel'},
 }
 LIBRARIES = [   # header, who may include it, why

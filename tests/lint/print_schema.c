@@ -1,16 +1,17 @@
 /*
  * print_schema: what the library knows about config files, for check_config_docs.py.
  *
- * Theory of operation: without arguments, a line for each key of both programs' tables: program,
+ * Theory of operation: without arguments, a line for each key of the programs' tables: program,
  * path, type, presence, what its text must mention, help; between tabs. With a program and
  * a file, loads that file by the library and prints what it found wrong.
  */
 #include <inttypes.h>
 #include <string.h>
 
+#include "config/bridge.h"
 #include "config/config.h"
 #include "config/scalar.h"
-#include "config/schema.h"
+#include "config/schema_bridge.h"
 
 static const char *const types[FIELD_TYPES] = {
 	[FIELD_TEXT] = "text",
@@ -75,6 +76,8 @@ static int load(const char *program, const char *path)
 
 	if (strcmp(program, "relay") == 0)
 		relay_config_unref(relay_config_load(path, &e));
+	else if (strcmp(program, "bridge") == 0)
+		bridge_config_unref(bridge_config_load(path, &e));
 	else
 		tunnel_config_free(tunnel_config_load(path, &e));
 	failed = e.n > 0;
@@ -89,5 +92,6 @@ int main(int argc, char **argv)
 		return load(argv[1], argv[2]);
 	print_table("relay", &relay_table, "");
 	print_table("tunnel", &tunnel_table, "");
+	print_table("bridge", &bridge_table, "");
 	return 0;
 }
