@@ -7,7 +7,8 @@
  *   JOINED   a splice has both; its end is ours
  *
  * The stream is there as soon as a session is: whether the relay takes it on, parks it or refuses
- * it comes later, as bytes or as its abort. A client that goes while it wishes takes the wish with it.
+ * it comes later, as bytes or as its abort. A client that goes while it wishes takes the wish with
+ * it.
  */
 #include "qgs-bridge/forward.h"
 

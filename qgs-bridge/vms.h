@@ -2,7 +2,8 @@
  * vms: which service a VM's streams go to: the config's table, and drop-in files beside it.
  *
  * The folder is watched: a file NAME.yaml that is written or renamed into it counts from then on,
- * one that is removed counts no more. A file that is wrong is logged, and what it said before stays.
+ * one that is removed counts no more. A file that is wrong is logged, and what it said before
+ * stays.
  * Hidden files, and names that do not end in .yaml, are left alone (so a writer can rename).
  */
 #ifndef QGS_BRIDGE_VMS_H
