@@ -11,6 +11,7 @@
  * sockets.
  *
  * The mailbox is a list under a mutex and an eventfd; the list is taken whole, then run in order.
+ * Then come the wakes (wake.h), which share the eventfd.
  * Pools keep a bounded number of free buffers and pipes; what is above goes back to the system.
  *
  * Start-up allocation may fail and says so; nothing at run time here ends the process.
@@ -76,6 +77,14 @@ uint64_t worker_now(const struct worker *w)
 	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }
 
+void worker_rouse(struct worker *w)
+{
+	uint64_t one = 1;
+	ssize_t n = write(w->private->mail_fd, &one, sizeof(one));
+
+	(void)n; /* EAGAIN only when the counter is full: then it is readable anyway */
+}
+
 static void on_mail(struct edge *e, uint32_t events)
 {
 	struct worker *w = e->worker;
@@ -95,6 +104,7 @@ static void on_mail(struct edge *e, uint32_t events)
 		l->fn(w, l->arg);
 		free(l);
 	}
+	wakes_run(&w->wakes);
 }
 
 int worker_post(struct worker *w, void (*fn)(struct worker *w, void *arg), void *arg)
@@ -111,12 +121,8 @@ int worker_post(struct worker *w, void (*fn)(struct worker *w, void *arg), void 
 	*p->mail_end = l;
 	p->mail_end = &l->next;
 	pthread_mutex_unlock(&p->mail_lock);
-	if (first) {
-		uint64_t one = 1;
-		ssize_t n = write(p->mail_fd, &one, sizeof(one));
-
-		(void)n; /* EAGAIN only when the counter is full: then it is readable anyway */
-	}
+	if (first)
+		worker_rouse(w);
 	return 0;
 }
 
@@ -303,6 +309,7 @@ struct worker *worker_new(unsigned index)
 	p->mail_end = &p->mail;
 	p->deferred.next = p->deferred.prev = &p->deferred;
 	pthread_mutex_init(&p->mail_lock, NULL);
+	wakes_init(&w->wakes);
 	/* one thread; mail has its own lock */
 	event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK);
 	w->base = event_base_new_with_config(config);
@@ -332,6 +339,7 @@ static void free_private(struct worker *w)
 	struct letter *l;
 
 	edge_forget(&p->mail_watch); /* no more letters, whose addressees may be gone */
+	wakes_deinit(&w->wakes);
 	if (p->dns) { /* its callbacks release who still asks: they come from one more turn */
 		evdns_base_free(p->dns, 1);
 		event_base_loop(w->base, EVLOOP_ONCE | EVLOOP_NONBLOCK);
@@ -431,18 +439,8 @@ void worker_join(struct worker *w)
 	w->private->started = false;
 }
 
-static void nothing(struct worker *w, void *arg)
-{
-}
-
 void worker_stop(struct worker *w)
 {
-	uint64_t one = 1;
-	ssize_t n;
-
 	atomic_store_explicit(&w->private->stop, true, memory_order_release);
-	if (worker_post(w, nothing, NULL) < 0) { /* no memory: the eventfd alone will do */
-		n = write(w->private->mail_fd, &one, sizeof(one));
-		(void)n;
-	}
+	worker_rouse(w);
 }

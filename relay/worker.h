@@ -2,8 +2,9 @@
  * worker: one thread, one libevent base, and what its conduits share: time, timers, scratch
  * memory, pipes for splice(2), a mailbox, deferred work, the reaper, counters.
  *
- * Thread: everything here is for the worker's own thread, except worker_post and the reading of
- * counters. A program with a single loop (attest-tunnel) runs its one worker on the main thread.
+ * Thread: everything here is for the worker's own thread, except worker_post, worker_rouse and the
+ * reading of counters. A program with a single loop (attest-tunnel) runs its one worker on the main
+ * thread.
  *
  * A loop turn: events, then timers, then deferred work (tunnel sessions send here, all that this
  * turn produced in one go), then the reaper.
@@ -19,6 +20,7 @@
 #include "relay/counter.h"
 #include "relay/edge.h"
 #include "relay/timer.h"
+#include "relay/wake.h"
 
 struct event_base;
 struct evdns_base;
@@ -61,6 +63,7 @@ struct worker {
 	int edge_fd; /* the epoll instance of edge.h, in which it sleeps */
 	struct edge_batch batch; /* edge.c's */
 	unsigned pipes_max; /* pipes at a time, two descriptors each; set before it runs */
+	struct wakes wakes;
 	struct counters counters;
 	unsigned conduits; /* not yet closed for good, those that still linger included */
 	struct worker_private *private;
@@ -86,6 +89,8 @@ void worker_stop(struct worker *w); /* any thread */
  */
 int worker_post(struct worker *w, void (*fn)(struct worker *w, void *arg), void *arg);
 
+void worker_rouse(struct worker *w); /* makes it take a turn; any thread; for wake.h */
+
 /* Monotonic milliseconds, coarse (CLOCK_MONOTONIC_COARSE: some ms behind, never ahead). */
 uint64_t worker_now(const struct worker *w);
 
@@ -93,7 +98,7 @@ void worker_defer(struct worker *w, struct deferred *d); /* already queued: noth
 void worker_undefer(struct deferred *d);		 /* not queued: nothing */
 void worker_reap(struct worker *w, struct reapable *r);
 
-/* WORKER_BUFFER bytes, pooled. NULL: out of memory. */
+/* WORKER_BUFFER bytes, pooled; malloc's, so any worker may put them back. NULL: out of memory. */
 void *worker_buffer_get(struct worker *w);
 void worker_buffer_put(struct worker *w, void *buf); /* NULL is fine */
 
