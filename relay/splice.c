@@ -408,6 +408,8 @@ static void count_begin(const struct splice *s)
 {
 	struct counters *count = &s->worker->counters;
 
+	if (s->spec->uncounted)
+		return;
 	counter_add(&count->value[COUNTER_STREAMS], 1);
 	counter_add(&count->value[COUNTER_LIVE_SPLICES], 1);
 }
@@ -416,6 +418,8 @@ static void count_end(const struct splice *s, enum reason why)
 {
 	struct counters *count = &s->worker->counters;
 
+	if (s->spec->uncounted)
+		return;
 	counter_add(&count->value[COUNTER_BYTES_UP], s->half[INI].bytes);
 	counter_add(&count->value[COUNTER_BYTES_DOWN], s->half[TGT].bytes);
 	counter_add(&count->value[COUNTER_LIVE_SPLICES], (uint64_t)-1);

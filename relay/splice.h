@@ -42,6 +42,7 @@ struct splice_spec {
 	 * refusal to side[INI] when nothing was sent there yet). Must not call splice_end.
 	 */
 	void (*end)(struct splice *s, enum reason why);
+	bool uncounted; /* no stream of its own: the way goes on in a splice that is counted */
 };
 
 struct splice {
