@@ -1,10 +1,10 @@
 /*
  * who: which VM is at the other end of a connection, as far as the kernel vouches for it.
  *
- * Nothing here comes from the guest itself. What each fact proves: endpoints.md section 8.1 for the
- * CID (any process inside that guest may have it); a Unix peer's pid is that of its VMM, whose
- * cgroup names the Kubernetes pod or the libvirt domain; a socket's own path says which VM's folder
- * it stands in.
+ * Nothing here comes from the guest itself. What each fact proves: a CID is the guest's own, since
+ * the host drops packets that claim another (any process inside that guest may have it; 1 and 2 are
+ * processes of this host); a Unix peer's pid is that of its VMM, whose cgroup names the Kubernetes
+ * pod or the libvirt domain; a socket's own path says which VM's folder it stands in.
  */
 #ifndef QGS_BRIDGE_WHO_H
 #define QGS_BRIDGE_WHO_H
@@ -29,8 +29,9 @@ struct who {
 	 *   cid:42         vsock; cid:42@NETNS in a network namespace other than the bridge's own
 	 *   pod:UID        Kubernetes
 	 *   domain:NAME    libvirt
-	 *   pid:4711       any other Unix peer: one process is one VM
-	 *   port:1080      TCP: one port for each VM
+	 *   pid:4711       any other Unix peer: one process is one VM; pid:0: all those of another
+	 *                  pid namespace, which the bridge does not see into
+	 *   port:1080      TCP: one port for each VM; @NETNS as above
 	 */
 	char vm[WHO_KEY_MAX];
 	char name[WHO_NAME_MAX]; /* each of these "" if not known */
@@ -38,7 +39,7 @@ struct who {
 	char domain[WHO_DOMAIN_MAX];
 	char label[WHO_LABEL_MAX];
 	uint32_t uid, gid; /* UINT32_MAX: not known */
-	ino_t netns;	   /* vsock: the namespace of the listener; 0: not known */
+	ino_t netns;	   /* the namespace of the listener; 0: not known */
 };
 
 /* What the socket that was connected to says. Strings are the caller's. */
@@ -49,13 +50,16 @@ struct who_place {
 	ino_t own_netns;  /* of the bridge itself */
 };
 
-/* Asks the kernel about fd, just accepted from peer. Never fails: what is not known is "". */
+/*
+ * Asks the kernel about fd, just accepted from peer. Never fails: what is not known is "". For a
+ * chardev, to which we connected: the peer is who listens there.
+ */
 void who_of(struct who *w, int fd, const struct peer *peer, const struct who_place *place);
-/* For a chardev that we connected to: the peer is who listens there. */
 
 /*
- * Reads a text of /proc/PID/cgroup for a pod's uid and a libvirt domain's name (systemd's escapes
- * undone). Pure; outputs are "" where there is none.
+ * Reads a text of /proc/PID/cgroup for a pod's uid or a libvirt domain's name (systemd's escapes
+ * undone, odd characters '?'). Pure; outputs are "" where there is none. Seen from inside of
+ * another cgroup namespace than the host's, not all pods can be told.
  */
 void who_read_cgroup(const char *text, size_t len, char pod[WHO_POD_MAX],
 		     char domain[WHO_DOMAIN_MAX]);
