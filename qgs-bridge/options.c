@@ -8,7 +8,7 @@
  *
  * What is wrong on the command line ends with BRIDGE_USAGE, what is wrong in the file with
  * BRIDGE_FAILED: so a supervisor can tell a typo in a unit from a bad config. A reload goes the
- * same way, but for the first pass's words, and collects what is wrong instead of printing it.
+ * same way, but logs what is wrong, since nobody reads what a daemon prints.
  */
 #include "qgs-bridge/options.h"
 
@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "config/bridge.h"
+#include "relay/log.h"
 
 #define PROGRAM "qgs-bridge"
 
@@ -231,15 +232,18 @@ struct bridge_options bridge_options_read(int argc, char **argv)
 	return o;
 }
 
-struct bridge_config *bridge_options_again(int argc, char **argv, struct config_errors *e)
+struct bridge_config *bridge_options_reload(int argc, char **argv)
 {
 	struct bridge_options o = { .action = BRIDGE_RUN };
-	int status;
+	struct config_errors e = { 0 };
 
-	if (!first_pass(argc, argv, &o.path, &status)) {
-		config_errors_add(e, PROGRAM ": the arguments are not those it was started with");
+	if (!first_pass(argc, argv, &o.path, &o.status))
 		return NULL;
-	}
-	read_all(&o, argc, argv, e);
+	read_all(&o, argc, argv, &e);
+	for (size_t i = 0; i < e.n; i++)
+		log_error("%s", e.at[i]);
+	if (e.more)
+		log_error("and %zu more", e.more);
+	config_errors_deinit(&e);
 	return o.config;
 }

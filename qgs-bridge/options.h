@@ -3,7 +3,6 @@
 #define QGS_BRIDGE_OPTIONS_H
 
 struct bridge_config;
-struct config_errors;
 
 enum bridge_options_action { BRIDGE_RUN, BRIDGE_CHECK, BRIDGE_DUMP, BRIDGE_DONE };
 
@@ -19,9 +18,9 @@ struct bridge_options {
 
 struct bridge_options bridge_options_read(int argc, char **argv);
 /*
- * For a reload: the file read anew, and the flags of before on top. The arguments are those that
- * bridge_options_read has found good. NULL: e has at least one entry.
+ * For a reload: the file read anew, and the flags on top. The arguments are those that
+ * bridge_options_read has found good. NULL: what is wrong has been logged.
  */
-struct bridge_config *bridge_options_again(int argc, char **argv, struct config_errors *e);
+struct bridge_config *bridge_options_reload(int argc, char **argv);
 
 #endif

@@ -16,6 +16,7 @@ import yaml
 PROGRAMS = {
     'relay': ('config/relay.yaml.5', 'contrib/relay.yaml'),
     'tunnel': ('config/tunnel.yaml.5', 'contrib/tunnel.yaml'),
+    'bridge': ('config/qgs-bridge.yaml.5', 'contrib/qgs-bridge.yaml'),
 }
 ITEM = re.compile(r'^\.It Ic (\S+) : Ar (.+?) Pq (.+)$')
 
@@ -124,7 +125,7 @@ def main():
     for program, schema in read_schema(tool).items():
         if not schema:
             wrong.append(f'{program}: the library knows no key')
-        wrong += [f'config/schema.c: {path} has no help'
+        wrong += [f'{program}: {path} has no help'
                   for path, (_, _, _, help_text) in schema.items() if not help_text]
         page, example = PROGRAMS[program]
         wrong += compare_page(program, schema, f'{top}/{page}')
