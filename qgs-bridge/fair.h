@@ -13,7 +13,7 @@
 
 #include "relay/reason.h"
 
-struct fair_limits {
+struct fair_limits { /* a zero counts as 1 */
 	unsigned running;  /* at a time, all together */
 	unsigned per_line; /* waiting in one line */
 	unsigned rate;	   /* a second, for one line */
@@ -33,8 +33,9 @@ struct fair_line {
 
 /* Embedded in a request; zero at first. */
 struct fair_item {
-	struct fair_line *line;
+	struct fair_line *line; /* NULL: neither waiting nor running */
 	struct fair_item *next, **prevp; /* waiting */
+	uint64_t number; /* in the order of their entering */
 	bool running;
 };
 
@@ -42,6 +43,7 @@ struct fair {
 	struct fair_limits limits;
 	struct fair_line *ring; /* who is next */
 	unsigned waiting, running;
+	uint64_t numbers;
 };
 
 void fair_init(struct fair *f, const struct fair_limits *limits);
@@ -49,7 +51,10 @@ void fair_limit(struct fair *f, const struct fair_limits *limits); /* after a re
 
 /* To the end of its line. REASON_NONE, or LIMIT: the line is full; nothing has changed then. */
 enum reason fair_enter(struct fair *f, struct fair_line *line, struct fair_item *item);
-/* Back to the head of its line, with its token: it was running and could not be served yet. */
+/*
+ * Back to the head of its line, with its token: it was running and could not be served yet. Those
+ * that come back to one line stand there in their old order; the line is the next to be served.
+ */
 void fair_return(struct fair *f, struct fair_item *item);
 /* Whose turn it is; it runs from now on. NULL: nobody, or no room. now in ms, monotonic. */
 struct fair_item *fair_next(struct fair *f, uint64_t now_ms);
@@ -57,5 +62,7 @@ struct fair_item *fair_next(struct fair *f, uint64_t now_ms);
 void fair_leave(struct fair *f, struct fair_item *item);
 /* There is room and somebody waits, but has no token: ms until one has. UINT64_MAX: not so. */
 uint64_t fair_wait(const struct fair *f, uint64_t now_ms);
+/* Somebody who waits; NULL: nobody does. To tell all of them something: each then leaves. */
+struct fair_item *fair_waiting(const struct fair *f);
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * framing: where a QGS request or reply ends (endpoints.md 1.1). Pure; the body is never looked at.
+ * framing: where a QGS request or reply ends. Pure; the body is never looked at.
  *
  * A message is a 4-byte big-endian length and so many bytes. A request may instead be a bare
  * TDREPORT: 1024 bytes or a little more, whose first byte is 0x81; read as a length that would be
@@ -11,21 +11,24 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define FRAMING_HEAD 4	   /* bytes of the length */
-#define FRAMING_RAW 1024   /* bytes of a raw report, at least */
+#define FRAMING_HEAD 4	     /* bytes of the length */
+#define FRAMING_RAW 1024     /* bytes of a raw report, at least */
 #define FRAMING_RAW_MAX 4096 /* with whatever a newer one has behind it */
 
 enum framing_verdict {
-	FRAMING_MORE,	   /* call again with more */
-	FRAMING_WHOLE,	   /* *len bytes are one message; what follows is not part of it */
-	FRAMING_RAW_SO_FAR, /* a raw report, whole as far as can be told: more may follow at once */
-	FRAMING_TOO_LARGE, /* over max */
-	FRAMING_GARBAGE,   /* neither a length within 1 MiB nor a raw report */
+	FRAMING_MORE,	    /* call again with more */
+	FRAMING_WHOLE,	    /* *len bytes are one message; what follows is not part of it */
+	FRAMING_RAW_SO_FAR, /* a raw report of *len bytes, as far as can be told: more may follow */
+	FRAMING_TOO_LARGE,  /* over max */
+	FRAMING_GARBAGE,    /* neither a length from 1 to 1 MiB nor a raw report */
 };
 
-/* The first n bytes of a request. */
+/* The first n bytes of a request; max counts the head. */
 enum framing_verdict framing_request(const uint8_t *data, size_t n, size_t max, size_t *len);
-/* Of a reply to a framed request: MORE, WHOLE or TOO_LARGE. */
+/*
+ * Of a reply to a framed request: MORE, WHOLE or TOO_LARGE. A length of zero is passed on: what it
+ * means is the client's to say.
+ */
 enum framing_verdict framing_reply(const uint8_t *data, size_t n, size_t max, size_t *len);
 
 #endif

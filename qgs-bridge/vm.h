@@ -40,7 +40,7 @@ struct vm_table {
 	struct vm *oldest, *newest;
 	unsigned n, n_max;
 	unsigned labelled, labelled_max;
-	struct vm_counts other; /* of those forgotten or without labels of their own */
+	struct vm_counts other; /* of those forgotten; more is counted in vm_table_other */
 };
 
 /* 0, -ENOMEM, or -EIO: no randomness. */
@@ -48,6 +48,9 @@ int vm_table_init(struct vm_table *t, unsigned max, unsigned labels)
 	__attribute__((warn_unused_result));
 void vm_table_deinit(struct vm_table *t);
 void vm_table_limit(struct vm_table *t, unsigned max, unsigned labels); /* after a reload */
+
+/* What is counted under no VM's own label: of those forgotten and those without. Never less. */
+struct vm_counts vm_table_other(const struct vm_table *t);
 
 /* One more connection of it. NULL: the table is full of live ones, or no memory. */
 struct vm *vm_begin(struct vm_table *t, const char *key);
