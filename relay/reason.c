@@ -7,6 +7,7 @@
 #include "relay/reason.h"
 
 #include <assert.h>
+#include <string.h>
 
 enum { CLEAN, ABORT };
 
@@ -34,4 +35,12 @@ const char *reason_explanation(enum reason why)
 bool reason_is_clean(enum reason why)
 {
 	return table[why].class == CLEAN;
+}
+
+enum reason reason_of_word(const char *word)
+{
+	for (unsigned i = 0; i < REASONS; i++)
+		if (strcmp(table[i].word, word) == 0)
+			return (enum reason)i;
+	return REASON_NONE;
 }

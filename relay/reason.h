@@ -18,4 +18,7 @@ const char *reason_explanation(enum reason why);
 /* True when a peer is to see an orderly end, false when it is to see an abort. */
 bool reason_is_clean(enum reason why);
 
+/* The reason of this word; REASON_NONE: it is none's. */
+enum reason reason_of_word(const char *word);
+
 #endif

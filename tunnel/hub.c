@@ -450,6 +450,7 @@ static void start_session(struct tunnel *t, struct conduit *carrier)
 {
 	const struct relay_config *c = t->gateway->config;
 	const struct session_limits limits = {
+		.peer = SESSION_PEER_AGENT,
 		.streams = (uint32_t)c->limits.streams_per_tunnel,
 		.streams_total = (uint32_t)c->limits.streams_per_session,
 		.stream_window = (uint32_t)c->limits.stream_window,
@@ -459,7 +460,7 @@ static void start_session(struct tunnel *t, struct conduit *carrier)
 	};
 
 	t->state = ASKED;
-	t->session = session_new(carrier, SESSION_RELAY, &limits, &events, t);
+	t->session = session_new(carrier, SESSION_CLIENT, &limits, &events, t);
 	if (!t->session) {
 		tunnel_free(t, REASON_NO_MEMORY, "out of memory");
 		return;

@@ -481,6 +481,7 @@ static void on_carrier(void *user, struct conduit *c, enum reason why, bool reac
 	struct line *line = user;
 	const struct tunnel_config *config = line->link->agent->spec->config;
 	const struct session_limits limits = {
+		.peer = SESSION_PEER_RELAY,
 		.streams = (uint32_t)config->limits.streams,
 		.stream_window = (uint32_t)config->limits.stream_window,
 		.session_window = (uint32_t)config->limits.session_window,
@@ -493,7 +494,7 @@ static void on_carrier(void *user, struct conduit *c, enum reason why, bool reac
 		line_over(line, why, reached, detail);
 		return;
 	}
-	line->session = session_new(c, SESSION_AGENT, &limits, &session_events, line);
+	line->session = session_new(c, SESSION_SERVER, &limits, &session_events, line);
 	if (!line->session) {
 		line_over(line, REASON_NO_MEMORY, false, "out of memory");
 		return;

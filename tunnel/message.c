@@ -19,7 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "config/address.h"
 #include "tunnel/session_private.h"
 
 #define NV(n, v, f)                                                                    \
@@ -79,7 +78,7 @@ void exchange_closed(struct session *s, int32_t id)
 		return;
 	answered = e->answered;
 	e->id = 0;
-	if (s->role == SESSION_RELAY && !answered && s->phase == PHASE_OPEN)
+	if (s->role == SESSION_CLIENT && !answered && s->phase == PHASE_OPEN)
 		s->events->reply(s, id, 0, &no_fields);
 	session_check_idle(s);
 }
@@ -101,7 +100,7 @@ int message_begin(nghttp2_session *h2, const nghttp2_frame *frame, void *session
 	m->status = 0;
 	m->n = 0;
 	m->bytes = 0;
-	m->authority[0] = m->path[0] = m->id[0] = '\0';
+	m->authority[0] = m->path[0] = m->id[0] = m->word[0] = '\0';
 	return 0;
 }
 
@@ -138,7 +137,7 @@ static void keep_pseudo(struct message *m, const char *name, const uint8_t *valu
 /* Whether the fields of this block are for a control exchange's user. */
 static bool wants_fields(struct session *s, const nghttp2_frame *frame)
 {
-	if (s->role == SESSION_AGENT)
+	if (s->role == SESSION_SERVER)
 		return frame->headers.cat == NGHTTP2_HCAT_REQUEST &&
 		       s->message.method == MESSAGE_POST;
 	return exchange_find(s, frame->hd.stream_id) != NULL;
@@ -165,8 +164,11 @@ int message_field(nghttp2_session *h2, const nghttp2_frame *frame, const uint8_t
 			keep(m->id, sizeof(m->id), value, value_len);
 		return 0;
 	}
-	if (!wants_fields(s, frame))
+	if (!wants_fields(s, frame)) {
+		if (s->role == SESSION_CLIENT && strcmp(key, "attest-reason") == 0)
+			keep(m->word, sizeof(m->word), value, value_len);
 		return 0;
+	}
 	if (!m->fields) {
 		m->fields = malloc(sizeof(*m->fields));
 		if (!m->fields)
@@ -193,8 +195,7 @@ static void got_connect(struct session *s, const nghttp2_frame *frame)
 
 	for (char *p = m->authority; *p; p++)
 		*p = (char)tolower((unsigned char)*p);
-	if (s->phase != PHASE_OPEN || s->n_streams >= s->limits.streams ||
-	    !name_is_service(m->authority)) {
+	if (s->phase != PHASE_OPEN || s->n_streams >= s->limits.streams) {
 		refuse(s, id, NGHTTP2_REFUSED_STREAM);
 		return;
 	}
@@ -212,14 +213,22 @@ static void got_connect(struct session *s, const nghttp2_frame *frame)
 }
 
 /* The answer to what is neither a stream nor a control request. */
-static void answer_plain(struct session *s, const nghttp2_frame *frame, const char *status)
+static void answer_plain(struct session *s, int32_t id, const char *status)
 {
 	nghttp2_nv nv[] = { NV(":status", status, NGHTTP2_NV_FLAG_NONE) };
 
-	nghttp2_submit_response(s->h2, frame->hd.stream_id, nv, 1, NULL);
-	if (!(frame->hd.flags & NGHTTP2_FLAG_END_STREAM))
-		refuse(s, frame->hd.stream_id, NGHTTP2_NO_ERROR);
+	nghttp2_submit_response(s->h2, id, nv, 1, NULL);
 	session_schedule(s);
+}
+
+/*
+ * Who has its whole answer need not say the rest (RFC 9113 8.1). Not submitted with the answer:
+ * nghttp2 would send the reset first, and then no answer.
+ */
+void message_answered(struct session *s, int32_t id)
+{
+	if (!exchange_find(s, id) && nghttp2_session_get_stream_remote_close(s->h2, id) == 0)
+		refuse(s, id, NGHTTP2_NO_ERROR);
 }
 
 static const struct fields *fields_of(const struct message *m)
@@ -240,19 +249,16 @@ static void got_post(struct session *s, const nghttp2_frame *frame)
 
 static void got_request(struct session *s, const nghttp2_frame *frame)
 {
-	switch (s->message.method) {
-	case MESSAGE_CONNECT:
+	enum message_method method = s->message.method;
+
+	if (method == MESSAGE_CONNECT)
 		got_connect(s, frame);
-		break;
-	case MESSAGE_POST:
-		if (s->message.path[0])
-			got_post(s, frame);
-		else /* longer than any path of this protocol */
-			answer_plain(s, frame, "404");
-		break;
-	default:
-		answer_plain(s, frame, "405");
-	}
+	else if (method != MESSAGE_POST || !s->events->request)
+		answer_plain(s, frame->hd.stream_id, "405");
+	else if (s->message.path[0])
+		got_post(s, frame);
+	else /* longer than any path of this protocol */
+		answer_plain(s, frame->hd.stream_id, "404");
 }
 
 static void got_answer(struct session *s, const nghttp2_frame *frame)
@@ -267,8 +273,8 @@ static void got_answer(struct session *s, const nghttp2_frame *frame)
 	if (st && status == 200) {
 		stream_on_open(st);
 	} else if (st) {
-		stream_die(st, NGHTTP2_CONNECT_ERROR, -ECONNRESET);
-		stream_reset(st, NGHTTP2_CANCEL);
+		stream_on_refused(st, status, s->message.word,
+				  frame->hd.flags & NGHTTP2_FLAG_END_STREAM);
 	} else if (e && !e->answered) {
 		e->answered = true;
 		if (s->phase == PHASE_OPEN)
@@ -278,7 +284,7 @@ static void got_answer(struct session *s, const nghttp2_frame *frame)
 
 void message_end(struct session *s, const nghttp2_frame *frame)
 {
-	if (s->role == SESSION_RELAY)
+	if (s->role == SESSION_CLIENT)
 		got_answer(s, frame);
 	else if (frame->headers.cat == NGHTTP2_HCAT_REQUEST)
 		got_request(s, frame);

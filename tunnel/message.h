@@ -7,13 +7,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "tunnel/session.h"
+
 struct fields;
-struct session;
 
 #define EXCHANGES_MAX 8         /* control requests under way in a session */
 #define EXCHANGE_BODY_MAX 16384 /* bytes of a body, all dropped; more ends the session */
 #define MESSAGE_PATH_MAX 128
 #define MESSAGE_ID_MAX 64
+#define MESSAGE_WORD_MAX 31
 
 /* A control request under way; id 0: free. */
 struct exchange {
@@ -31,9 +33,10 @@ struct message {
 	unsigned n;
 	size_t bytes;
 	struct fields *fields; /* of a control message; made at its first field */
-	char authority[128];   /* longer than any service; "": none, or too long */
+	char authority[SESSION_AUTHORITY_MAX + 1]; /* "": none, or too long */
 	char path[MESSAGE_PATH_MAX];
 	char id[MESSAGE_ID_MAX + 1];
+	char word[MESSAGE_WORD_MAX + 1]; /* attest-reason, of an answer to a stream */
 };
 
 /* nghttp2's callbacks. */
@@ -49,5 +52,8 @@ void message_deinit(struct message *m);
 void exchange_body(struct session *s, int32_t id, size_t len);
 void exchange_closed(struct session *s, int32_t id);
 unsigned exchange_count(const struct session *s);
+
+/* Server: an answer without a body has gone out. */
+void message_answered(struct session *s, int32_t id);
 
 #endif

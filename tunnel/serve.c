@@ -197,7 +197,7 @@ static const struct serve_offer *find(const struct serve *v, const char *service
 {
 	size_t len = strcspn(service, ".");
 
-	if (service[len] != '.' || strcasecmp(service + len + 1, owner) != 0)
+	if (!name_is_service(service) || strcasecmp(service + len + 1, owner) != 0)
 		return NULL;
 	for (unsigned i = 0; i < v->n_offers; i++) {
 		const char *name = v->offers[i].config->name;

@@ -90,7 +90,7 @@ void session_begin_close(struct session *s, enum reason why, const char *fmt, ..
 void session_check_idle(struct session *s)
 {
 	session_schedule(s); /* which looks whether HTTP/2 has anything left to do */
-	if (s->retiring && s->role == SESSION_RELAY && s->n_streams == 0 && exchange_count(s) == 0)
+	if (s->retiring && s->role == SESSION_CLIENT && s->n_streams == 0 && exchange_count(s) == 0)
 		session_begin_close(s, REASON_GOING_AWAY, "retired: its last stream has ended");
 }
 
@@ -147,7 +147,7 @@ static bool next_phase(struct session *s)
 static void tell_exhausted(struct session *s)
 {
 	if (s->told_exhausted || s->opened < s->limits.streams_total || s->phase != PHASE_OPEN ||
-	    s->role != SESSION_RELAY)
+	    s->role != SESSION_CLIENT)
 		return;
 	s->told_exhausted = true;
 	if (s->events->exhausted)
@@ -396,15 +396,15 @@ static enum reason may_open(struct session *s)
 	return REASON_NONE;
 }
 
-struct conduit *session_open(struct session *s, const char *service, const char *id,
+struct conduit *session_open(struct session *s, const char *authority, const char *id,
 			     enum reason *why)
 {
 	nghttp2_nv nv[] = {
 		{ (uint8_t *)":method", (uint8_t *)"CONNECT", 7, 7, NGHTTP2_NV_FLAG_NONE },
-		{ (uint8_t *)":authority", (uint8_t *)service, 10, strlen(service),
+		{ (uint8_t *)":authority", (uint8_t *)authority, 10, strlen(authority),
 		  NGHTTP2_NV_FLAG_NONE },
 		/* differs each time: it would only push others out of the HPACK table */
-		{ (uint8_t *)"attest-stream", (uint8_t *)id, 13, strlen(id),
+		{ (uint8_t *)"attest-stream", (uint8_t *)id, 13, id ? strlen(id) : 0,
 		  NGHTTP2_NV_FLAG_NO_INDEX },
 	};
 	enum reason refused = may_open(s);
@@ -422,7 +422,7 @@ struct conduit *session_open(struct session *s, const char *service, const char 
 	}
 	st->answered = true;
 	provider = stream_provider();
-	st->id = nghttp2_submit_request(s->h2, NULL, nv, 3, &provider, st);
+	st->id = nghttp2_submit_request(s->h2, NULL, nv, id ? 3 : 2, &provider, st);
 	if (st->id < 0) {
 		*why = st->id == NGHTTP2_ERR_NOMEM ? REASON_NO_MEMORY : REASON_GOING_AWAY;
 		stream_drop(st);
@@ -438,7 +438,7 @@ void session_retire(struct session *s)
 	if (s->phase != PHASE_OPEN || s->retiring)
 		return;
 	s->retiring = true;
-	if (s->role == SESSION_AGENT) {
+	if (s->role == SESSION_SERVER) {
 		nghttp2_submit_shutdown_notice(s->h2);
 		s->retire_us = ping(s);
 		s->retire_at = worker_now(s->worker) + RETIRE_MS;

@@ -11,7 +11,7 @@
 #include "tunnel/session_private.h"
 
 #define HEADER_LIST_MAX 16384
-/* Clients that abort reset streams; the relay has proven who it is and counts them by owner. */
+/* Clients that give up reset streams. A known peer may pass on any number of theirs. */
 #define RESETS_BURST 1000000
 #define RESETS_A_SECOND 100000
 
@@ -109,17 +109,24 @@ static int on_stream_close(nghttp2_session *h2, int32_t id, uint32_t code, void 
 }
 
 /* nghttp2 says GOAWAY by itself when the peer breaks the protocol; its debug data says how. */
-static int on_sent(nghttp2_session *h2, const nghttp2_frame *frame, void *session)
+static void on_goaway_sent(struct session *s, const nghttp2_goaway *g)
 {
-	struct session *s = session;
-	const nghttp2_goaway *g = &frame->goaway;
-
-	if (frame->hd.type != NGHTTP2_GOAWAY || g->error_code == NGHTTP2_NO_ERROR ||
-	    s->phase != PHASE_OPEN)
-		return 0;
+	if (g->error_code == NGHTTP2_NO_ERROR || s->phase != PHASE_OPEN)
+		return;
 	session_begin_close(s, REASON_PROTOCOL, "%s (%.*s)", nghttp2_http2_strerror(g->error_code),
 			    g->opaque_data_len > 100 ? 100 : (int)g->opaque_data_len,
 			    g->opaque_data ? (const char *)g->opaque_data : "");
+}
+
+static int on_sent(nghttp2_session *h2, const nghttp2_frame *frame, void *session)
+{
+	struct session *s = session;
+
+	if (frame->hd.type == NGHTTP2_GOAWAY)
+		on_goaway_sent(s, &frame->goaway);
+	else if (frame->hd.type == NGHTTP2_HEADERS && s->role == SESSION_SERVER &&
+		 frame->hd.flags & NGHTTP2_FLAG_END_STREAM)
+		message_answered(s, frame->hd.stream_id);
 	return 0;
 }
 
@@ -135,7 +142,7 @@ static int submit_settings(struct session *s)
 	};
 	int r;
 
-	if (s->role == SESSION_RELAY)
+	if (s->role == SESSION_CLIENT)
 		entry[3] = (nghttp2_settings_entry){ NGHTTP2_SETTINGS_ENABLE_PUSH, 0 };
 	r = nghttp2_submit_settings(s->h2, NGHTTP2_FLAG_NONE, entry, 4);
 	if (r != 0)
@@ -165,8 +172,9 @@ int session_h2_new(struct session *s)
 	nghttp2_option_set_no_auto_window_update(option, 1);
 	nghttp2_option_set_no_closed_streams(option, 1);
 	nghttp2_option_set_peer_max_concurrent_streams(option, PEER_STREAMS_UNKNOWN);
-	nghttp2_option_set_stream_reset_rate_limit(option, RESETS_BURST, RESETS_A_SECOND);
-	if (s->role == SESSION_RELAY)
+	if (s->limits.peer != SESSION_PEER_ANY)
+		nghttp2_option_set_stream_reset_rate_limit(option, RESETS_BURST, RESETS_A_SECOND);
+	if (s->role == SESSION_CLIENT)
 		r = nghttp2_session_client_new2(&s->h2, cb, s, option);
 	else
 		r = nghttp2_session_server_new2(&s->h2, cb, s, option);

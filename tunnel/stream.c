@@ -17,7 +17,8 @@
  * whose owner has nothing is deferred, and costs nothing until its owner wants WRITE again.
  *
  * Ends. END_STREAM each way: eof_in, eof_sent. Reset, or a session that ends: dead; what had been
- * received before can still be read, then comes the error, never EOF.
+ * received before can still be read, then comes the error, never EOF. Refused: the server's answer
+ * is all it sends; that reset which lets a client stop talking follows the answer (message.c).
  *
  * Ownership. The struct is freed when its owner has closed it and HTTP/2 has (closed && gone). Ops
  * only mark and submit; the session sends at the end of the turn. ready() is called from nghttp2's
@@ -28,9 +29,11 @@
 #include "tunnel/stream.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "relay/refusal.h"
 #include "tunnel/session_private.h"
 
 #define GROWTH_MAX 2
@@ -105,7 +108,8 @@ void stream_on_data(struct stream *st, const uint8_t *data, size_t len)
 	struct session *s = st->session;
 
 	if (st->closed) { /* nobody reads any more */
-		stream_reset(st, NGHTTP2_CANCEL);
+		if (!st->refused)
+			stream_reset(st, NGHTTP2_CANCEL);
 		return;
 	}
 	s->chunk_of = st;
@@ -328,6 +332,47 @@ void stream_on_open(struct stream *st)
 		worker_defer(st->base.worker, &st->tell);
 }
 
+/* What a relay's refusal stands for. */
+static enum reason refusal_reason(int status, const char *word)
+{
+	enum reason why = reason_of_word(word);
+
+	if (!reason_is_clean(why))
+		return why;
+	switch (status) {
+	case 400:
+	case 405:
+		return REASON_PROTOCOL;
+	case 403:
+		return REASON_FORBIDDEN;
+	case 404:
+		return REASON_UNKNOWN_SERVICE;
+	case 503:
+		return REASON_AGENT_REFUSED;
+	case 504:
+		return REASON_PICKUP_TIMEOUT;
+	default:
+		return REASON_DIAL_FAILED;
+	}
+}
+
+void stream_on_refused(struct stream *st, int status, const char *word, bool whole)
+{
+	if (st->base.dead)
+		return;
+	if (st->peer == SESSION_PEER_RELAY && !st->open)
+		st->why = (uint8_t)refusal_reason(status, word);
+	stream_die(st, NGHTTP2_CONNECT_ERROR, -ECONNRESET);
+	if (!whole || st->peer != SESSION_PEER_RELAY) {
+		stream_reset(st, NGHTTP2_CANCEL);
+		return;
+	}
+	/* an end instead of a reset: resets are counted where the peer does not know us */
+	st->refused = true;
+	st->eof_out = true;
+	resume(st);
+}
+
 void stream_on_eof(struct stream *st)
 {
 	if (st->base.dead) /* an answer we do not take: its end is no EOF */
@@ -395,6 +440,8 @@ void stream_on_close(struct stream *st, uint32_t code)
 	if (code != NGHTTP2_NO_ERROR || !st->eof_in || !st->eof_sent)
 		stream_die(st, code, -ECONNRESET);
 	reap_if_over(st);
+	if (s->n_streams == 0 && s->phase == PHASE_OPEN && s->events->quiet)
+		s->events->quiet(s);
 	session_check_idle(s);
 }
 
@@ -415,8 +462,18 @@ void stream_lose(struct stream *st)
 	reap_if_over(st);
 }
 
-uint32_t stream_code(enum reason why)
+/* The other end is no tunnel's. */
+static bool serves_client(const struct stream *st)
 {
+	return st->server && st->peer <= SESSION_PEER_CLIENT;
+}
+
+/* The HTTP/2 code that says why. */
+static uint32_t code_of(const struct stream *st, enum reason why)
+{
+	/* to a proxy's client, whatever became of the connection is the same (RFC 9113 8.5) */
+	if (st->answered && serves_client(st))
+		return NGHTTP2_CONNECT_ERROR;
 	switch (why) {
 	case REASON_DIAL_REFUSED:
 	case REASON_DIAL_TIMEOUT:
@@ -447,10 +504,39 @@ static void stream_close(struct conduit *c, enum reason why)
 		/* in order: END_STREAM may still be on its way; what the peer sends now is reset */
 		if (reason_is_clean(why) && !st->base.dead && st->answered)
 			stream_shutdown(c);
-		else
-			stream_reset(st, stream_code(why));
+		else if (!st->refused)
+			stream_reset(st, code_of(st, why));
 	}
 	reap_if_over(st);
+}
+
+static void stream_answer(struct conduit *c, enum reason why)
+{
+	struct stream *st = stream_of(c);
+	nghttp2_data_provider provider = stream_provider();
+	char status[8];
+	nghttp2_nv nv[] = {
+		{ .name = (uint8_t *)":status", .value = (uint8_t *)status, .namelen = 7 },
+		{ .name = (uint8_t *)"attest-reason",
+		  .value = (uint8_t *)reason_word(why),
+		  .namelen = 13,
+		  .valuelen = strlen(reason_word(why)) },
+	};
+
+	if (!st->server || st->answered || st->refused || st->gone || st->reset)
+		return;
+	st->answered = why == REASON_NONE;
+	st->refused = !st->answered;
+	nv[0].valuelen = (size_t)snprintf(status, sizeof(status), "%d",
+					  st->answered ? 200 : refusal_status(why));
+	nghttp2_submit_response(st->session->h2, st->id, nv, st->answered ? 1 : 2,
+				st->answered ? &provider : NULL);
+	session_schedule(st->session);
+}
+
+void session_stream_answer(struct conduit *c)
+{
+	stream_answer(c, REASON_NONE);
 }
 
 enum reason session_stream_reason(const struct conduit *c)
@@ -459,17 +545,21 @@ enum reason session_stream_reason(const struct conduit *c)
 
 	if (!st->base.dead)
 		return REASON_NONE;
-	if (st->lost)
-		return REASON_TUNNEL_LOST;
 	if (st->base.dead == -ENOMEM)
 		return REASON_NO_MEMORY;
-	if (st->agent)
+	if (st->lost)
+		return serves_client(st) ? REASON_RESET : REASON_TUNNEL_LOST;
+	if (st->server)
 		return REASON_RESET;
+	if (st->why != REASON_NONE)
+		return (enum reason)st->why;
+	if (st->open && st->peer == SESSION_PEER_RELAY)
+		return REASON_TARGET_RESET;
 	switch (st->error) {
 	case NGHTTP2_CONNECT_ERROR:
 		return REASON_DIAL_FAILED;
 	case NGHTTP2_REFUSED_STREAM:
-		return REASON_AGENT_REFUSED;
+		return st->peer == SESSION_PEER_RELAY ? REASON_GOING_AWAY : REASON_AGENT_REFUSED;
 	default:
 		return REASON_TARGET_RESET;
 	}
@@ -485,6 +575,7 @@ static const struct conduit_ops stream_ops = {
 	.shutdown = stream_shutdown,
 	.want = stream_want,
 	.close = stream_close,
+	.answer = stream_answer,
 	.why = session_stream_reason,
 };
 
@@ -504,7 +595,8 @@ struct stream *stream_new(struct session *s, int32_t id)
 	st->reapable.free = free_stream;
 	st->session = s;
 	st->id = id;
-	st->agent = s->role == SESSION_AGENT;
+	st->server = s->role == SESSION_SERVER;
+	st->peer = (uint8_t)s->limits.peer;
 	st->next = s->streams;
 	st->prevp = &s->streams;
 	if (st->next)
@@ -520,19 +612,4 @@ void stream_drop(struct stream *st)
 	st->session->n_streams--;
 	conduit_deinit(&st->base);
 	free(st);
-}
-
-void session_stream_answer(struct conduit *c)
-{
-	struct stream *st = stream_of(c);
-	nghttp2_data_provider provider = stream_provider();
-	nghttp2_nv nv = {
-		.name = (uint8_t *)":status", .value = (uint8_t *)"200", .namelen = 7, .valuelen = 3
-	};
-
-	if (st->answered || st->gone || st->reset)
-		return;
-	st->answered = true;
-	nghttp2_submit_response(st->session->h2, st->id, &nv, 1, &provider);
-	session_schedule(st->session);
 }

@@ -30,9 +30,12 @@ struct stream {
 	uint32_t error; /* HTTP/2 code of the reset that killed it */
 	uint8_t wants;
 	uint8_t growth;    /* the window is the limit's << growth */
-	bool agent : 1;    /* the session's role */
-	bool answered : 1; /* agent: 200 was submitted */
-	bool open : 1;     /* relay: 200 was received */
+	uint8_t why;       /* enum reason; client: of the refusal that killed it, or NONE */
+	uint8_t peer;      /* enum session_peer */
+	bool server : 1;   /* the session's role */
+	bool answered : 1; /* server: 200 was submitted */
+	bool refused : 1;  /* by an answer that says it all: no reset is needed */
+	bool open : 1;     /* client: 200 was received */
 	bool open_told : 1;
 	bool eof_in : 1;   /* END_STREAM received */
 	bool eof_out : 1;  /* no more will be written */
@@ -48,13 +51,12 @@ struct stream {
 struct stream *stream_new(struct session *s, int32_t id);
 void stream_drop(struct stream *st); /* a new one that nobody was told of */
 
-/* HTTP/2 code that says why, and the word for a code. */
-uint32_t stream_code(enum reason why);
-
 nghttp2_data_provider stream_provider(void);
 
 /* From nghttp2's callbacks. */
 void stream_on_open(struct stream *st);
+/* The answer is no. word: its attest-reason, or ""; whole: nothing follows. */
+void stream_on_refused(struct stream *st, int status, const char *word, bool whole);
 void stream_on_data(struct stream *st, const uint8_t *data, size_t len);
 void stream_on_eof(struct stream *st);
 void stream_on_close(struct stream *st, uint32_t code);

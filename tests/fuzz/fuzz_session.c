@@ -15,13 +15,13 @@
 #include "tunnel/session.h"
 
 enum {
-	OPTION_RELAY = 1 << 0,  /* the role under test */
-	OPTION_MAGIC = 1 << 1,  /* agent: a valid preface comes first */
+	OPTION_CLIENT = 1 << 0,  /* the role under test */
+	OPTION_MAGIC = 1 << 1,  /* server: a valid preface comes first */
 	OPTION_PIECES = 1 << 2, /* the carrier delivers and takes a few bytes at a time */
 	OPTION_STALL = 1 << 3,  /* owners read nothing */
 	OPTION_CLOSE = 1 << 4,  /* owners close after some events */
 	OPTION_CLEAN = 1 << 5,  /* ... in order */
-	OPTION_REFUSE = 1 << 6, /* accept refuses every other stream */
+	OPTION_REFUSE = 1 << 6, /* accept refuses every other stream; at the connect door */
 	OPTION_RETIRE = 1 << 7, /* the session is retired half-way */
 };
 
@@ -169,10 +169,15 @@ static bool own(struct conduit *c)
 static enum reason on_accept(struct session *s, struct conduit *c, const char *service,
 			     const char *id)
 {
-	if (strlen(service) > 127 || strlen(id) > 64)
+	if (strlen(service) > SESSION_AUTHORITY_MAX || strlen(id) > 64)
 		abort();
-	if (option & OPTION_REFUSE && n_accepted++ % 2)
-		return REASON_UNKNOWN_SERVICE;
+	if (option & OPTION_REFUSE && n_accepted++ % 2) {
+		if (n_accepted % 4)
+			return REASON_UNKNOWN_SERVICE;
+		c->ops->answer(c, REASON_UNKNOWN_SERVICE);
+		conduit_close(c, option & OPTION_CLEAN ? REASON_EOF : REASON_UNKNOWN_SERVICE);
+		return REASON_NONE;
+	}
 	if (!own(c))
 		return REASON_LIMIT;
 	session_stream_answer(c);
@@ -240,7 +245,8 @@ static void open_some(struct session *s)
 
 static void run(const uint8_t *data, size_t size)
 {
-	enum session_role role = option & OPTION_RELAY ? SESSION_RELAY : SESSION_AGENT;
+	enum session_role role = option & OPTION_CLIENT ? SESSION_CLIENT : SESSION_SERVER;
+	struct session_limits l = limits;
 	struct memory *m = calloc(1, sizeof(*m));
 	struct session *s;
 
@@ -253,10 +259,13 @@ static void run(const uint8_t *data, size_t size)
 	m->reapable.free = memory_free;
 	ended = false;
 	n_events = n_accepted = 0;
-	s = session_new(&m->base, role, &limits, &events, NULL);
+	l.peer = role == SESSION_CLIENT && !(option & OPTION_REFUSE) ? SESSION_PEER_AGENT
+		 : role == SESSION_SERVER && option & OPTION_REFUSE  ? SESSION_PEER_ANY
+								     : SESSION_PEER_RELAY;
+	s = session_new(&m->base, role, &l, &events, NULL);
 	if (!s)
 		abort();
-	if (role == SESSION_RELAY)
+	if (role == SESSION_CLIENT)
 		open_some(s);
 	for (int i = 0; i < TURNS && !ended; i++) {
 		if (session_memory(s) > limits.session_window)
@@ -296,7 +305,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	bytes = malloc(size + sizeof(magic));
 	if (!bytes)
 		abort();
-	if (!(option & OPTION_RELAY) && option & OPTION_MAGIC) {
+	if (!(option & OPTION_CLIENT) && option & OPTION_MAGIC) {
 		n = sizeof(magic) - 1;
 		memcpy(bytes, magic, n);
 	}

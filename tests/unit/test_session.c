@@ -193,7 +193,7 @@ struct side {
 	enum reason why;
 	char detail[200];
 	int status;
-	char service[130], id[70], path[130];
+	char service[SESSION_AUTHORITY_MAX + 1], id[70], path[130];
 	struct fields fields;
 	int32_t request_id;
 	bool hold_reply, big_reply, close_on_reply;
@@ -205,6 +205,8 @@ static struct owner front[OWNERS], back[OWNERS]; /* relay's ends, agent's ends *
 static unsigned n_back;
 static enum reason accept_why; /* what accept answers */
 static bool accept_closes;     /* it owns the stream, and closes it at once */
+static enum reason accept_no;  /* the answer in words, then closed as EOF or as this */
+static bool accept_no_in_order;
 static bool accept_answers = true;
 static struct owner back_template;
 static int carrier_fd[2];
@@ -220,6 +222,12 @@ static enum reason on_accept(struct session *s, struct conduit *c, const char *s
 	snprintf(agent.id, sizeof(agent.id), "%s", id);
 	if (accept_why != REASON_NONE)
 		return accept_why;
+	if (accept_no != REASON_NONE) {
+		c->ops->answer(c, accept_no);
+		c->ops->answer(c, REASON_NONE); /* the second changes nothing */
+		conduit_close(c, accept_no_in_order ? REASON_EOF : accept_no);
+		return REASON_NONE;
+	}
 	if (accept_closes) {
 		conduit_close(c, REASON_DIAL_REFUSED);
 		return REASON_NONE;
@@ -312,16 +320,21 @@ static const struct session_limits defaults = { .streams = 2000,
 						.ping_ms = 5000,
 						.dead_ms = 10000 };
 
+/* What each side's peer is. */
+static enum session_peer client_sees = SESSION_PEER_AGENT, server_sees = SESSION_PEER_RELAY;
+
 static void start_with(const struct session_limits *r, const struct session_limits *a)
 {
+	struct session_limits limits[2];
+
 	memset(&relay, 0, sizeof(relay));
 	memset(&agent, 0, sizeof(agent));
 	memset(front, 0, sizeof(front));
 	memset(back, 0, sizeof(back));
 	memset(&back_template, 0, sizeof(back_template));
 	n_back = 0;
-	accept_why = REASON_NONE;
-	accept_closes = false;
+	accept_why = accept_no = REASON_NONE;
+	accept_closes = accept_no_in_order = false;
 	accept_answers = true;
 	w = worker_new(0);
 	CHECK(w);
@@ -331,8 +344,16 @@ static void start_with(const struct session_limits *r, const struct session_limi
 		carrier[i] = fd_conduit_new(w, carrier_fd[i]);
 		CHECK(carrier[i]);
 	}
-	relay.s = r ? session_new(carrier[0], SESSION_RELAY, r, &relay_events, &relay) : NULL;
-	agent.s = a ? session_new(carrier[1], SESSION_AGENT, a, &agent_events, &agent) : NULL;
+	if (r) {
+		limits[0] = *r;
+		limits[0].peer = client_sees;
+		relay.s = session_new(carrier[0], SESSION_CLIENT, limits, &relay_events, &relay);
+	}
+	if (a) {
+		limits[1] = *a;
+		limits[1].peer = server_sees;
+		agent.s = session_new(carrier[1], SESSION_SERVER, limits + 1, &agent_events, &agent);
+	}
 	CHECK(!r || relay.s);
 	CHECK(!a || agent.s);
 }
@@ -456,6 +477,47 @@ static void test_refusal(void)
 	CHECK_INT(agent.why, REASON_EOF);
 	CHECK_INT(front[0].why, REASON_TUNNEL_LOST);
 	stop();
+}
+
+/* The words of a refusal arrive, whether its client has ended, still sends, or has said nothing. */
+static void test_refused_in_words(enum reason why, enum reason agent_why, bool in_order)
+{
+	client_sees = SESSION_PEER_RELAY;
+	server_sees = SESSION_PEER_CLIENT;
+	start();
+	accept_no = why;
+	accept_no_in_order = in_order;
+	for (unsigned i = 0; i < 3; i++) {
+		front[i].to_send = i ? 100000 : 0;
+		front[i].eof_after = i != 1;
+		open_stream(i);
+	}
+	for (unsigned i = 0; i < 3; i++) {
+		UNTIL(front[i].error);
+		CHECK_INT(front[i].why, why);
+		CHECK(front[i].aborted && !front[i].opened && !front[i].eof_seen);
+	}
+	UNTIL(session_streams(relay.s) == 0 && session_streams(agent.s) == 0);
+	for (unsigned i = 0; i < 3; i++)
+		owner_close(&front[i], REASON_RESET);
+	CHECK_INT(session_memory(agent.s), 0);
+	accept_no = REASON_NONE;
+	n_back = 3;
+	front[3].to_send = back_template.to_send = 100000; /* the session is as good as before */
+	front[3].eof_after = back_template.eof_after = true;
+	open_stream(3);
+	UNTIL(front[3].eof_seen);
+	CHECK_INT(front[3].got, 100000);
+	stop();
+
+	client_sees = SESSION_PEER_AGENT; /* such a one has no words */
+	start();
+	accept_no = why;
+	open_stream(0);
+	UNTIL(front[0].error);
+	CHECK_INT(front[0].why, agent_why);
+	stop();
+	server_sees = SESSION_PEER_RELAY;
 }
 
 static bool both_done(unsigned n)
@@ -797,22 +859,31 @@ static void test_close_in_events(void)
 	stop();
 }
 
-/* Thousands of aborted clients do not cost the session. */
-static void test_many_resets(void)
+/* Thousands of aborted clients do not cost the session of a peer that is known. */
+static void test_many_resets(enum session_peer seen, bool lives)
 {
+	server_sees = seen;
 	start();
 	for (unsigned i = 0; i < 3000; i++) {
 		n_back = 0;
 		back[0] = (struct owner){ 0 };
 		front[0] = (struct owner){ .to_send = 10 };
 		open_stream(0);
-		UNTIL(n_back == 1);
+		UNTIL(n_back == 1 || relay.goaways);
 		owner_close(&front[0], REASON_RESET);
+		if (relay.goaways)
+			break;
 		UNTIL(back[0].error);
 		owner_close(&back[0], REASON_RESET);
+		if (relay.goaways || relay.ended)
+			break;
 	}
-	CHECK(!relay.ended && !agent.ended);
+	if (!lives)
+		UNTIL(agent.ended && relay.ended);
+	CHECK_INT(agent.ended, !lives);
+	CHECK_INT(agent.why, lives ? REASON_NONE : REASON_PROTOCOL);
 	stop();
+	server_sees = SESSION_PEER_RELAY;
 }
 
 static void test_retire(bool by_agent)
@@ -987,6 +1058,199 @@ static void test_answers_by_hand(void)
 	stop();
 }
 
+/* The same by a relay: what its status means, where the word says nothing; and what after a yes. */
+static void test_relay_by_hand(void)
+{
+	static const struct {
+		uint8_t block[30];
+		size_t len;
+		enum reason why;
+	} answers[] = {
+		{ "\x8d", 1, REASON_UNKNOWN_SERVICE },
+		{ "\x08\x03" "403", 5, REASON_FORBIDDEN },
+		{ "\x08\x03" "503", 5, REASON_AGENT_REFUSED },
+		{ "\x08\x03" "504", 5, REASON_PICKUP_TIMEOUT },
+		{ "\x8c", 1, REASON_PROTOCOL },
+		{ "\x8e", 1, REASON_DIAL_FAILED },
+		{ "\x08\x03" "302", 5, REASON_DIAL_FAILED },
+		{ "\x8d\x00\x0d" "attest-reason\x05" "limit", 22, REASON_LIMIT },
+		{ "\x8d\x00\x0d" "attest-reason\x03" "eof", 20, REASON_UNKNOWN_SERVICE },
+		{ "\x8d\x00\x0d" "attest-reason\x04" "none", 21, REASON_UNKNOWN_SERVICE },
+		{ "\x8d\x00\x0d" "attest-reason\x05" "magic", 22, REASON_UNKNOWN_SERVICE },
+	};
+	const unsigned n = sizeof(answers) / sizeof(answers[0]);
+	const uint8_t no_error[4] = { 0 }, refused[4] = { 0, 0, 0, 7 },
+		      connect_error[4] = { 0, 0, 0, 10 };
+	uint8_t block[400];
+	int fd;
+
+	client_sees = SESSION_PEER_RELAY;
+	start_with(&defaults, NULL);
+	fd = carrier_fd[1];
+	for (unsigned i = 0; i < n + 4; i++)
+		open_stream(i);
+	UNTIL(recv(fd, block, sizeof(block), MSG_PEEK) > 150);
+	raw_frame(fd, NGHTTP2_SETTINGS, 0, 0, "", 0);
+	for (unsigned i = 0; i < n; i++) {
+		raw_frame(fd, NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS | NGHTTP2_FLAG_END_STREAM,
+			  2 * i + 1, answers[i].block, answers[i].len);
+		UNTIL(front[i].error);
+		CHECK_INT(front[i].why, answers[i].why);
+	}
+	raw_frame(fd, NGHTTP2_RST_STREAM, 0, 2 * n + 1, refused, 4);
+	UNTIL(front[n].error);
+	CHECK_INT(front[n].why, REASON_GOING_AWAY);
+	raw_frame(fd, NGHTTP2_RST_STREAM, 0, 2 * n + 3, connect_error, 4);
+	UNTIL(front[n + 1].error);
+	CHECK_INT(front[n + 1].why, REASON_DIAL_FAILED);
+	raw_frame(fd, NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS, 2 * n + 5, "\x88", 1);
+	raw_frame(fd, NGHTTP2_RST_STREAM, 0, 2 * n + 5, connect_error, 4);
+	UNTIL(front[n + 2].error);
+	CHECK_INT(front[n + 2].why, REASON_TARGET_RESET);
+	/* a no that does not end the stream: it is reset, and what comes then is nothing */
+	raw_frame(fd, NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS, 2 * n + 7, "\x8d", 1);
+	raw_frame(fd, NGHTTP2_DATA, 0, 2 * n + 7, "not found", 9);
+	UNTIL(front[n + 3].error);
+	CHECK_INT(front[n + 3].why, REASON_UNKNOWN_SERVICE);
+	UNTIL(session_streams(relay.s) == 0); /* ended from here; a reset that crosses is nothing */
+	for (unsigned i = 0; i < n; i++)
+		raw_frame(fd, NGHTTP2_RST_STREAM, 0, 2 * i + 1, no_error, 4);
+	CHECK(request("/hello") > 0);
+	turn(); /* out it goes */
+	raw_frame(fd, NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS | NGHTTP2_FLAG_END_STREAM,
+		  2 * (n + 4) + 1, "\x89", 1);
+	UNTIL(relay.replies == 1);
+	CHECK_INT(relay.status, 204);
+	conduit_close(carrier[1], REASON_EOF);
+	stop();
+	client_sees = SESSION_PEER_AGENT;
+}
+
+/* What a server sends in kind, in order: "H1" HEADERS with END_STREAM, "R3/0" a reset, ... */
+static void trace(int fd, char *to, size_t size)
+{
+	static uint8_t in[65536];
+	static size_t have;
+	size_t used = strlen(to), at = 0;
+	ssize_t n = recv(fd, in + have, sizeof(in) - have, 0);
+
+	have += n > 0 ? (size_t)n : 0;
+	while (have - at >= 9) {
+		uint8_t *f = in + at;
+		size_t len = (size_t)f[0] << 16 | (size_t)f[1] << 8 | f[2];
+
+		if (have - at < 9 + len)
+			break;
+		if (f[3] == NGHTTP2_HEADERS)
+			used += (size_t)snprintf(to + used, size - used, "%s%u ",
+						 f[4] & NGHTTP2_FLAG_END_STREAM ? "H" : "h", f[8]);
+		if (f[3] == NGHTTP2_RST_STREAM)
+			used += (size_t)snprintf(to + used, size - used, "R%u/%u ", f[8], f[12]);
+		at += 9 + len;
+	}
+	memmove(in, in + at, have - at);
+	have -= at;
+}
+
+/* CONNECT to authority. */
+static size_t connect_block(uint8_t *to, const char *authority)
+{
+	size_t n = 0;
+
+	memcpy(to, "\x02\x07" "CONNECT\x01", 10);
+	n = 10;
+	if (strlen(authority) >= 127) { /* HPACK's long form */
+		to[n++] = 127;
+		to[n++] = (uint8_t)((strlen(authority) - 127) % 128 | 128);
+		to[n++] = (uint8_t)((strlen(authority) - 127) / 128);
+	} else {
+		to[n++] = (uint8_t)strlen(authority);
+	}
+	memcpy(to + n, authority, strlen(authority));
+	return n + strlen(authority);
+}
+
+static void raw_connect(int fd, uint32_t id, uint8_t flags, const char *authority)
+{
+	uint8_t block[600];
+
+	raw_frame(fd, NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS | flags, id, block,
+		  connect_block(block, authority));
+}
+
+/* A client at the connect door, by hand. */
+static void test_client_by_hand(void)
+{
+	const uint8_t cancel[4] = { 0, 0, 0, 8 };
+	struct session_events events = agent_events;
+	char seen[200] = "", name[400];
+	uint8_t block[100];
+	size_t len;
+	int fd;
+
+	server_sees = SESSION_PEER_ANY;
+	start_with(NULL, NULL);
+	events.request = NULL;
+	agent.s = session_new(carrier[1], SESSION_SERVER, &defaults, &events, &agent);
+	fd = carrier_fd[0];
+	type(fd, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 24);
+	raw_frame(fd, NGHTTP2_SETTINGS, 0, 0, "", 0);
+	/* refused: the answer first, then the reset that spares the client the rest; none if it
+	 * has said all */
+	accept_no = REASON_FORBIDDEN;
+	raw_connect(fd, 1, 0, "KBS.Acme:443");
+	UNTIL((trace(fd, seen, sizeof(seen)), strstr(seen, "R1")));
+	CHECK_STR(agent.service, "kbs.acme:443");
+	raw_connect(fd, 3, NGHTTP2_FLAG_END_STREAM, "kbs.acme");
+	raw_frame(fd, NGHTTP2_DATA, 0, 1, "late", 4); /* on its way before the reset came */
+	raw_frame(fd, NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS, 5,
+		  "\x83\x87\x84\x01\x05relay", 10); /* POST https / relay */
+	UNTIL((trace(fd, seen, sizeof(seen)), strstr(seen, "R5")));
+	CHECK_STR(seen, "H1 R1/0 H3 H5 R5/0 ");
+	/* nothing that is no plain name, and nothing too long, gets through; extended CONNECT is
+	 * an error of its stream */
+	*seen = '\0';
+	snprintf(agent.service, sizeof(agent.service), "?");
+	memset(name, 'a', sizeof(name));
+	name[SESSION_AUTHORITY_MAX + 1] = '\0';
+	raw_connect(fd, 7, NGHTTP2_FLAG_END_STREAM, name);
+	UNTIL((trace(fd, seen, sizeof(seen)), strstr(seen, "H7")));
+	CHECK_STR(agent.service, "");
+	name[SESSION_AUTHORITY_MAX] = '\0';
+	raw_connect(fd, 9, NGHTTP2_FLAG_END_STREAM, name);
+	UNTIL((trace(fd, seen, sizeof(seen)), strstr(seen, "H9")));
+	CHECK_STR(agent.service, name);
+	len = connect_block(block, "kbs.acme");
+	memcpy(block + len, "\x87\x84\x00\x09:protocol\x09websocket", 23);
+	raw_frame(fd, NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS, 11, block, len + 23);
+	UNTIL((trace(fd, seen, sizeof(seen)), strstr(seen, "R11/1")));
+	/* reset before the answer is out: no answer */
+	accept_no = REASON_NONE;
+	accept_answers = false;
+	raw_connect(fd, 13, 0, "kbs.acme");
+	UNTIL(n_back == 1);
+	raw_frame(fd, NGHTTP2_RST_STREAM, 0, 13, cancel, 4);
+	UNTIL(back[0].error);
+	CHECK_INT(back[0].why, REASON_RESET);
+	back[0].c->ops->answer(back[0].c, REASON_LIMIT);
+	/* aborted after the yes: as a proxy says it */
+	accept_answers = true;
+	raw_connect(fd, 15, 0, "kbs.acme");
+	UNTIL((trace(fd, seen, sizeof(seen)), strstr(seen, "h15")));
+	owner_close(&back[1], REASON_TARGET_RESET);
+	UNTIL((trace(fd, seen, sizeof(seen)), strstr(seen, "R15")));
+	CHECK_STR(seen, "H7 H9 R11/1 h15 R15/10 ");
+	/* the client's end is no tunnel's */
+	raw_connect(fd, 17, 0, "kbs.acme");
+	UNTIL(n_back == 3);
+	CHECK(!agent.ended);
+	conduit_close(carrier[0], REASON_EOF);
+	UNTIL(agent.ended);
+	CHECK_INT(back[2].why, REASON_RESET);
+	stop();
+	server_sees = SESSION_PEER_RELAY;
+}
+
 /* Through real splices: socket, splice, stream, stream, splice, socket. */
 static struct splice *joined[2];
 static enum reason joined_end[2];
@@ -1079,7 +1343,7 @@ static void test_spliced(void)
 
 	spliced.accept = accept_spliced;
 	start_with(&defaults, NULL);
-	agent.s = session_new(carrier[1], SESSION_AGENT, &defaults, &spliced, &agent);
+	agent.s = session_new(carrier[1], SESSION_SERVER, &defaults, &spliced, &agent);
 	CHECK(agent.s);
 	client = spliced_client();
 	pour(client, far_fd, 20 * MIB);
@@ -1187,6 +1451,9 @@ int main(void)
 	TEST(test_control);
 	TEST(test_oversized_reply);
 	TEST(test_refusal);
+	TEST(test_refused_in_words, REASON_FORBIDDEN, REASON_DIAL_FAILED, false);
+	TEST(test_refused_in_words, REASON_PICKUP_TIMEOUT, REASON_DIAL_FAILED, true);
+	TEST(test_refused_in_words, REASON_TUNNEL_LOST, REASON_DIAL_FAILED, false);
 	TEST(test_data, 1, 0, 0);
 	TEST(test_data, 1, 32 * MIB, 32 * MIB);
 	TEST(test_data, 7, 3 * MIB, 100001);
@@ -1206,13 +1473,17 @@ int main(void)
 	TEST(test_session_bound);
 	TEST(test_limits);
 	TEST(test_close_in_events);
-	TEST(test_many_resets);
+	TEST(test_many_resets, SESSION_PEER_RELAY, true);
+	TEST(test_many_resets, SESSION_PEER_CLIENT, true);
+	TEST(test_many_resets, SESSION_PEER_ANY, false);
 	TEST(test_retire, true);
 	TEST(test_retire, false);
 	TEST(test_dead);
 	TEST(test_carrier_killed);
 	TEST(test_close_blocked);
 	TEST(test_answers_by_hand);
+	TEST(test_relay_by_hand);
+	TEST(test_client_by_hand);
 	TEST(test_spliced);
 	TEST(test_hostile);
 	return 0;
