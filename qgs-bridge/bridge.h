@@ -15,6 +15,7 @@
 #include "qgs-bridge/who.h"
 #include "relay/reason.h"
 #include "relay/splice.h"
+#include "relay/timer.h"
 
 struct entrance;
 struct forward;
@@ -52,6 +53,8 @@ struct bridge {
 	struct qgs *qgs;	      /* NULL: no listener has gone there yet */
 	struct bridge_config *qgs_config; /* a reference: of the one that qgs was made with */
 	struct fair fair;
+	struct timer tokens; /* until a line has one; ticket.h's, as scheduling is */
+	bool scheduling;
 	struct vm_table vms_known;
 	struct vms *vms;   /* which service */
 	struct pool *pool; /* NULL: nothing is forwarded */
