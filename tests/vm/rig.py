@@ -27,6 +27,27 @@ QEMU = "/usr/bin/qemu-system-x86_64"
 LOOPBACK = ["vsock", "vmw_vsock_virtio_transport_common", "vsock_loopback"]
 
 
+def kernel():
+    """
+    The kernel unpacked, which starts in less than half the time; as Debian packs it, if that is
+    not by xz.
+    """
+    packed, unpacked = os.path.join(KERNEL, "vmlinuz"), os.path.join(KERNEL, "vmlinux")
+    if os.path.exists(unpacked):
+        return unpacked
+    with open(packed, "rb") as f:
+        image = f.read()
+    at = image.find(b"\xfd7zXZ\0")
+    if at < 0:
+        return packed
+    elf = lzma.LZMADecompressor().decompress(image[at:])
+    assert elf.startswith(b"\x7fELF"), f"what is packed in {packed} is no kernel"
+    with open(unpacked + ".new", "wb") as f:
+        f.write(elf)
+    os.rename(unpacked + ".new", unpacked)
+    return unpacked
+
+
 class Image:
     """The files of an initramfs."""
 
@@ -136,7 +157,7 @@ def boot(image, limit, memory=768):
         [QEMU, "-accel", "tcg", "-M", "pc", "-cpu", "max", "-smp", "2", "-m", str(memory),
          "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
          "-serial", f"file:{console}", "-serial", "stdio",
-         "-kernel", os.path.join(KERNEL, "vmlinuz"), "-initrd", image.pack(),
+         "-kernel", kernel(), "-initrd", image.pack(),
          "-append", "console=ttyS0 quiet panic=-1"],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     results.how = "it was off before it said 'end'"
