@@ -208,6 +208,14 @@ static void check_listeners(const struct source *s, struct entrance_config *list
 
 /* ---- vms ---- */
 
+/* 0 is any port; a value that was refused has its error already. */
+static bool has_port(const struct node *entry)
+{
+	const struct node *port = node_get(entry, "port");
+
+	return port && (port->type != NODE_SCALAR || strcmp(port->value, "0") != 0);
+}
+
 static void check_vms(const struct source *s, const struct vm_config *vms, size_t n,
 		      const struct node *root)
 {
@@ -215,14 +223,14 @@ static void check_vms(const struct source *s, const struct vm_config *vms, size_
 	const struct node *entry = entries_of(root, "vms");
 
 	for (size_t i = 0; i < n; i++, entry = entry->next) {
-		bool any = vms[i].port || entry->type != NODE_MAP;
+		bool any = has_port(entry) || entry->type != NODE_MAP;
 
 		for (size_t j = 0; j < sizeof(keys) / sizeof(keys[0]); j++)
 			any |= node_get(entry, keys[j]) != NULL;
 		if (!any)
 			source_error(s, entry,
-				     "says of no VM that it is meant; expected at least one of "
-				     "listener, vm, cid, path and port beside service");
+				     "vms: says nothing of the VM it is for; expected at least one "
+				     "of listener, vm, cid, path and port beside service");
 	}
 }
 
