@@ -163,7 +163,7 @@ class Certificates:
 class Program:
     """One process, its log, how it should end."""
 
-    def __init__(self, world, name, argv, env=None, expect=(0,)):
+    def __init__(self, world, name, argv, env=None, expect=(0,), stdin=subprocess.DEVNULL):
         self.name, self.argv, self.expect = name, argv, expect
         self.err_path = os.path.join(world.folder, f"{name}.err")
         self.out_path = os.path.join(world.folder, f"{name}.out")
@@ -180,7 +180,7 @@ class Program:
         with open(self.err_path, "ab") as err, open(self.out_path, "ab") as out:
             self.at = err.tell()
             self.out_at = out.tell()
-            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+            self.process = subprocess.Popen(argv, stdin=stdin, stdout=out, stderr=err,
                                             env=environment, cwd=world.folder)
         world.programs.append(self)
 

@@ -18,8 +18,10 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <linux/sockios.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -216,11 +218,24 @@ static void make_reply(struct serving *s, struct connection *c)
 		s->count.refused++;
 }
 
+/* A piece must not meet the one before it in the client's buffer. */
+static bool is_piece_unread(const struct connection *c)
+{
+	int unread = 0;
+
+	return c->fault == FAULT_PIECES && c->fd >= 0 && c->sent &&
+	       ioctl(c->fd, SIOCOUTQ, &unread) == 0 && unread > 0;
+}
+
 static void write_reply(struct serving *s, struct connection *c, int64_t now)
 {
 	size_t end = c->reply_len, len;
 	ssize_t n;
 
+	if (is_piece_unread(c)) {
+		c->until = now + PIECE_PAUSE;
+		return;
+	}
 	if (c->fault == FAULT_CUT && c->fault_bytes < end)
 		end = c->fault_bytes;
 	while (c->fd >= 0 && c->sent < end) {
