@@ -2,8 +2,9 @@
  * bind: listening sockets.
  *
  * Theory of operation: one function per kind, each socket() .. listen() with one exit for errors,
- * whose text names the address, the step and what to do. A stale Unix path is told from a served
- * one by connecting to it: refused means nobody is there.
+ * whose text names the address, the step and what to do. Paths are bind_path's; bind_listen binds
+ * to them where they are, bind_listen_with has them made aside. Names are resolved in this
+ * process's own network namespace, whatever the socket's.
  */
 #include "relay/bind.h"
 
@@ -18,12 +19,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include <linux/vm_sockets.h>
+
+#include "relay/bind_path.h"
+#include "relay/netns.h"
+
+#define TEXT_MAX 640 /* of a complaint: room for two paths */
 
 static int complain(const struct address *a, char **why, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
@@ -31,7 +36,7 @@ static int complain(const struct address *a, char **why, const char *fmt, ...)
 /* Returns -1, for the caller to return. */
 static int complain(const struct address *a, char **why, const char *fmt, ...)
 {
-	char where[ADDRESS_TEXT_MAX], text[256];
+	char where[ADDRESS_TEXT_MAX], text[TEXT_MAX];
 	va_list ap;
 
 	va_start(ap, fmt);
@@ -58,25 +63,31 @@ static const char *hint(int error)
 	}
 }
 
-static int listen_at(const struct address *a, const struct sockaddr *sa, socklen_t len, char **why)
+static int listen_at(const struct address *a, const struct bind_access *access,
+		     const struct sockaddr *sa, socklen_t len, ino_t *netns, char **why)
 {
-	int fd = socket(sa->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	char text[TEXT_MAX];
+	ino_t inode;
+	int fd = netns_socket(access->netns, sa->sa_family, &inode, text, sizeof(text));
 	int one = 1, zero = 0, error;
 
 	if (fd < 0)
-		return complain(a, why, "socket: %s", strerror(errno));
+		return complain(a, why, "%s", text);
 	if (sa->sa_family == AF_INET || sa->sa_family == AF_INET6)
 		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	if (sa->sa_family == AF_INET6)
 		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero));
-	if (bind(fd, sa, len) == 0 && listen(fd, BIND_BACKLOG) == 0)
+	if (bind(fd, sa, len) == 0 && listen(fd, BIND_BACKLOG) == 0) {
+		*netns = inode;
 		return fd;
+	}
 	error = errno;
 	close(fd);
 	return complain(a, why, "%s%s", strerror(error), hint(error));
 }
 
-static int listen_tcp(const struct address *a, char **why)
+static int listen_tcp(const struct address *a, const struct bind_access *access, ino_t *netns,
+		      char **why)
 {
 	struct addrinfo ask = { .ai_socktype = SOCK_STREAM,
 				.ai_flags = AI_PASSIVE | AI_NUMERICSERV },
@@ -88,16 +99,17 @@ static int listen_tcp(const struct address *a, char **why)
 	r = getaddrinfo(a->name, port, &ask, &list);
 	if (r)
 		return complain(a, why, "%s", gai_strerror(r));
-	fd = listen_at(a, list->ai_addr, list->ai_addrlen, why);
+	fd = listen_at(a, access, list->ai_addr, list->ai_addrlen, netns, why);
 	freeaddrinfo(list);
 	return fd;
 }
 
-static int listen_vsock(const struct address *a, char **why)
+static int listen_vsock(const struct address *a, const struct bind_access *access, ino_t *netns,
+			char **why)
 {
 	struct sockaddr_vm vm = { .svm_family = AF_VSOCK, .svm_cid = a->cid, .svm_port = a->port };
 
-	return listen_at(a, (const struct sockaddr *)&vm, sizeof(vm), why);
+	return listen_at(a, access, (const struct sockaddr *)&vm, sizeof(vm), netns, why);
 }
 
 /* The Unix path of an address; 0, or -1: too long. */
@@ -121,35 +133,27 @@ static int unix_path(const struct address *a, struct sockaddr_un *un, socklen_t 
 	return 0;
 }
 
-/* Does a living process listen there? */
-static int is_served(const struct sockaddr_un *un, socklen_t len)
+/* made: the file to have it made as; NULL: it is bound where it is. */
+static int listen_unix(const struct address *a, const struct bind_access *access,
+		       struct bind_file *made, ino_t *netns, char **why)
 {
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), served;
-
-	if (fd < 0)
-		return 1; /* cannot tell: leave it alone */
-	served = connect(fd, (const struct sockaddr *)un, len) == 0 || errno != ECONNREFUSED;
-	close(fd);
-	return served;
-}
-
-static int listen_unix(const struct address *a, char **why)
-{
+	char text[TEXT_MAX];
 	struct sockaddr_un un;
 	socklen_t len;
-	struct stat st;
+	int fd;
 
 	if (unix_path(a, &un, &len) < 0)
 		return complain(a, why,
 				"the path is too long for a Unix socket (107 bytes at most)");
-	if (un.sun_path[0] && lstat(un.sun_path, &st) == 0) {
-		if (!S_ISSOCK(st.st_mode))
-			return complain(a, why, "the path exists and is not a socket: remove it");
-		if (is_served(&un, len))
-			return complain(a, why, "another program listens there");
-		unlink(un.sun_path);
+	if (!un.sun_path[0])
+		return listen_at(a, access, (const struct sockaddr *)&un, len, netns, why);
+	if (!made) {
+		if (bind_path_clear(un.sun_path, text, sizeof(text)) < 0)
+			return complain(a, why, "%s", text);
+		return listen_at(a, access, (const struct sockaddr *)&un, len, netns, why);
 	}
-	return listen_at(a, (const struct sockaddr *)&un, len, why);
+	fd = bind_path_listen(un.sun_path, access, made, text, sizeof(text));
+	return fd < 0 ? complain(a, why, "%s", text) : fd;
 }
 
 static int take_over(const struct address *a, char **why)
@@ -174,21 +178,62 @@ static int take_over(const struct address *a, char **why)
 	return fd;
 }
 
-int bind_listen(const struct address *a, char **why)
+static int listen_any(const struct address *a, const struct bind_access *access,
+		      struct bind_file *made, ino_t *netns, char **why)
 {
 	switch (a->kind) {
 	case ADDRESS_TCP:
-		return listen_tcp(a, why);
+		return listen_tcp(a, access, netns, why);
 	case ADDRESS_UNIX:
 	case ADDRESS_HYBRID:
-		return listen_unix(a, why);
+		return listen_unix(a, access, made, netns, why);
 	case ADDRESS_VSOCK:
-		return listen_vsock(a, why);
+		return listen_vsock(a, access, netns, why);
 	case ADDRESS_FD:
 		return take_over(a, why);
 	default:
 		return complain(a, why, "not an address to listen at");
 	}
+}
+
+int bind_listen(const struct address *a, char **why)
+{
+	static const struct bind_access no_wishes;
+	ino_t netns;
+
+	return listen_any(a, &no_wishes, NULL, &netns, why);
+}
+
+int bind_listen_with(const struct address *a, const struct bind_access *access,
+		     struct bind_file *file, ino_t *netns, char **why)
+{
+	struct bind_file made = file ? *file : (struct bind_file){ 0 };
+	ino_t inode = 0;
+	int fd = listen_any(a, access, &made, &inode, why);
+
+	if (fd < 0)
+		return fd;
+	if (file)
+		*file = made;
+	if (netns)
+		*netns = inode;
+	return fd;
+}
+
+bool bind_is_there(const struct address *a, const struct bind_file *file)
+{
+	struct sockaddr_un un;
+	socklen_t len;
+
+	return (a->kind == ADDRESS_UNIX || a->kind == ADDRESS_HYBRID) &&
+	       unix_path(a, &un, &len) == 0 && un.sun_path[0] &&
+	       bind_path_is(un.sun_path, file);
+}
+
+void bind_withdraw(const struct address *a, const struct bind_file *file)
+{
+	if (bind_is_there(a, file))
+		bind_forget(a);
 }
 
 void bind_forget(const struct address *a)

@@ -19,16 +19,19 @@
  */
 int bind_listen(const struct address *a, char **why);
 
-/* How a socket is to be made, beyond its address. Zeroed: as bind_listen does it. */
+/* How a socket is to be made, beyond its address. Zeroed: no wishes. */
 struct bind_access {
 	const char *owner, *group; /* Unix: name or number; NULL: the process's own */
 	const char *selinux;	   /* Unix: label, or NULL */
 	const char *netns;	   /* TCP, vsock: namespace file to listen in, or NULL */
 	mode_t mode;		   /* Unix: of the socket; 0: by the umask */
-	mode_t directory_mode;	   /* Unix: the folder is made if it is not there; 0: it is not */
+	mode_t directory_mode;	   /* Unix: of folders made because they are missing; 0: none are */
 };
 
-/* Which file a Unix path is: it may have been replaced by somebody else's since. */
+/*
+ * Which file a Unix path is: it may have been replaced by somebody else's since. Means something
+ * while the socket is open; after that another file may get the same number.
+ */
 struct bind_file {
 	dev_t dev;
 	ino_t ino; /* 0: no file */
@@ -36,15 +39,17 @@ struct bind_file {
 
 /*
  * The same with more say. A Unix path is made under another name beside it and renamed into place
- * when owner, mode, label and backlog are as they are to be: nobody ever finds it half-done, and a
- * path that is replaced is never missing. *netns gets the inode of the namespace listened in (0: not
- * known), *file which file the path is; both may be NULL.
+ * when owner, mode, label and backlog are as they are to be: nobody ever finds it half-done (ss(8)
+ * shows that other name). *file goes in zeroed and says then which file the path is; or it goes in
+ * as the file of an earlier socket of ours, still open: that one is replaced although it is served,
+ * and the path is never missing. *netns gets the inode of the network namespace listened in, 0 for
+ * a path or an fd. Both may be NULL, and are untouched on failure. Blocks on the user database too.
  */
 int bind_listen_with(const struct address *a, const struct bind_access *access,
 		     struct bind_file *file, ino_t *netns, char **why);
-/* Removes the path if it still is that file. The socket is closed by the caller. */
+/* Removes the path if it still is that file. The socket is closed by the caller, afterwards. */
 void bind_withdraw(const struct address *a, const struct bind_file *file);
-/* True if the path is (still) that file. */
+/* True if the path is (still) that file; false where there is none (ino 0). */
 bool bind_is_there(const struct address *a, const struct bind_file *file);
 /* Closes fd and removes a Unix path that bind_listen made. */
 void bind_close(const struct address *a, int fd);

@@ -5,8 +5,8 @@
  * all workers through an atomic reference count; every connection holds a reference, so a reload
  * just makes a new one. Nothing is resumed: no tickets and no session cache, so nothing is carried
  * from one tenant's connection to another's. The CAs of a server's clients are in a store of
- * their own, or OpenSSL would complete the server's own chain from it. A context that cannot be made
- * says so in one line that names the file, OpenSSL's reason and what to do.
+ * their own, or OpenSSL would complete the server's own chain from it. A context that cannot be
+ * made says so in one line that names the file, OpenSSL's reason and what to do.
  */
 #include "relay/tls_context.h"
 
