@@ -1,9 +1,9 @@
 /*
  * fair: lines in a ring, and tokens.
  *
- * Theory of operation: a line is in the ring while somebody waits in it, and joins it at the end: in
- * front of the one that is next. Serving a line makes the one behind it the next. A line without a
- * token is passed over where it stands; its chance comes with the next round.
+ * Theory of operation: a line is in the ring while somebody waits in it, and joins it at the end:
+ * in front of the one that is next. Serving a line makes the one behind it the next. A line
+ * without a token is passed over where it stands; its chance comes with the next round.
  *
  * Tokens are counted in thousandths, so that a rate a second is what comes each millisecond. A
  * bucket is filled when it is looked at.

@@ -22,6 +22,11 @@ static uint32_t read_length(const uint8_t head[FRAMING_HEAD])
 	return (uint32_t)head[0] << 24 | (uint32_t)head[1] << 16 | (uint32_t)head[2] << 8 | head[3];
 }
 
+bool framing_is_raw(const uint8_t *data)
+{
+	return data[0] == TDREPORT;
+}
+
 static enum framing_verdict raw(size_t n, size_t max, size_t *len)
 {
 	size_t bound = smaller(max, FRAMING_RAW_MAX);
@@ -52,7 +57,7 @@ enum framing_verdict framing_request(const uint8_t *data, size_t n, size_t max, 
 
 	if (n == 0)
 		return FRAMING_MORE;
-	if (data[0] == TDREPORT)
+	if (framing_is_raw(data))
 		return raw(n, max, len);
 	if (data[0] != 0 || (n > 1 && data[1] > LENGTH_MAX >> 16))
 		return FRAMING_GARBAGE;

@@ -8,6 +8,7 @@
 #ifndef QGS_BRIDGE_FRAMING_H
 #define QGS_BRIDGE_FRAMING_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -22,6 +23,9 @@ enum framing_verdict {
 	FRAMING_TOO_LARGE,  /* over max */
 	FRAMING_GARBAGE,    /* neither a length from 1 to 1 MiB nor a raw report */
 };
+
+/* By its first byte. */
+bool framing_is_raw(const uint8_t *data);
 
 /* The first n bytes of a request; max counts the head. */
 enum framing_verdict framing_request(const uint8_t *data, size_t n, size_t max, size_t *len);

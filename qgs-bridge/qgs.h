@@ -26,13 +26,14 @@ struct worker;
 enum qgs_state { QGS_DOWN, QGS_UP, QGS_WEDGED, QGS_STATES };
 
 #define QGS_GRACE_MS 1000      /* for a new socket in place of the old one */
-#define QGS_PROBE_MS 5000      /* between probes while it is up: a connect and a close */
+#define QGS_PROBE_MS 5000      /* between probes while it is up and idle: a connect and a close */
 #define QGS_PROBE_DOWN_MS 1000 /* ... while it is down; a path that appears is noticed at once */
+#define QGS_PROBE_SOON_MS 60   /* ... while it is away, or has just shown a sign of life */
 #define QGS_PROBE_WEDGED_MS 10000 /* ... while wedged: a platform-info request, answered or not */
 
 /*
- * config must outlive it. changed is called from the loop after each change of state, and once for
- * the first state found. NULL: errno says why.
+ * config must outlive it. changed is called from the loop: for the first state found, after each
+ * change of state, and when QGS is back from its grace. NULL: errno says why.
  */
 struct qgs *qgs_new(struct worker *w, const struct qgs_config *config, uint64_t dial_ms,
 		    void (*changed)(struct qgs *q), void *user);
@@ -40,16 +41,20 @@ struct qgs *qgs_free(struct qgs *q); /* NULL is fine */
 void *qgs_user(const struct qgs *q);
 
 enum qgs_state qgs_state(const struct qgs *q);
-/* UP, but in its grace: its socket is not there just now. Requests wait. */
+/*
+ * It may be up in a moment: UP, but in its grace, its socket is not there just now; or DOWN only
+ * because it has not been looked at yet. Requests wait.
+ */
 bool qgs_is_away(const struct qgs *q);
 const char *qgs_state_word(enum qgs_state s); /* "down", "up", "wedged" */
 /* Why it is not up, for people; "" if it is. Valid until the next change. */
 const char *qgs_detail(const struct qgs *q);
 
 /* What requests meet. detail is copied. */
-void qgs_met_refusal(struct qgs *q, enum reason why, const char *detail); /* at connect */
-void qgs_met_answer(struct qgs *q);  /* its first byte */
-void qgs_met_silence(struct qgs *q); /* nothing for stuck_after */
+/* At connect. DIAL_TIMEOUT: it does not accept, which is silence; else it is away from now on. */
+void qgs_met_refusal(struct qgs *q, enum reason why, const char *detail);
+void qgs_met_answer(struct qgs *q);  /* a whole reply: it is up, and those in a row count anew */
+void qgs_met_silence(struct qgs *q); /* no whole reply for stuck_after */
 
 struct qgs_counts {
 	uint64_t downs, wedges, probes, silences;

@@ -2,13 +2,14 @@
  * quote: one request to QGS and its reply, each passed on only when whole.
  *
  *   READING    the client's bytes are collected: timeouts.request from accept
- *   WAITING    whole, in its VM's line (fair.h): timeouts.queue
- *   DIALLING   its turn: connecting to QGS
- *   ASKING     written to QGS in one write, its reply collected: stuck_after
- *   REPLYING   a whole reply is written to the client: timeouts.reply
- *   RAW        the reply to a raw request has no length: passed on as it comes
+ *   WAITING    whole, in its VM's line, then connecting to QGS (ticket.h): timeouts.queue
+ *   ASKING     written to QGS, its reply collected: stuck_after from the first byte written
+ *   REPLYING   the whole reply is written to the client; the slot in QGS is free: timeouts.reply
+ *   LINGERING  all is written; the client is let go in order (linger.h), and still counts
  *
- * A client that goes while QGS works on its request does not free the slot: QGS still works.
+ * A framed reply is whole by its length; the reply to a raw report has none and is whole when QGS
+ * ends it. A client that goes while QGS works on its request does not free the slot: QGS still
+ * works. What is counted of a VM is for bridge_caller_over to count.
  */
 #ifndef QGS_BRIDGE_QUOTE_H
 #define QGS_BRIDGE_QUOTE_H
@@ -19,11 +20,13 @@ struct bridge;
 struct caller;
 struct conduit;
 
-/* Both consumed: bridge_caller_over is called when it is over. */
+#define QUOTE_RAW_MS 20 /* a raw report has no length: for what may come behind its 1024 bytes */
+
+/* Both consumed: bridge_caller_over is called when it is over, perhaps before this returns. */
 void quote_new(struct bridge *b, struct caller *caller, struct conduit *client);
 /* QGS came, went, or got wedged: lines are served, or everybody in them fails at once. */
 void quote_qgs_changed(struct bridge *b);
-/* Ends all that are there. */
+/* Ends all that are there; those that linger are over within LINGER_MS. */
 void quote_end_all(struct bridge *b, enum reason why);
 /* Whoever may run does. After limits changed. */
 void quote_schedule(struct bridge *b);

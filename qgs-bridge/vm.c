@@ -2,8 +2,8 @@
  * vm: a bounded table of VMs.
  *
  * Theory of operation: a hash table by key, and a list of all by last use: a VM goes to its new end
- * when a connection of it begins and when one is over. Whoever is to be forgotten is looked for from
- * the old end on and has no connection; so a line that is in use (fair.h) never goes away.
+ * when a connection of it begins and when one is over. Whoever is to be forgotten is looked for
+ * from the old end on and has no connection; so a line that is in use (fair.h) never goes away.
  *
  * Labels go to the first who come. A VM that comes again without one gets one if there is one left:
  * what was counted for it till then stays in "other", so that no counter ever falls.
