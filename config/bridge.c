@@ -35,66 +35,54 @@ int config_range(const char *text, uint64_t *from, uint64_t *to)
 
 /* ---- files ---- */
 
-/* The tree of a file, read into a struct by its table; NULL: e has an entry. */
-static struct node *read_tree(const struct source *s, const struct table *t, const char *text,
-			      size_t len, void *to)
-{
-	struct node *root = tree_read(s->name, text, len, s->e);
+/* The main file, or a drop-in. */
+struct file_kind {
+	const struct table *table;
+	void (*check)(const struct source *s, void *of, const struct node *root, bool clean);
+};
 
-	if (!root)
-		return NULL;
-	if (root->type != NODE_MAP)
-		source_error(s, root, "not keys and values; expected the keys of %s", t->what);
-	table_read(s, t, root, to);
-	return root;
+static void check_main_file(const struct source *s, void *of, const struct node *root, bool clean)
+{
+	check_bridge(s, of, root, clean);
 }
 
-static void *parse_bridge(const struct source *s, const char *text, size_t len)
+static void check_drop_in(const struct source *s, void *of, const struct node *root, bool clean)
 {
-	size_t before = s->e->n + s->e->more;
-	struct bridge_config *c = xcalloc(1, sizeof(*c));
-	struct node *root = read_tree(s, &bridge_table, text, len, c);
-
-	c->refs = 1;
-	if (root)
-		check_bridge(s, c, root, s->e->n + s->e->more == before);
-	tree_free(root);
-	return s->e->n + s->e->more == before ? c : bridge_config_unref(c);
+	check_vm_file(s, of, root);
 }
 
-static void *parse_vm_file(const struct source *s, const char *text, size_t len)
-{
-	size_t before = s->e->n + s->e->more;
-	struct vm_file *f = xcalloc(1, sizeof(*f));
-	struct node *root = read_tree(s, &vm_file_table, text, len, f);
+static const struct file_kind main_file = { &bridge_table, check_main_file };
+static const struct file_kind drop_in = { &vm_file_table, check_drop_in };
 
-	if (root)
-		check_vm_file(s, f, root);
-	tree_free(root);
-	return s->e->n + s->e->more == before ? f : vm_file_free(f);
-}
-
-static void *parse(void *(*how)(const struct source *s, const char *text, size_t len),
-		   const char *name, char *folder, const char *text, size_t len,
-		   struct config_errors *e)
+/* Fills a zeroed struct, half of it maybe. False: e has an entry. folder is freed. */
+static bool parse(const struct file_kind *kind, const char *name, char *folder, const char *text,
+		  size_t len, struct config_errors *e, void *to)
 {
 	struct source s = { .name = name, .folder = folder, .e = e };
-	void *result = how(&s, text, len);
+	size_t before = e->n + e->more;
+	struct node *root = tree_read(name, text, len, e);
 
+	if (root) {
+		if (root->type != NODE_MAP)
+			source_error(&s, root, "not keys and values; expected the keys of %s",
+				     kind->table->what);
+		table_read(&s, kind->table, root, to);
+		kind->check(&s, to, root, e->n + e->more == before);
+	}
+	tree_free(root);
 	file_sort_errors(name, e);
 	free(folder);
-	return result;
+	return e->n + e->more == before;
 }
 
-static void *load(void *(*how)(const struct source *s, const char *text, size_t len),
-		  const char *path, struct config_errors *e)
+static bool load(const struct file_kind *kind, const char *path, struct config_errors *e, void *to)
 {
 	size_t len;
 	char *text = file_read(path, &len, e);
-	void *result = text ? parse(how, path, file_folder(path), text, len, e) : NULL;
+	bool good = text && parse(kind, path, file_folder(path), text, len, e, to);
 
 	free(text);
-	return result;
+	return good;
 }
 
 /* An absolute name's folder needs no look at the file system. */
@@ -103,26 +91,43 @@ static char *folder_of(const char *name)
 	return name[0] == '/' ? file_folder(name) : NULL;
 }
 
+static struct bridge_config *new_zeroed(void)
+{
+	struct bridge_config *c = xcalloc(1, sizeof(*c));
+
+	c->refs = 1;
+	return c;
+}
+
 struct bridge_config *bridge_config_load(const char *path, struct config_errors *e)
 {
-	return load(parse_bridge, path, e);
+	struct bridge_config *c = new_zeroed();
+
+	return load(&main_file, path, e, c) ? c : bridge_config_unref(c);
 }
 
 struct bridge_config *bridge_config_parse(const char *name, const char *text, size_t len,
 					  struct config_errors *e)
 {
-	return parse(parse_bridge, name, folder_of(name), text, len, e);
+	struct bridge_config *c = new_zeroed();
+	bool good = parse(&main_file, name, folder_of(name), text, len, e, c);
+
+	return good ? c : bridge_config_unref(c);
 }
 
 struct vm_file *vm_file_load(const char *path, struct config_errors *e)
 {
-	return load(parse_vm_file, path, e);
+	struct vm_file *f = xcalloc(1, sizeof(*f));
+
+	return load(&drop_in, path, e, f) ? f : vm_file_free(f);
 }
 
 struct vm_file *vm_file_parse(const char *name, const char *text, size_t len,
 			      struct config_errors *e)
 {
-	return parse(parse_vm_file, name, folder_of(name), text, len, e);
+	struct vm_file *f = xcalloc(1, sizeof(*f));
+
+	return parse(&drop_in, name, folder_of(name), text, len, e, f) ? f : vm_file_free(f);
 }
 
 struct vm_file *vm_file_free(struct vm_file *f)
@@ -146,9 +151,8 @@ static void set_defaults(const struct table *t, void *to)
 
 struct bridge_config *bridge_config_new(void)
 {
-	struct bridge_config *c = xcalloc(1, sizeof(*c));
+	struct bridge_config *c = new_zeroed();
 
-	c->refs = 1;
 	set_defaults(&bridge_table, c);
 	return c;
 }
