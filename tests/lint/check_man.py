@@ -16,12 +16,14 @@ import subprocess
 import sys
 
 SKIP = 77
-PAGES = {'attest-relay': 'relay/attest-relay.8', 'attest-tunnel': 'tunnel/attest-tunnel.1'}
+PAGES = {'attest-relay': 'relay/attest-relay.8', 'attest-tunnel': 'tunnel/attest-tunnel.1',
+         'qgs-bridge': 'qgs-bridge/qgs-bridge.8'}
 RENAMED = {'relay.yaml.5': 'attest-relay.yaml.5', 'tunnel.yaml.5': 'attest-tunnel.yaml.5'}
 # Exit statuses that are easily had; those that take a peer are in the end-to-end tests.
 CALLS = [(['--help'], 0), (['--version'], 0), (['--no-such-option'], 2),
          (['--config', '/nonexistent/file', '--check-config'], 1)]
-STATUSES = {'attest-relay': {'0', '1', '2'}, 'attest-tunnel': {'0', '1', '2', '3'}}
+STATUSES = {'attest-relay': {'0', '1', '2'}, 'attest-tunnel': {'0', '1', '2', '3'},
+            'qgs-bridge': {'0', '1', '2'}}
 
 
 def read(path):
