@@ -362,6 +362,25 @@ static void check_references(const struct check *k, const struct relay_config *c
 	}
 }
 
+/* A restriction that could restrict nobody, or that nobody could meet, is a mistake. */
+static void check_client_cas(const struct check *k, const struct relay_config *c)
+{
+	for (size_t i = 0; i < c->n_listeners; i++) {
+		if (!c->listeners[i].client_ca)
+			continue;
+		if (!(c->listeners[i].doors & DOOR_CONNECT))
+			source_error(k->s, find(k, "listeners", i, "client_ca"),
+				     "client_ca: this listener has no door connect, and other "
+				     "doors ask for no certificate; expected connect among its "
+				     "doors, or client_ca left out");
+		else if (!c->tls.certificate)
+			source_error(k->s, find(k, "listeners", i, "client_ca"),
+				     "client_ca: there is no certificate; expected "
+				     "tls: {certificate: FILE, key: FILE}, since clients show "
+				     "theirs inside the relay's TLS");
+	}
+}
+
 static void check_tunnel_doors(const struct check *k, const struct relay_config *c)
 {
 	for (size_t i = 0; i < c->n_listeners; i++) {
@@ -431,6 +450,7 @@ void check_relay(const struct source *s, struct relay_config *c, const struct no
 	check_tokens(&k, c);
 	check_references(&k, c);
 	check_tunnel_doors(&k, c);
+	check_client_cas(&k, c);
 }
 
 void check_tunnel(const struct source *s, const struct tunnel_config *c, const struct node *root)

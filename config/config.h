@@ -66,6 +66,7 @@ struct listener_config {
 	struct address address; /* tcp, unix, vsock, fd */
 	unsigned doors;		/* of enum door */
 	char *service;		/* DOOR_STATIC: the service, else NULL */
+	char *client_ca;	/* DOOR_CONNECT: PEM; clients need a certificate of it, or NULL */
 	int line;		/* where it stands in the file */
 };
 

@@ -124,7 +124,13 @@ static const struct field listener_fields[] = {
 	  .is = name_is_service,
 	  .expected = EXPECTED_SERVICE,
 	  .help = "whatever connects is for this service; either this or doors" },
-	REFUSED("client_ca"),
+	{ .key = "client_ca",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct listener_config, client_ca),
+	  .flags = FIELD_PATH,
+	  .is = schema_is_path,
+	  .expected = EXPECTED_PATH,
+	  .help = "PEM file: the CAs of the certificates that clients need at the door connect" },
 	REFUSED("proxy_protocol"),
 };
 
@@ -214,12 +220,12 @@ static const struct field relay_limit_fields[] = {
 	LIMIT(tunnels, FIELD_NUMBER, 1, 65536, "1024", "tunnels at a time"),
 	LIMIT(tunnels_per_owner, FIELD_NUMBER, 1, 65536, "16", "tunnels of one owner at a time"),
 	LIMIT(streams_per_tunnel, FIELD_NUMBER, 1, 1048576, "4096",
-	      "streams in one tunnel at a time"),
+	      "streams in one tunnel, or of one HTTP/2 client, at a time"),
 	LIMIT(streams_per_session, FIELD_NUMBER, 1, (1 << 30) - 1, "536870912",
 	      "streams in one session in all; then a fresh session takes over"),
 	LIMIT(stream_window, FIELD_SIZE, 16 * KIB, GIB, "256KiB", "unread bytes of one stream"),
 	LIMIT(session_window, FIELD_SIZE, 64 * KIB, GIB, "32MiB",
-	      "unread bytes of all streams of one tunnel"),
+	      "unread bytes of all streams of one tunnel or HTTP/2 client"),
 };
 
 static const struct table relay_limit_table = { .what = "the limits",

@@ -2,9 +2,10 @@
  * gateway: puts the parts of attest-relay together and takes them apart again.
  *
  * Theory of operation: start binds every listener first (so that all that is wrong is said at
- * once), then makes the workers, then starts their threads. Draining closes the listeners and waits
- * for streams to end, at most timeouts.drain; ending cuts what is left, tells the agents, and stops
- * each worker when its last conduit is gone, or after END_MS.
+ * once), then makes the workers, then starts their threads. Draining closes the listeners, tells
+ * HTTP/2 clients to open no more streams, and waits for streams to end, at most timeouts.drain;
+ * ending cuts what is left, tells the agents, and stops each worker when its last conduit is gone,
+ * or after END_MS.
  */
 #include "relay/gateway.h"
 
@@ -27,9 +28,6 @@
 #define PIPES_MIN 4	 /* per worker, for splice(2) */
 #define END_MS 3000	 /* lingering closes take 2 s at most */
 #define END_TICK_MS 20
-
-static const char *const alpn[] = { "http/1.1", NULL };
-static const char *const alpn_agents[] = { "attest-relay/1", "http/1.1", NULL };
 
 /* What descriptors allow: a stream takes two. */
 static void fit_descriptors(struct gateway *g)
@@ -70,19 +68,37 @@ static uint64_t sockets(const struct gateway *g)
 	return n;
 }
 
-const char *gateway_connection_begin(struct gateway *g)
+/* One more, for which so many descriptors are counted, whatever comes of it. */
+static const char *begin(struct gateway *g, unsigned descriptors)
 {
 	const char *short_of = NULL;
 
 	/* taken first, so that workers together never go over */
 	if (atomic_fetch_add(&g->connections, 1) >= g->connections_max)
 		short_of = "the connection limit is reached (limits.connections)";
-	if (atomic_fetch_add(&g->descriptors, 2) + 2 > g->descriptors_max && !short_of)
+	if (atomic_fetch_add(&g->descriptors, descriptors) + descriptors > g->descriptors_max &&
+	    !short_of)
 		short_of = "all descriptors are set aside (LimitNOFILE=)";
-	if (!short_of && sockets(g) + 2 > g->descriptors_max)
+	if (!short_of && sockets(g) + descriptors > g->descriptors_max)
 		short_of = "too many connections are still closing";
+	return short_of;
+}
+
+const char *gateway_connection_begin(struct gateway *g)
+{
+	const char *short_of = begin(g, 2);
+
 	if (short_of)
 		gateway_connection_over(g);
+	return short_of;
+}
+
+const char *gateway_stream_begin(struct gateway *g)
+{
+	const char *short_of = begin(g, 1);
+
+	if (short_of)
+		gateway_stream_over(g);
 	return short_of;
 }
 
@@ -173,6 +189,25 @@ static bool make_workers(struct gateway *g)
 	return true;
 }
 
+/* Its ALPN names are those of its doors; whoever offers none speaks HTTP/1.1. */
+static struct tls_context *load_context(const struct relay_config *c,
+					const struct listener_config *l, char **why)
+{
+	const char *alpn[4] = { NULL };
+	struct tls_context *t;
+	unsigned n = 0;
+
+	if (l->doors & DOOR_TUNNEL)
+		alpn[n++] = "attest-relay/1";
+	if (l->doors & DOOR_CONNECT)
+		alpn[n++] = "h2";
+	alpn[n] = "http/1.1";
+	t = tls_server_context_new(c->tls.certificate, c->tls.key, alpn, why);
+	if (t && l->client_ca && tls_server_context_ask(t, l->client_ca, why) < 0)
+		t = tls_context_unref(t);
+	return t;
+}
+
 static bool load_tls(struct gateway *g)
 {
 	const struct relay_config *c = g->config;
@@ -180,14 +215,18 @@ static bool load_tls(struct gateway *g)
 
 	if (!c->tls.certificate)
 		return true;
-	g->tls = tls_server_context_new(c->tls.certificate, c->tls.key, alpn, &why);
-	if (g->tls)
-		g->tls_agents = tls_server_context_new(c->tls.certificate, c->tls.key, alpn_agents,
-						       &why);
-	if (!g->tls_agents)
-		log_error("%s", why ? why : "out of memory");
-	free(why);
-	return g->tls_agents;
+	g->tls = calloc(c->n_listeners + 1, sizeof(*g->tls));
+	for (size_t i = 0; g->tls && i < c->n_listeners; i++) {
+		if (!(c->listeners[i].doors & (DOOR_TUNNEL | DOOR_CONNECT)))
+			continue;
+		g->tls[i] = load_context(c, &c->listeners[i], &why);
+		if (g->tls[i])
+			continue;
+		log_error("listener %s: %s", c->listeners[i].name, why ? why : "out of memory");
+		free(why);
+		return false;
+	}
+	return g->tls;
 }
 
 bool gateway_start(struct gateway *g)
@@ -229,6 +268,7 @@ static void stop_listening(struct worker *w, void *arg)
 	gw->stopped = true;
 	for (struct listener *l = gw->listeners; l; l = l->next)
 		listener_stop(l);
+	gw->gateway->h2.drain(w);
 	if (atomic_fetch_sub(&gw->gateway->accepting, 1) == 1)
 		close_all(gw->gateway);
 }
@@ -259,6 +299,11 @@ void gateway_on_connection_over(void *gateway)
 	gateway_connection_over(gateway);
 }
 
+void gateway_on_stream_over(void *gateway)
+{
+	gateway_stream_over(gateway);
+}
+
 static void on_ending(struct timer *t)
 {
 	struct gateway_worker *gw =
@@ -280,6 +325,7 @@ static void end_worker(struct worker *w, void *arg)
 	intake_end_all(gw);
 	opening_end_all(gw, REASON_SHUTDOWN);
 	gw->gateway->tunnel.shutdown(w);
+	gw->gateway->h2.shutdown(w);
 	gw->end_at = worker_now(w) + END_MS;
 	timer_set(w, &gw->ending, END_TICK_MS, on_ending);
 }
@@ -317,6 +363,7 @@ void gateway_deinit(struct gateway *g)
 	free(g->fds);
 	free(g->service_splice);
 	registry_free(g->registry);
-	tls_context_unref(g->tls);
-	tls_context_unref(g->tls_agents);
+	for (size_t i = 0; g->tls && i < g->config->n_listeners; i++)
+		tls_context_unref(g->tls[i]);
+	free(g->tls);
 }

@@ -18,6 +18,7 @@
 #define WORKERS_MAX 256
 
 struct gateway;
+struct h2_client;
 struct httphead;
 struct intake;
 struct listener;
@@ -49,6 +50,20 @@ struct tunnel_side {
 	void (*shutdown)(struct worker *w);
 };
 
+/* The same of HTTP/2 at the connect door: many clients' streams in one connection. */
+struct h2_side {
+	/*
+	 * A client that speaks HTTP/2, its preface still unread. The conduit is consumed. verdict:
+	 * REASON_NONE, or why each of its streams is refused.
+	 */
+	void (*accept)(struct listener *l, struct worker *w, struct conduit *c,
+		       const struct peer *peer, enum reason verdict);
+	/* Draining: tells this worker's clients to open no more streams here. */
+	void (*drain)(struct worker *w);
+	/* Shutting down: ends this worker's connections. */
+	void (*shutdown)(struct worker *w);
+};
+
 /* What each worker of the gateway keeps: worker->user. */
 struct gateway_worker {
 	struct gateway *gateway;
@@ -58,6 +73,7 @@ struct gateway_worker {
 	struct opening *openings; /* list: joined ones, and those on their way */
 	struct opening *parked;	  /* list: waiting for a tunnel */
 	void *tunnels;		  /* the tunnel side's */
+	struct h2_client *h2_clients; /* list; the HTTP/2 side's */
 	bool stopped;		  /* listens no more */
 	struct timer ending;	  /* shutting down: waits for the last conduits, ... */
 	uint64_t end_at;	  /* ... no longer than this */
@@ -66,9 +82,9 @@ struct gateway_worker {
 struct gateway {
 	const struct relay_config *config;
 	struct registry *registry;
-	/* The relay's own TLS, without and with the agents' ALPN. NULL: none configured. */
-	struct tls_context *tls, *tls_agents;
+	struct tls_context **tls; /* the relay's own, see gateway_tls */
 	struct tunnel_side tunnel;
+	struct h2_side h2;
 	int *fds; /* of config->listeners; -1: closed */
 	atomic_uint accepting; /* workers that still listen; the last one closes fds */
 	struct worker *workers[WORKERS_MAX];
@@ -79,7 +95,7 @@ struct gateway {
 	uint64_t connections_max;    /* limits.connections, or what descriptors allow */
 	uint64_t descriptors_max;    /* for connections and their targets */
 	atomic_uint_fast64_t connections; /* clients and agents, from accept to the end */
-	/* Set aside: two for each connection, one where no target of its own will come. */
+	/* Set aside: one for each connection, and one for its target unless that has none. */
 	atomic_uint_fast64_t descriptors;
 	atomic_uint_fast64_t parked;
 	atomic_uint_fast64_t moving; /* openings on their way to another worker */
@@ -88,8 +104,8 @@ struct gateway {
 };
 
 /*
- * Main thread. config and tunnel are set before. False: what is wrong has been logged; gateway_end
- * and gateway_deinit are due all the same.
+ * Main thread. config, tunnel and h2 are set before. False: what is wrong has been logged;
+ * gateway_end and gateway_deinit are due all the same.
  */
 bool gateway_start(struct gateway *g);
 void gateway_drain(struct gateway *g); /* no new connections */
@@ -121,7 +137,19 @@ static inline void gateway_connection_over(struct gateway *g)
 	atomic_fetch_sub_explicit(&g->descriptors, 2, memory_order_relaxed);
 }
 
-/* It is a tunnel, or is joined to a stream in one: the target's descriptor is free for others. */
+/* The same of a stream in a client's connection: it has no descriptor, only its target will. */
+const char *gateway_stream_begin(struct gateway *g);
+
+static inline void gateway_stream_over(struct gateway *g)
+{
+	atomic_fetch_sub_explicit(&g->connections, 1, memory_order_relaxed);
+	atomic_fetch_sub_explicit(&g->descriptors, 1, memory_order_relaxed);
+}
+
+/*
+ * It is a tunnel or an HTTP/2 client's, or is joined to a stream in a tunnel: the target's
+ * descriptor is free for others.
+ */
 static inline void gateway_target_unneeded(struct gateway *g)
 {
 	atomic_fetch_sub_explicit(&g->descriptors, 1, memory_order_relaxed);
@@ -133,8 +161,16 @@ static inline void gateway_target_restored(struct gateway *g)
 	atomic_fetch_add_explicit(&g->descriptors, 1, memory_order_relaxed);
 }
 
-/* The same as a callback. */
+/* The same as callbacks. */
 void gateway_on_connection_over(void *gateway);
+void gateway_on_stream_over(void *gateway);
+
+/* The relay's own TLS at a listener; NULL: none there. */
+static inline struct tls_context *gateway_tls(const struct gateway *g,
+					      const struct listener_config *l)
+{
+	return g->tls ? g->tls[l - g->config->listeners] : NULL;
+}
 
 static inline uint64_t gateway_next_id(struct gateway *g)
 {

@@ -6,12 +6,14 @@
  *   PEEKING    recv(MSG_PEEK), edge-triggered (the bytes stay unread, so level-triggered would
  *              spin). A ClientHello for a service goes to the sni door with every byte still in the
  *              kernel; one for the relay itself goes on as SHAKING; other first bytes as READING.
- *   SHAKING    the relay's own TLS. ALPN attest-relay/1 is an agent.
+ *   SHAKING    the relay's own TLS. ALPN attest-relay/1 is an agent, h2 a client with HTTP/2.
  *   READING    the head of an HTTP request: CONNECT for the connect door, GET /tunnel for an
- *              agent's WebSocket. What came behind the head is given back to the conduit.
+ *              agent's WebSocket. What came behind the head is given back to the conduit. HTTP/2's
+ *              preface, which such a head cannot begin with, is given back whole.
  *
  * One timer (timeouts.handshake) covers all three. Every way out is one of: on to an opening, on to
- * the tunnel side, or refuse(). Memory: HTTPHEAD_MAX while a head is read, else nothing.
+ * the tunnel or the HTTP/2 side, or refuse(). Memory: HTTPHEAD_MAX while a head is read, else
+ * nothing.
  */
 #include "relay/intake.h"
 
@@ -36,6 +38,9 @@
 #include "relay/tls.h"
 
 #define TLS_RECORD_HANDSHAKE 0x16
+#define ALPN_H2 "h2"
+
+static const char preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"; /* RFC 9113 3.4 */
 
 struct intake {
 	struct listener *listener;
@@ -141,6 +146,26 @@ static void open_route(struct intake *i, struct conduit *c, enum door door,
 	opening_new(l, w, c, door, &peer, route);
 }
 
+/* May this client use the connect door? Without TLS there is no certificate to be seen. */
+static enum reason judge(const struct intake *i, const struct conduit *c)
+{
+	if (!i->listener->config->client_ca || (i->secure && tls_conduit_verified(c)))
+		return REASON_NONE;
+	return REASON_FORBIDDEN;
+}
+
+static void speak_h2(struct intake *i, struct conduit *c)
+{
+	enum reason verdict = judge(i, c);
+	struct listener *l = i->listener;
+	struct worker *w = i->worker;
+	struct peer peer = i->peer;
+
+	i->conduit = NULL; /* consumed */
+	leave(i);
+	l->gateway->h2.accept(l, w, c, &peer, verdict);
+}
+
 /* ---- READING ---- */
 
 static void connect_request(struct intake *i, const struct httphead *head)
@@ -152,6 +177,11 @@ static void connect_request(struct intake *i, const struct httphead *head)
 
 	if (httphead_authority(head->target, host, &port) < 0) {
 		refuse(i, DOOR_CONNECT, REASON_PROTOCOL, "", "CONNECT needs HOST:PORT");
+		return;
+	}
+	if (judge(i, i->conduit) != REASON_NONE) {
+		refuse(i, DOOR_CONNECT, REASON_FORBIDDEN, host,
+		       "a client certificate of this listener's CA is needed");
 		return;
 	}
 	if (router_by_authority(&route, g->config, host) < 0) {
@@ -199,6 +229,24 @@ static void read_request(struct intake *i, const struct httphead *head)
 		       "this relay answers to CONNECT, and to agents");
 }
 
+/* Is it HTTP/2, as far as it has come? */
+static bool is_preface(const struct intake *i)
+{
+	size_t len = i->head_len < sizeof(preface) - 1 ? i->head_len : sizeof(preface) - 1;
+
+	return i->listener->config->doors & DOOR_CONNECT && memcmp(i->head, preface, len) == 0;
+}
+
+static void read_preface(struct intake *i)
+{
+	if (i->head_len < sizeof(preface) - 1)
+		return; /* more has to come */
+	if (conduit_unread(i->conduit, i->head, i->head_len) < 0)
+		refuse(i, DOOR_CONNECT, REASON_NO_MEMORY, "", "");
+	else
+		speak_h2(i, i->conduit);
+}
+
 static void on_readable(struct conduit *c, unsigned events)
 {
 	struct intake *i = c->user;
@@ -212,6 +260,10 @@ static void on_readable(struct conduit *c, unsigned events)
 		return;
 	}
 	i->head_len += (size_t)n;
+	if (is_preface(i)) {
+		read_preface(i);
+		return;
+	}
 	switch (httphead_parse(i->head, i->head_len, &head)) {
 	case HTTPHEAD_OK:
 		read_request(i, &head);
@@ -229,10 +281,9 @@ static void on_readable(struct conduit *c, unsigned events)
 	}
 }
 
-static void start_reading(struct intake *i, struct conduit *c, bool secure)
+static void start_reading(struct intake *i, struct conduit *c)
 {
 	i->conduit = c;
-	i->secure = secure;
 	i->head = malloc(HTTPHEAD_MAX);
 	if (!i->head) {
 		refuse(i, DOOR_CONNECT, REASON_NO_MEMORY, "", "");
@@ -255,15 +306,18 @@ static void on_shaken(void *user, struct conduit *c, enum reason why, const char
 		refuse(i, DOOR_STATIC, why, "", detail);
 		return;
 	}
-	if (strcmp(tls_conduit_alpn(c), CLIENTHELLO_ALPN) != 0) {
-		start_reading(i, c, true);
-		return;
-	}
-	struct worker *w = i->worker;
-	struct peer peer = i->peer;
+	i->secure = true;
+	if (strcmp(tls_conduit_alpn(c), CLIENTHELLO_ALPN) == 0) {
+		struct worker *w = i->worker;
+		struct peer peer = i->peer;
 
-	leave(i);
-	g->tunnel.accept(g, w, c, &peer);
+		leave(i);
+		g->tunnel.accept(g, w, c, &peer);
+	} else if (strcmp(tls_conduit_alpn(c), ALPN_H2) == 0) {
+		speak_h2(i, c);
+	} else {
+		start_reading(i, c);
+	}
 }
 
 static void start_tls(struct intake *i)
@@ -274,8 +328,7 @@ static void start_tls(struct intake *i)
 
 	edge_forget(&i->edge);
 	i->fd = -1; /* consumed */
-	i->shake = tls_accept(i->worker, fd,
-			      i->listener->config->doors & DOOR_TUNNEL ? g->tls_agents : g->tls,
+	i->shake = tls_accept(i->worker, fd, gateway_tls(g, i->listener->config),
 			      i->deadline > now ? i->deadline - now : 1, on_shaken, i);
 	if (!i->shake)
 		refuse(i, DOOR_STATIC, REASON_NO_MEMORY, "", "");
@@ -287,13 +340,14 @@ static void start_tls(struct intake *i)
 static bool is_for_relay(const struct intake *i, const struct clienthello *hello)
 {
 	const struct gateway *g = i->listener->gateway;
+	const struct tls_context *own = gateway_tls(g, i->listener->config);
 
-	if (!g->tls || !(i->listener->config->doors & (DOOR_TUNNEL | DOOR_CONNECT)))
+	if (!own)
 		return false;
 	if (!(i->listener->config->doors & DOOR_SNI) || !*hello->host)
 		return true;
 	return (g->config->domain && strcasecmp(hello->host, g->config->domain) == 0) ||
-	       tls_context_has_name(g->tls, hello->host);
+	       tls_context_has_name(own, hello->host);
 }
 
 static void route_hello(struct intake *i, const struct clienthello *hello)
@@ -359,7 +413,7 @@ static void on_peek(struct edge *e, uint32_t events)
 		struct conduit *c = take_conduit(i);
 
 		if (c)
-			start_reading(i, c, false);
+			start_reading(i, c);
 	} else {
 		refuse(i, DOOR_STATIC, REASON_NO_DOOR, "", "");
 	}

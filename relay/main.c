@@ -25,6 +25,7 @@
 #include "relay/metrics_http.h"
 #include "relay/registry.h"
 #include "relay/token.h"
+#include "tunnel/h2_door.h"
 #include "tunnel/hub.h"
 
 #define DRAIN_TICK_MS 50
@@ -211,6 +212,7 @@ static int run(const struct relay_config *config)
 #endif
 	evthread_use_pthreads();
 	hub_install(&p.gateway);
+	h2_door_install(&p.gateway);
 	good = prepare(&p) && gateway_start(&p.gateway) && start_metrics(&p);
 	if (good) {
 		log_info("attest-relay " VERSION " ready, %u workers", p.gateway.n_workers);

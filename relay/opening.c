@@ -5,7 +5,8 @@
  *
  *   tunnel     the registry names a tunnel. If it lives in another worker the whole opening moves
  *              there (the client's conduit is detached, carried by the mailbox and attached: what
- *              the client has sent is still in the kernel). One that does not take the stream:
+ *              the client has sent is still in the kernel; a stream stays with its session, and the
+ *              far end of a crossing is carried). One that does not take the stream:
  *              the service's other tunnels, TRIES_MAX at most. None: the next target.
  *   address    dialled; on failure the next target.
  *   none left  if a tunnel was asked for and there was none, or only such as take nothing more, the
@@ -30,6 +31,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "relay/crossing.h"
 #include "relay/dial.h"
 #include "relay/linger.h"
 #include "relay/listener.h"
@@ -77,6 +79,7 @@ struct opening {
 	bool answered; /* the door has said yes */
 	bool lingers;  /* the client's connection ends after us, and counts until then */
 	bool in_tunnel; /* joined to a stream, which takes no descriptor */
+	bool in_session; /* the client is a stream */
 	char service[]; /* its name */
 };
 
@@ -245,6 +248,12 @@ static void unpark(struct opening *o)
 	gauge(o, COUNTER_LIVE_PARKED, -1);
 }
 
+/* Tells that the client's connection is gone for good. */
+static void (*counter_of(const struct opening *o))(void *gateway)
+{
+	return o->in_session ? gateway_on_stream_over : gateway_on_connection_over;
+}
+
 static void release(struct opening *o)
 {
 	unpark(o);
@@ -253,13 +262,15 @@ static void release(struct opening *o)
 		gauge(o, COUNTER_LIVE_OPENINGS, -1);
 	delist(o);
 	if (!o->lingers)
-		gateway_connection_over(gateway_of(o));
+		counter_of(o)(gateway_of(o));
 	worker_reap(o->worker, &o->reapable);
 }
 
 /* The client gets no target. */
 static void refuse(struct opening *o, enum reason why)
 {
+	void (*over)(void *gateway) = counter_of(o);
+	struct gateway *g = gateway_of(o);
 	struct conduit *client = o->client;
 	char about[256];
 
@@ -269,8 +280,7 @@ static void refuse(struct opening *o, enum reason why)
 	release(o);
 	snprintf(about, sizeof(about), "%s: %s", o->service, reason_explanation(why));
 	if (o->lingers)
-		refusal_send(client, o->door, why, about, gateway_on_connection_over,
-			     gateway_of(o));
+		refusal_send(client, o->door, why, about, over, g);
 	else
 		conduit_close(client, why);
 }
@@ -295,14 +305,24 @@ void opening_on_splice_end(struct splice *s, enum reason why)
 
 /* ---- joined ---- */
 
+/* The door's yes. False: the client did not take it. */
+static bool establish(struct conduit *client, enum door door)
+{
+	if (client->ops->answer) {
+		client->ops->answer(client, REASON_NONE);
+		return true;
+	}
+	return door != DOOR_CONNECT ||
+	       conduit_write(client, established, sizeof(established) - 1) ==
+		       (ssize_t)sizeof(established) - 1;
+}
+
 static void join(struct opening *o, struct conduit *target)
 {
 	struct conduit *client = o->client;
 	bool in_tunnel = !target->ops->fd;
 
-	if (o->door == DOOR_CONNECT &&
-	    conduit_write(client, established, sizeof(established) - 1) !=
-		    (ssize_t)sizeof(established) - 1) {
+	if (!establish(client, o->door)) {
 		o->search->target = target;
 		refuse(o, REASON_RESET);
 		return;
@@ -411,6 +431,21 @@ static bool settle_in(struct opening *o)
 	return false;
 }
 
+/* Out of this worker's loop. */
+static bool unsettle(struct opening *o)
+{
+	struct conduit *far;
+
+	if (o->client->ops->detach) {
+		conduit_detach(o->client);
+		return true;
+	}
+	far = crossing_new(o->client); /* born detached */
+	if (far)
+		o->client = far;
+	return far;
+}
+
 struct move {
 	struct opening *opening;
 	struct offer offer;
@@ -440,14 +475,13 @@ static void move_to(struct opening *o, const struct offer *offer)
 {
 	struct move *m = malloc(sizeof(*m));
 
-	if (!m || !o->client->ops->detach || atomic_load(&gateway_of(o)->ending)) {
+	if (!m || atomic_load(&gateway_of(o)->ending) || !unsettle(o)) {
 		free(m);
 		refuse(o, atomic_load(&gateway_of(o)->ending) ? REASON_SHUTDOWN : REASON_NO_MEMORY);
 		return;
 	}
 	*m = (struct move){ o, *offer };
 	atomic_fetch_add(&gateway_of(o)->moving, 1);
-	conduit_detach(o->client);
 	delist(o);
 	gauge(o, COUNTER_LIVE_OPENINGS, -1);
 	if (worker_post(offer->worker, on_arrival, m) == 0)
@@ -635,7 +669,10 @@ void opening_new(struct listener *l, struct worker *w, struct conduit *client, e
 		free(o);
 		free(f);
 		opening_log_refused(w, l->config->name, peer, route->service, REASON_NO_MEMORY, "");
-		gateway_connection_over(l->gateway);
+		if (client->ops->answer)
+			gateway_stream_over(l->gateway);
+		else
+			gateway_connection_over(l->gateway);
 		conduit_close(client, REASON_NO_MEMORY);
 		return;
 	}
@@ -647,6 +684,7 @@ void opening_new(struct listener *l, struct worker *w, struct conduit *client, e
 	o->peer = *peer;
 	o->config = route->config;
 	o->client = client;
+	o->in_session = client->ops->answer;
 	o->reapable.free = on_free;
 	o->search = f;
 	f->opening = o;

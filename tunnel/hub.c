@@ -470,12 +470,11 @@ static void start_session(struct tunnel *t, struct conduit *carrier)
 		tunnel_close(t, REASON_NO_MEMORY, "out of memory");
 }
 
-static void tune_socket(const struct gateway *g, const struct conduit *tls)
+void hub_tune_socket(const struct gateway *g, int fd)
 {
-	int fd = tls_conduit_socket(tls), one = 1, lowat = NOTSENT_LOWAT;
+	int one = 1, lowat = NOTSENT_LOWAT;
 	unsigned dead = (unsigned)g->config->timeouts.dead;
 
-	/* each may be refused by a socket that is not TCP */
 	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &dead, sizeof(dead));
 	setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof(lowat));
 	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
@@ -496,7 +495,7 @@ static void hub_accept(struct gateway *g, struct worker *w, struct conduit *c,
 		turn_away(g, c);
 		return;
 	}
-	tune_socket(g, c);
+	hub_tune_socket(g, tls_conduit_socket(c));
 	start_session(t, c);
 }
 
@@ -525,7 +524,7 @@ static void hub_upgrade(struct gateway *g, struct worker *w, struct conduit *c,
 		return;
 	}
 	t->websocket = true;
-	tune_socket(g, c);
+	hub_tune_socket(g, tls_conduit_socket(c));
 	t->upgrade = ws_accept(c, &terms, g->config->timeouts.handshake, on_upgraded, t);
 	if (!t->upgrade)
 		tunnel_free(t, REASON_NO_MEMORY, "out of memory");

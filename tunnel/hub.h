@@ -11,4 +11,8 @@ struct gateway;
 /* Sets g->tunnel. Call before the workers start. */
 void hub_install(struct gateway *g);
 
+/* For the socket under a session: dead ones are noticed, and small streams are not queued behind
+ * much of others. What a socket that is not TCP refuses is left. */
+void hub_tune_socket(const struct gateway *g, int fd);
+
 #endif

@@ -390,6 +390,28 @@ static void test_no_secrets(void)
 	config_errors_deinit(&e);
 }
 
+static void test_client_ca(void)
+{
+	static const char good[] =
+		"listeners: [{name: a, address: 'tcp:a:1', doors: [connect], client_ca: ca}]\n"
+		"tls: {certificate: c, key: k}\n";
+	struct relay_config *c = relay(good);
+
+	CHECK_STR(c->listeners[0].client_ca, "ca");
+	relay_config_unref(c);
+	/* where nobody could be asked for one, or show it, is a mistake */
+	refuses("listeners: [{name: a, address: 'tcp:a:1', doors: [connect], client_ca: ca}]\n",
+		"r.yaml:1:72: ", "there is no certificate");
+	refuses("listeners: [{name: a, address: 'tcp:a:1', doors: [tunnel], client_ca: ca}]\n"
+		"tls: {certificate: c, key: k}\n" OWNER,
+		"r.yaml:1:71: ", "no door connect");
+	refuses("listeners: [{name: a, address: 'tcp:a:1', service: kbs.acme, client_ca: ca}]\n"
+		"tls: {certificate: c, key: k}\n" OWNER,
+		"r.yaml:1:73: ", "no door connect");
+	/* and the keys of that name that are not done yet stay refused */
+	refuses(LISTENER "client_ca: ca\n", "r.yaml:2:1: ", "not supported by this version");
+}
+
 static void test_listeners(void)
 {
 	refuses("listeners: [{name: a, address: 'tcp:a:1'}]\n",
@@ -774,6 +796,7 @@ int main(void)
 	test_keys();
 	test_wrong_values();
 	test_no_secrets();
+	test_client_ca();
 	test_listeners();
 	test_owners();
 	test_services();

@@ -325,7 +325,7 @@ static enum session_peer client_sees = SESSION_PEER_AGENT, server_sees = SESSION
 
 static void start_with(const struct session_limits *r, const struct session_limits *a)
 {
-	struct session_limits limits[2];
+	struct session_limits limits;
 
 	memset(&relay, 0, sizeof(relay));
 	memset(&agent, 0, sizeof(agent));
@@ -345,14 +345,14 @@ static void start_with(const struct session_limits *r, const struct session_limi
 		CHECK(carrier[i]);
 	}
 	if (r) {
-		limits[0] = *r;
-		limits[0].peer = client_sees;
-		relay.s = session_new(carrier[0], SESSION_CLIENT, limits, &relay_events, &relay);
+		limits = *r;
+		limits.peer = client_sees;
+		relay.s = session_new(carrier[0], SESSION_CLIENT, &limits, &relay_events, &relay);
 	}
 	if (a) {
-		limits[1] = *a;
-		limits[1].peer = server_sees;
-		agent.s = session_new(carrier[1], SESSION_SERVER, limits + 1, &agent_events, &agent);
+		limits = *a;
+		limits.peer = server_sees;
+		agent.s = session_new(carrier[1], SESSION_SERVER, &limits, &agent_events, &agent);
 	}
 	CHECK(!r || relay.s);
 	CHECK(!a || agent.s);

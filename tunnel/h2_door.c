@@ -1,0 +1,249 @@
+/*
+ * h2_door: clients that speak HTTP/2 at the relay's connect door.
+ *
+ * Theory of operation: the intake has found out what a client speaks and hands its conduit over; a
+ * session is made of it, in this worker for life. Each CONNECT in it is routed by its authority,
+ * HOST:PORT as with HTTP/1.1 or the host alone, and becomes an opening with the stream as its
+ * client: counted, logged and refused on its own, by a status and attest-reason. All other requests
+ * are answered 405 by the session.
+ *
+ *   open       streams come and go
+ *   quiet      none is live: retired after timeouts.idle
+ *   retiring   GOAWAY was said, for that or because the relay drains; over with the last stream
+ *
+ * Streams outlive the session as conduits, and their openings see it end as an abort. A client
+ * whose certificate the listener's client_ca has verified may reset streams at any rate: it passes
+ * on what its own clients do. For others nghttp2's limit holds, and is the end of their session.
+ *
+ * Limits: limits.streams_per_tunnel in a session; limits.connections for sessions and streams
+ * together, the windows as in a tunnel.
+ */
+#include "tunnel/h2_door.h"
+
+#include <inttypes.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "relay/conduit.h"
+#include "relay/gateway.h"
+#include "relay/httphead.h"
+#include "relay/listener.h"
+#include "relay/log.h"
+#include "relay/opening.h"
+#include "relay/refusal.h"
+#include "relay/router.h"
+#include "relay/tls.h"
+#include "relay/worker.h"
+#include "tunnel/hub.h"
+#include "tunnel/session.h"
+
+struct h2_client {
+	struct listener *listener;
+	struct worker *worker;
+	struct session *session;
+	enum reason verdict; /* on all its streams */
+	uint64_t began;
+	struct timer idle;
+	struct h2_client *next, **prevp; /* in gateway_worker */
+	struct reapable reapable;
+	struct peer peer;
+};
+
+static void on_free(struct reapable *r)
+{
+	free((char *)r - offsetof(struct h2_client, reapable));
+}
+
+static void log_ended(const struct h2_client *k, enum reason why, const char *detail)
+{
+	char from[PEER_TEXT_MAX];
+	uint64_t ms = worker_now(k->worker) - k->began, streams = session_opened(k->session);
+	const struct log_field fields[] = {
+		{ "client", peer_format(&k->peer, from, sizeof(from)), 0 },
+		{ "listener", k->listener->config->name, 0 },
+		{ "streams", NULL, streams },
+		{ "duration_ms", NULL, ms },
+		{ "reason", reason_word(why), 0 },
+	};
+
+	log_limited(LOG_LEVEL_INFO, fields, sizeof(fields) / sizeof(fields[0]),
+		    "client %s (%s, HTTP/2) ended: %s (%s), %" PRIu64 " streams, %" PRIu64 " s",
+		    from, k->listener->config->name, reason_word(why), detail, streams, ms / 1000);
+}
+
+/* Its connection is over; what there was of a session says its end itself. */
+static void client_over(struct h2_client *k)
+{
+	struct gateway *g = k->listener->gateway;
+
+	timer_cancel(k->worker, &k->idle);
+	*k->prevp = k->next;
+	if (k->next)
+		k->next->prevp = k->prevp;
+	gateway_target_restored(g);
+	gateway_connection_over(g);
+	worker_reap(k->worker, &k->reapable);
+}
+
+/* ---- streams ---- */
+
+/* host is what it asks for, as far as that can be told. */
+static enum reason find_route(const struct h2_client *k, const char *authority,
+			      char host[HTTPHEAD_HOST_SIZE], struct route *route)
+{
+	char text[SESSION_AUTHORITY_MAX + sizeof(":443")];
+	struct httphead_slice slice = { .at = text };
+	uint16_t port;
+	bool plain;
+
+	/* the port is not looked at, so one that is not there is no ambiguity */
+	slice.len = (size_t)snprintf(text, sizeof(text), "%s%s", authority,
+				     strchr(authority, ':') ? "" : ":443");
+	*host = '\0';
+	plain = httphead_authority(slice, host, &port) == 0;
+	if (k->verdict != REASON_NONE)
+		return k->verdict;
+	if (!plain)
+		return REASON_PROTOCOL;
+	if (router_by_authority(route, k->listener->gateway->config, host) < 0)
+		return REASON_UNKNOWN_SERVICE;
+	return REASON_NONE;
+}
+
+static enum reason on_accept(struct session *s, struct conduit *stream, const char *authority,
+			     const char *id)
+{
+	struct h2_client *k = session_user(s);
+	char host[HTTPHEAD_HOST_SIZE];
+	const char *detail = "";
+	struct route route;
+	enum reason why = find_route(k, authority, host, &route);
+
+	if (why == REASON_PROTOCOL)
+		detail = "CONNECT needs HOST:PORT";
+	else if (why == REASON_FORBIDDEN)
+		detail = "a client certificate of this listener's CA is needed";
+	else if (why == REASON_NONE)
+		detail = gateway_stream_begin(k->listener->gateway);
+	if (why == REASON_NONE && detail)
+		why = REASON_LIMIT;
+	if (why == REASON_NONE) {
+		timer_cancel(k->worker, &k->idle);
+		opening_new(k->listener, k->worker, stream, DOOR_CONNECT, &k->peer, &route);
+	} else {
+		opening_log_refused(k->worker, k->listener->config->name, &k->peer, host, why,
+				    detail);
+		refusal_send(stream, DOOR_CONNECT, why, "", NULL, NULL);
+	}
+	return REASON_NONE; /* it is the opening's, or refused in words */
+}
+
+static void on_idle(struct timer *t)
+{
+	struct h2_client *k = (struct h2_client *)((char *)t - offsetof(struct h2_client, idle));
+
+	session_retire(k->session);
+}
+
+static void on_quiet(struct session *s)
+{
+	struct h2_client *k = session_user(s);
+
+	timer_set(k->worker, &k->idle, k->listener->gateway->config->timeouts.idle, on_idle);
+}
+
+static void on_end(struct session *s, enum reason why, const char *detail)
+{
+	struct h2_client *k = session_user(s);
+
+	log_ended(k, why, detail);
+	if (session_opened(s) == 0)
+		counter_add(&k->worker->counters.refused[why], 1);
+	client_over(k);
+}
+
+static const struct session_events events = {
+	.accept = on_accept,
+	.quiet = on_quiet,
+	.end = on_end,
+};
+
+/* ---- for the gateway ---- */
+
+static struct h2_client *client_new(struct listener *l, struct worker *w, const struct peer *peer,
+				    enum reason verdict)
+{
+	struct gateway_worker *gw = gateway_worker(w);
+	struct h2_client *k = calloc(1, sizeof(*k));
+
+	if (!k)
+		return NULL;
+	k->listener = l;
+	k->worker = w;
+	k->peer = *peer;
+	k->verdict = verdict;
+	k->began = worker_now(w);
+	k->reapable.free = on_free;
+	k->next = gw->h2_clients;
+	k->prevp = &gw->h2_clients;
+	if (k->next)
+		k->next->prevp = &k->next;
+	gw->h2_clients = k;
+	gateway_target_unneeded(l->gateway);
+	return k;
+}
+
+static void door_accept(struct listener *l, struct worker *w, struct conduit *c,
+			const struct peer *peer, enum reason verdict)
+{
+	const struct relay_config *config = l->gateway->config;
+	bool known = l->config->client_ca && verdict == REASON_NONE;
+	const struct session_limits limits = {
+		.peer = known ? SESSION_PEER_CLIENT : SESSION_PEER_ANY,
+		.streams = (uint32_t)config->limits.streams_per_tunnel,
+		.stream_window = (uint32_t)config->limits.stream_window,
+		.session_window = (uint32_t)config->limits.session_window,
+		.ping_ms = config->timeouts.ping,
+		.dead_ms = config->timeouts.dead,
+	};
+	struct h2_client *k = client_new(l, w, peer, verdict);
+
+	if (!k) {
+		conduit_close(c, REASON_NO_MEMORY);
+		gateway_connection_over(l->gateway);
+		return;
+	}
+	/* not conduit_fd, which knows of none while the preface is unread */
+	hub_tune_socket(l->gateway, c->ops->fd ? c->ops->fd(c) : tls_conduit_socket(c));
+	k->session = session_new(c, SESSION_SERVER, &limits, &events, k);
+	if (!k->session) {
+		client_over(k);
+		return;
+	}
+	on_quiet(k->session);
+	if (atomic_load(&l->gateway->draining))
+		session_retire(k->session);
+}
+
+static void door_drain(struct worker *w)
+{
+	for (struct h2_client *k = gateway_worker(w)->h2_clients; k; k = k->next)
+		session_retire(k->session);
+}
+
+static void door_shutdown(struct worker *w)
+{
+	for (struct h2_client *k = gateway_worker(w)->h2_clients; k; k = k->next)
+		session_close(k->session, REASON_SHUTDOWN, "the relay is shutting down");
+}
+
+void h2_door_install(struct gateway *g)
+{
+	g->h2 = (struct h2_side){
+		.accept = door_accept,
+		.drain = door_drain,
+		.shutdown = door_shutdown,
+	};
+}
