@@ -9,9 +9,9 @@
  *   away    -> UP      a probe connected; changed is called, for those who wait
  *   away    -> DOWN    QGS_GRACE_MS are over
  *   UP      -> WEDGED  stuck_count silences in a row; stuck_command is run
- *   WEDGED  -> UP      a probe's platform-info request, or an old request, was answered; a probe
- *                      was closed, too: QGS closes what it cannot answer, but not before it looked
- *   at it WEDGED  -> DOWN    a probe was refused
+ *   WEDGED  -> UP      a probe's platform-info request, or an old request, was answered; or QGS
+ *                      closed the probe: it does so to what it cannot answer, once it has looked
+ *   WEDGED  -> DOWN    a probe was refused
  *
  * A sign of change (the path is another file, the process has ended, the command is over) makes it
  * probe at once and a few times more: a socket is there before anybody listens on it. While

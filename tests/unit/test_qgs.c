@@ -1,0 +1,423 @@
+/*
+ * test_qgs: QGS comes, goes, is replaced, dies, gets stuck and recovers; the test plays it, or has
+ * a process do so.
+ */
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "config/bridge.h"
+#include "qgs-bridge/command.h"
+#include "qgs-bridge/qgs.h"
+#include "tests/unit/loop.h"
+
+static char folder[] = "/tmp/test-qgs-XXXXXX", path[64], mark[64];
+static int listener = -1;
+static struct bridge_config *config;
+static struct qgs *q;
+static unsigned told;
+
+static void on_change(struct qgs *of)
+{
+	CHECK(of == q);
+	CHECK(qgs_user(of) == &told);
+	told++;
+}
+
+static int listen_at(int backlog)
+{
+	struct sockaddr_un un = { .sun_family = AF_UNIX };
+	int l = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	strcpy(un.sun_path, path);
+	CHECK(l >= 0);
+	CHECK_INT(bind(l, (struct sockaddr *)&un, sizeof(un)), 0);
+	CHECK_INT(listen(l, backlog), 0);
+	return l;
+}
+
+static void qgs_begins(void)
+{
+	listener = listen_at(16);
+}
+
+/* As it ends: what it has not accepted is reset. clean: its socket goes, too. */
+static void qgs_ends(bool clean)
+{
+	close(listener);
+	listener = -1;
+	if (clean)
+		CHECK_INT(unlink(path), 0);
+}
+
+/* Accepts probes and lets them close; the last that stays open, or -1. */
+static int take_probe(void)
+{
+	char byte;
+	int fd, left = -1;
+
+	while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
+		settle();
+		if (recv(fd, &byte, 1, MSG_PEEK) == 0) {
+			close(fd);
+			continue;
+		}
+		CHECK_INT(left, -1);
+		left = fd;
+	}
+	return left;
+}
+
+static void expect(enum qgs_state state, bool away)
+{
+	CHECK_INT(qgs_state(q), state);
+	CHECK_INT(qgs_is_away(q), away);
+	CHECK_INT(*qgs_detail(q) == '\0', state == QGS_UP && !away);
+}
+
+/* From the loop, once. */
+static void expect_change(unsigned n, enum qgs_state state)
+{
+	UNTIL(told >= n);
+	CHECK_INT(told, n);
+	expect(state, false);
+}
+
+static void begin(const char *address)
+{
+	char *why = NULL;
+
+	loop_begin();
+	config = bridge_config_new();
+	CHECK_INT(bridge_config_set_qgs(config, address, &why), 0);
+	config->qgs.stuck_count = 2;
+	told = 0;
+}
+
+static void watch(void)
+{
+	q = qgs_new(w, &config->qgs, 500, on_change, &told);
+	CHECK(q);
+	CHECK_INT(qgs_state(q), QGS_DOWN);
+	CHECK(qgs_is_away(q)); /* it is not known yet */
+	CHECK_INT(told, 0);
+}
+
+static void begin_up(void)
+{
+	char address[80];
+
+	snprintf(address, sizeof(address), "unix:%s", path);
+	begin(address);
+	qgs_begins();
+	watch();
+	expect_change(1, QGS_UP);
+	CHECK_INT(take_probe(), -1);
+}
+
+static void done(void)
+{
+	CHECK(!qgs_free(q));
+	if (listener >= 0)
+		qgs_ends(true);
+	bridge_config_unref(config);
+	loop_end();
+}
+
+/* Neither socket nor folder at first. */
+static void test_comes(void)
+{
+	char address[96];
+
+	begin("unix:/nowhere");
+	snprintf(address, sizeof(address), "unix:%s", path);
+	CHECK_INT(rmdir(folder), 0);
+	CHECK_INT(bridge_config_set_qgs(config, address, &(char *){ NULL }), 0);
+	watch();
+	expect_change(1, QGS_DOWN);
+	CHECK(strstr(qgs_detail(q), path));
+	CHECK_INT(mkdir(folder, 0700), 0);
+	qgs_begins();
+	expect_change(2, QGS_UP);
+	CHECK_INT(qgs_counts(q).downs, 0);
+	done();
+}
+
+/* SIGHUP: another socket in its place. */
+static void test_replaced(void)
+{
+	begin_up();
+	qgs_ends(true);
+	UNTIL(qgs_is_away(q));
+	expect(QGS_UP, true);
+	qgs_begins();
+	expect_change(2, QGS_UP);
+	CHECK_INT(qgs_counts(q).downs, 0);
+	done();
+}
+
+static void test_goes(void)
+{
+	begin_up();
+	qgs_ends(true);
+	UNTIL(qgs_is_away(q));
+	CHECK_INT(told, 1);
+	expect_change(2, QGS_DOWN);
+	CHECK_INT(qgs_counts(q).downs, 1);
+	qgs_met_refusal(q, REASON_DIAL_REFUSED, "again");
+	settle();
+	expect_change(2, QGS_DOWN);
+	qgs_begins();
+	expect_change(3, QGS_UP);
+	done();
+}
+
+/* A process that listens and dies; its socket stays, so only its pidfd tells. */
+static void test_dies(void)
+{
+	char address[80];
+	uint64_t began;
+	pid_t pid = fork();
+
+	CHECK(pid >= 0);
+	if (pid == 0) {
+		listen_at(16);
+		pause();
+		_exit(0);
+	}
+	while (access(path, F_OK) < 0)
+		usleep(1000);
+	snprintf(address, sizeof(address), "unix:%s", path);
+	begin(address);
+	watch();
+	UNTIL(qgs_state(q) == QGS_UP && told > 0);
+	told = 1;
+	began = now_ms();
+	CHECK_INT(kill(pid, SIGKILL), 0);
+	UNTIL(qgs_is_away(q));
+	CHECK(now_ms() - began < QGS_PROBE_MS - QGS_GRACE_MS); /* no probe was due */
+	CHECK_INT(waitpid(pid, NULL, 0), pid);
+	expect_change(2, QGS_DOWN);
+	CHECK_INT(unlink(path), 0);
+	done();
+}
+
+/* A request was refused, but QGS is there. */
+static void test_refusal(void)
+{
+	begin_up();
+	qgs_met_refusal(q, REASON_DIAL_REFUSED, "unix:x: refused");
+	expect(QGS_UP, true);
+	CHECK_STR(qgs_detail(q), "unix:x: refused");
+	qgs_met_refusal(q, REASON_DIAL_REFUSED, "unix:x: refused");
+	expect_change(2, QGS_UP);
+	CHECK_INT(qgs_counts(q).downs, 0);
+	done();
+}
+
+static void wedge(unsigned n)
+{
+	qgs_met_silence(q);
+	qgs_met_silence(q);
+	CHECK_INT(qgs_state(q), QGS_WEDGED);
+	CHECK_INT(told, n - 1); /* from the loop only */
+	expect_change(n, QGS_WEDGED);
+}
+
+static void test_wedged(void)
+{
+	begin_up();
+	qgs_met_silence(q);
+	qgs_met_answer(q);
+	qgs_met_silence(q);
+	expect(QGS_UP, false); /* not in a row */
+	qgs_met_answer(q);
+	wedge(2);
+	qgs_met_silence(q);
+	qgs_met_answer(q); /* an old request's */
+	expect_change(3, QGS_UP);
+	qgs_met_silence(q);
+	expect(QGS_UP, false); /* they count anew */
+	qgs_met_silence(q);
+	expect_change(4, QGS_WEDGED);
+	CHECK_INT(qgs_counts(q).wedges, 2);
+	CHECK_INT(qgs_counts(q).silences, 7);
+	qgs_ends(true);
+	expect_change(5, QGS_DOWN);
+	qgs_begins();
+	expect_change(6, QGS_UP);
+	done();
+}
+
+/* What a probe asks while it is wedged, and its answers. */
+static void test_wedged_probe(void)
+{
+	static const uint8_t asked[20] = { 0, 0, 0, 16, 1, 0, 1, 0, 4, 0, 0, 0, 16 };
+	uint8_t got[64];
+	int fd;
+
+	begin_up();
+	for (unsigned i = 0; i < 2; i++) {
+		wedge(2 + 2 * i);
+		CHECK_INT(chmod(path, i ? 0600 : 0666), 0); /* a sign of change */
+		UNTIL((fd = take_probe()) >= 0);
+		CHECK_INT(recv(fd, got, sizeof(got), 0), 20);
+		CHECK(memcmp(got, asked, 20) == 0);
+		expect(QGS_WEDGED, false);
+		if (i == 0)
+			CHECK_INT(send(fd, "\0", 1, 0), 1);
+		close(fd);
+		expect_change(3 + 2 * i, QGS_UP);
+	}
+	wedge(6);
+	CHECK_INT(chmod(path, 0644), 0);
+	UNTIL((fd = take_probe()) >= 0);
+	done(); /* while it is asked */
+	close(fd);
+}
+
+static void test_no_accept(void)
+{
+	char address[80];
+	struct sockaddr_un un = { .sun_family = AF_UNIX };
+	int filler = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	begin_up();
+	strcpy(un.sun_path, path);
+	CHECK_INT(listen(listener, 0), 0);
+	CHECK_INT(connect(filler, (struct sockaddr *)&un, sizeof(un)), 0);
+	CHECK_INT(chmod(path, 0666), 0); /* probes, which find its queue full */
+	UNTIL(qgs_counts(q).silences > 0);
+	expect(QGS_UP, false);
+	qgs_met_refusal(q, REASON_DIAL_TIMEOUT, "as a request does");
+	expect_change(2, QGS_WEDGED);
+	done();
+	close(filler);
+
+	/* without framing it is as if nobody listened */
+	snprintf(address, sizeof(address), "unix:%s", path);
+	begin(address);
+	config->qgs.framing = FRAMING_NONE;
+	qgs_begins();
+	watch();
+	expect_change(1, QGS_UP);
+	qgs_met_silence(q);
+	qgs_met_silence(q);
+	qgs_met_silence(q);
+	expect(QGS_UP, false);
+	qgs_met_refusal(q, REASON_DIAL_TIMEOUT, "no answer");
+	expect(QGS_UP, true);
+	expect_change(2, QGS_UP);
+	done();
+}
+
+/* ---- the command ---- */
+
+static void command_is(unsigned n, ...)
+{
+	va_list list;
+
+	config->qgs.stuck_command.at = calloc(n, sizeof(char *));
+	config->qgs.stuck_command.n = n;
+	va_start(list, n);
+	for (unsigned i = 0; i < n; i++)
+		config->qgs.stuck_command.at[i] = strdup(va_arg(list, const char *));
+	va_end(list);
+}
+
+static void test_command(void)
+{
+	char address[80];
+	int fd;
+
+	snprintf(address, sizeof(address), "unix:%s", path);
+	begin(address);
+	command_is(4, "/bin/sh", "-c", "! read x && : > \"$0\"; exit 3", mark);
+	qgs_begins();
+	watch();
+	expect_change(1, QGS_UP);
+	CHECK_INT(take_probe(), -1);
+	wedge(2);
+	UNTIL(access(mark, F_OK) == 0); /* it ran, and its input was empty */
+	UNTIL((fd = take_probe()) >= 0); /* its end is a reason to look */
+	CHECK_INT(unlink(mark), 0);
+	CHECK_INT(send(fd, "\0", 1, 0), 1);
+	expect_change(3, QGS_UP);
+	close(fd);
+	CHECK_INT(waitpid(-1, NULL, WNOHANG), -1); /* it was waited for */
+	CHECK_INT(errno, ECHILD);
+	wedge(4);
+	settle();
+	CHECK_INT(waitpid(-1, NULL, WNOHANG), -1); /* not again so soon */
+	done();
+}
+
+static void on_over(void *user)
+{
+	++*(unsigned *)user;
+}
+
+static pid_t only_child(void)
+{
+	char name[64], text[64] = "";
+	FILE *f;
+
+	snprintf(name, sizeof(name), "/proc/self/task/%d/children", getpid());
+	f = fopen(name, "re");
+	CHECK(f && fgets(text, sizeof(text), f));
+	fclose(f);
+	return atoi(text);
+}
+
+static void test_command_fails(void)
+{
+	char *none[] = { mark }, *sleeps[] = { strdup("/bin/sleep"), strdup("60") };
+	const struct strings missing = { none, 1 }, slow = { sleeps, 2 };
+	unsigned over = 0;
+	struct command *c;
+	pid_t pid;
+
+	loop_begin();
+	c = command_new(w, &missing, on_over, &over);
+	CHECK(!command_run(c)); /* there is no such program */
+	CHECK(!command_run(c));
+	command_free(c);
+	c = command_new(w, &slow, on_over, &over);
+	CHECK(command_run(c));
+	CHECK(!command_run(c)); /* one at a time */
+	CHECK(!command_free(c)); /* it goes on */
+	CHECK_INT(over, 0);
+	pid = only_child();
+	CHECK_INT(waitpid(pid, NULL, WNOHANG), 0);
+	CHECK_INT(kill(pid, SIGKILL), 0);
+	CHECK_INT(waitpid(pid, NULL, 0), pid);
+	free(sleeps[0]);
+	free(sleeps[1]);
+	loop_end();
+}
+
+static void test_words(void)
+{
+	CHECK_STR(qgs_state_word(QGS_DOWN), "down");
+	CHECK_STR(qgs_state_word(QGS_UP), "up");
+	CHECK_STR(qgs_state_word(QGS_WEDGED), "wedged");
+}
+
+int main(void)
+{
+	CHECK(mkdtemp(folder));
+	snprintf(path, sizeof(path), "%s/qgs.socket", folder);
+	snprintf(mark, sizeof(mark), "%s/mark", folder);
+	test_words();
+	test_comes();
+	test_replaced();
+	test_goes();
+	test_dies();
+	test_refusal();
+	test_wedged();
+	test_wedged_probe();
+	test_no_accept();
+	test_command();
+	test_command_fails();
+	CHECK_INT(rmdir(folder), 0);
+	return 0;
+}
