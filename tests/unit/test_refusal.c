@@ -165,6 +165,38 @@ static void test_silence(void)
 	close(fd);
 }
 
+/* A stream has words of its own, said before it is closed, and nothing lingers. */
+static enum reason answered;
+static unsigned closed;
+
+static void stub_answer(struct conduit *c, enum reason why)
+{
+	CHECK_INT(closed, 0);
+	answered = why;
+}
+
+static void stub_close(struct conduit *c, enum reason why)
+{
+	closed++;
+	conduit_deinit(c);
+}
+
+static void test_stream(void)
+{
+	static const struct conduit_ops ops = {
+		.name = "stub", .answer = stub_answer, .close = stub_close
+	};
+	struct conduit c;
+
+	overs = closed = 0;
+	conduit_init(&c, &ops, w);
+	refusal_send(&c, DOOR_CONNECT, REASON_LIMIT, "no matter", on_over, NULL);
+	CHECK_INT(answered, REASON_LIMIT);
+	CHECK_INT(closed, 1);
+	CHECK_INT(overs, 1);
+	CHECK_INT(w->conduits, 0);
+}
+
 int main(void)
 {
 	char longest[2000];
@@ -191,6 +223,7 @@ int main(void)
 	test_write();
 	test_flood();
 	test_silence();
+	test_stream();
 	loop_end();
 	return 0;
 }
