@@ -3,6 +3,7 @@
  * a process do so.
  */
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "config/bridge.h"
@@ -171,6 +172,16 @@ static void test_goes(void)
 	done();
 }
 
+/* Not under valgrind. Then the next probe tells, and a timer that a command is over. */
+static bool has_pidfd(void)
+{
+	int fd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0;
+}
+
 /* A process that listens and dies; its socket stays, so only its pidfd tells. */
 static void test_dies(void)
 {
@@ -194,7 +205,8 @@ static void test_dies(void)
 	began = now_ms();
 	CHECK_INT(kill(pid, SIGKILL), 0);
 	UNTIL(qgs_is_away(q));
-	CHECK(now_ms() - began < QGS_PROBE_MS - QGS_GRACE_MS); /* no probe was due */
+	if (has_pidfd())
+		CHECK(now_ms() - began < QGS_PROBE_MS - QGS_GRACE_MS); /* no probe was due */
 	CHECK_INT(waitpid(pid, NULL, 0), pid);
 	expect_change(2, QGS_DOWN);
 	CHECK_INT(unlink(path), 0);
@@ -377,10 +389,12 @@ static void test_command_fails(void)
 	pid_t pid;
 
 	loop_begin();
-	c = command_new(w, &missing, on_over, &over);
-	CHECK(!command_run(c)); /* there is no such program */
-	CHECK(!command_run(c));
-	command_free(c);
+	if (has_pidfd()) { /* valgrind makes a fork of the vfork, which cannot tell */
+		c = command_new(w, &missing, on_over, &over);
+		CHECK(!command_run(c)); /* there is no such program */
+		CHECK(!command_run(c));
+		command_free(c);
+	}
 	c = command_new(w, &slow, on_over, &over);
 	CHECK(command_run(c));
 	CHECK(!command_run(c)); /* one at a time */
