@@ -491,6 +491,66 @@ static void test_abort_while_waiting(bool attached, bool full)
 	stop();
 }
 
+/* What was said before an abort is heard, then comes the error. */
+static void on_say_and_abort(struct worker *in, void *arg)
+{
+	struct way *y = arg;
+
+	CHECK_INT(conduit_attach(y->far, in), 0);
+	CHECK_INT(conduit_write(y->far, "so long", 7), 7);
+	conduit_close(y->far, REASON_TARGET_RESET);
+}
+
+static void on_hear_and_see(struct worker *in, void *arg)
+{
+	struct way *y = arg;
+	uint8_t bytes[2000];
+
+	CHECK_INT(conduit_attach(y->far, in), 0);
+	CHECK_INT(conduit_write(y->far, "x", 1), -ECONNRESET);
+	CHECK_INT(conduit_read(y->far, bytes, 600), 600);
+	CHECK_INT(conduit_read(y->far, bytes + 600, sizeof(bytes) - 600), 400);
+	for (size_t i = 0; i < 1000; i++)
+		CHECK_INT(bytes[i], pattern(i, 0));
+	CHECK_INT(conduit_read(y->far, bytes, 1), -ECONNRESET);
+	CHECK_INT(conduit_shutdown(y->far), -ECONNRESET);
+	CHECK_INT(y->far->ops->why(y->far), REASON_RESET);
+	conduit_close(y->far, REASON_RESET);
+}
+
+static size_t in_ring(struct crossing *x, unsigned of_end)
+{
+	size_t len;
+
+	pthread_mutex_lock(&x->lock);
+	len = x->said[of_end].len;
+	pthread_mutex_unlock(&x->lock);
+	return len;
+}
+
+static void test_heard_before_abort(void)
+{
+	struct way y;
+	char heard[8] = "";
+
+	start();
+	make(&y, false);
+	in_worker(B, on_say_and_abort, &y);
+	WAIT(atomic_load(&y.inner_closed) == REASON_TARGET_RESET);
+	CHECK_INT(recv(y.client, heard, 7, 0), 7);
+	CHECK_STR(heard, "so long");
+	leave(&y);
+	make(&y, true);
+	CHECK(say(y.client, &y.said[0], 1000, 0));
+	WAIT(in_ring(y.crossing, NEAR) == 1000);
+	reset(y.client);
+	y.client = -1;
+	WAIT(atomic_load(&y.inner_closed) == REASON_RESET);
+	in_worker(B, on_hear_and_see, &y);
+	leave(&y);
+	stop();
+}
+
 /* --- memory --- */
 
 static void on_finish(struct worker *in, void *arg)
@@ -749,6 +809,33 @@ static void test_yes(void)
 	stop();
 }
 
+/* While A is busy with this, its wakes do not run: what it reads comes without one. */
+static void on_peek_first(struct worker *in, void *arg)
+{
+	struct way *y = arg;
+	struct conduit *near = &y->crossing->end[NEAR].base;
+	const uint8_t *data;
+
+	CHECK(in == near->worker);
+	in_worker(B, on_yes_hello, y);
+	CHECK_INT(conduit_peek(near, &data), 5);
+	expect(y->client, "<none>", false);
+}
+
+static void test_yes_before_wake(void)
+{
+	struct way y;
+
+	start();
+	make(&y, false);
+	in_worker(A, on_peek_first, &y);
+	expect(y.client, "hello", false);
+	in_worker(B, on_finish, &y);
+	WAIT(atomic_load(&y.inner_closed) == REASON_EOF);
+	leave(&y);
+	stop();
+}
+
 static void on_no(struct worker *in, void *arg)
 {
 	struct way *y = arg;
@@ -844,6 +931,14 @@ static void test_close_arrives(void)
 	stop();
 }
 
+static void on_a_little_later(struct worker *in, void *arg)
+{
+	struct crossing *x = ((struct way *)arg)->crossing;
+
+	CHECK(timer_is_set(&x->flush));
+	timer_set(in, &x->flush, 0, on_flush);
+}
+
 /* So long ago that the time-out is over. */
 static void on_much_later(struct worker *in, void *arg)
 {
@@ -874,6 +969,8 @@ static void test_flush_timeout(void)
 	in_worker(B, on_fill_and_finish, &y);
 	WAIT(counted(A, COUNTER_LIVE_SOCKETS) == 1);
 	usleep(50000);
+	in_worker(A, on_a_little_later, &y); /* something has moved since: not yet */
+	usleep(100000);
 	CHECK_INT(atomic_load(&y.inner_closed), -1);
 	in_worker(A, on_much_later, &y);
 	WAIT(atomic_load(&y.inner_closed) == REASON_HALF_CLOSED_IDLE);
@@ -934,6 +1031,7 @@ int main(void)
 	}
 	for (int i = 0; i < 4; i++)
 		test_abort_while_waiting(i & 1, i & 2);
+	test_heard_before_abort();
 	test_bound();
 	test_no_memory(true);
 	test_no_memory(false);
@@ -941,6 +1039,7 @@ int main(void)
 	test_moves();
 	test_while_detached();
 	test_yes();
+	test_yes_before_wake();
 	test_no();
 	test_close_detached(true);
 	test_close_detached(false);
