@@ -12,6 +12,7 @@
  */
 #include "qgs-bridge/bridge.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -246,7 +247,9 @@ bool bridge_start(struct bridge *b, struct worker *w, struct bridge_config *conf
 	apply_limits(b);
 	b->vms = vms_new(w, config, on_vms_changed, b);
 	if (!b->vms) {
-		log_error("cannot start: out of memory");
+		log_error("cannot start: %s cannot be watched: %s%s",
+			  config->vms_dir ? config->vms_dir : "a folder", strerror(errno),
+			  errno == EMFILE ? " (fs.inotify.max_user_instances)" : "");
 		return false;
 	}
 	if (config->relay.addresses.n) {
@@ -311,7 +314,8 @@ bool bridge_reload(struct bridge *b, struct bridge_config *config)
 	struct vms *vms = vms_new(b->worker, config, on_vms_changed, b), *old_vms = b->vms;
 
 	if (!vms) {
-		log_error("the new config is not used: out of memory");
+		log_error("the new config is not used: %s cannot be watched: %s",
+			  config->vms_dir ? config->vms_dir : "a folder", strerror(errno));
 		return false;
 	}
 	if (!settle_pool(b, config)) {

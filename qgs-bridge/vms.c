@@ -1,11 +1,14 @@
 /*
  * vms: the table of VMs: the config's, and drop-in files.
  *
- * Theory of operation: the folder is read as a whole: at the start, and VMS_SETTLE_MS after the
- * last of the inotify events that ask for it, so that a burst of writes is one reading. A file is
+ * Theory of operation: the folder is read as a whole: at the start, and VMS_SETTLE_MS after an
+ * inotify event that asks for it, so that a burst of writes is one reading or two. A file is
  * parsed again only if it looks different (inode, size, time of change). The new list replaces the
- * old one at once; the old one goes after changed() has returned. While the folder is not there a
- * timer looks for it.
+ * old one at once; the old one goes after changed() has returned.
+ *
+ * inotify watches the folder itself and not the way to it: a timer looks whether the path still
+ * leads there. While it leads nowhere the timer looks for it; while it cannot be watched (a limit
+ * of inotify's) the timer reads it.
  *
  * A file that is wrong keeps what it said before and its new looks, so it is complained of once.
  */
@@ -29,8 +32,8 @@
 #include "relay/timer.h"
 #include "relay/worker.h"
 
-#define VMS_SETTLE_MS 50  /* from the last event to the reading */
-#define VMS_LOOK_MS 2000 /* between looks for a folder that is not there */
+#define VMS_SETTLE_MS 50 /* from the first event to the reading */
+#define VMS_LOOK_MS 2000 /* between looks at the way there */
 #define EVENTS                                                                                \
 	(IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_CREATE | IN_ATTRIB |   \
 	 IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR)
@@ -61,7 +64,11 @@ struct vms {
 	void *user;
 	struct files files;
 	struct edge watch; /* an inotify instance; fd -1: none */
-	int folder;	   /* its watch; -1: the folder is not there */
+	int folder;	   /* its watch; -1: the folder is not there, or cannot be watched */
+	dev_t dev;	   /* of the folder watched */
+	ino_t ino;
+	bool due;	   /* to be read when the timer fires */
+	bool told;	   /* that it cannot be watched */
 	struct timer timer;
 };
 
@@ -235,18 +242,55 @@ static void read_folder(struct vms *v)
 
 /* ---- watching ---- */
 
+static void on_time(struct timer *t);
+
+static void read_soon(struct vms *v)
+{
+	if (!v->due) /* not later for each event: they might never end */
+		timer_set(v->worker, &v->timer, VMS_SETTLE_MS, on_time);
+	v->due = true;
+}
+
+static void unwatch(struct vms *v)
+{
+	if (v->folder >= 0)
+		inotify_rm_watch(v->watch.fd, v->folder);
+	v->folder = -1;
+}
+
+/* Watches what is there now. */
+static void watch_folder(struct vms *v)
+{
+	struct stat st;
+
+	if (stat(v->config->vms_dir, &st) < 0) {
+		v->due |= v->folder >= 0 || v->files.n;
+		unwatch(v);
+		return;
+	}
+	if (v->folder >= 0 && st.st_dev == v->dev && st.st_ino == v->ino)
+		return;
+	unwatch(v);
+	v->due = true;
+	v->dev = st.st_dev;
+	v->ino = st.st_ino;
+	v->folder = inotify_add_watch(v->watch.fd, v->config->vms_dir, EVENTS);
+	if (v->folder < 0 && !v->told)
+		log_error("%s cannot be watched: %s; it is read every %d s", v->config->vms_dir,
+			  strerror(errno), VMS_LOOK_MS / 1000);
+	v->told = v->folder < 0;
+}
+
 static void on_time(struct timer *t)
 {
 	struct vms *v = (struct vms *)((char *)t - offsetof(struct vms, timer));
 
-	if (v->folder < 0) {
-		v->folder = inotify_add_watch(v->watch.fd, v->config->vms_dir, EVENTS);
-		if (v->folder < 0) {
-			timer_set(v->worker, t, VMS_LOOK_MS, on_time);
-			return;
-		}
+	watch_folder(v);
+	if (v->due) {
+		v->due = false;
+		read_folder(v);
 	}
-	read_folder(v);
+	timer_set(v->worker, t, VMS_LOOK_MS, on_time);
 }
 
 /* The folder itself has gone, or another has taken its place. */
@@ -255,7 +299,7 @@ static bool is_end(const struct inotify_event *e)
 	return e->mask & (IN_DELETE_SELF | IN_MOVE_SELF | IN_IGNORED);
 }
 
-/* A file that was just made is read when it has been written; a link is whole at once. */
+/* A file that was just made is read when it has been written; a link, of both kinds, is whole. */
 static bool is_unfinished(const struct vms *v, const struct inotify_event *e)
 {
 	char path[PATH_MAX];
@@ -264,7 +308,7 @@ static bool is_unfinished(const struct vms *v, const struct inotify_event *e)
 	if (!(e->mask & IN_CREATE) || !e->len)
 		return false;
 	snprintf(path, sizeof(path), "%s/%s", v->config->vms_dir, e->name);
-	return lstat(path, &st) == 0 && !S_ISLNK(st.st_mode);
+	return lstat(path, &st) == 0 && !S_ISLNK(st.st_mode) && st.st_nlink == 1;
 }
 
 static void on_events(struct edge *edge, uint32_t events)
@@ -278,18 +322,14 @@ static void on_events(struct edge *edge, uint32_t events)
 		for (char *at = buf; at < buf + n;) {
 			const struct inotify_event *e = (const struct inotify_event *)(void *)at;
 
-			if (is_end(e) && v->folder >= 0 && e->wd == v->folder) {
-				inotify_rm_watch(edge->fd, v->folder);
-				v->folder = -1;
-			}
+			if (is_end(e) && e->wd == v->folder)
+				unwatch(v);
 			read_again |= !is_unfinished(v, e);
 			at += sizeof(*e) + e->len;
 		}
 	}
-	if (read_again && v->folder < 0)
-		read_folder(v); /* nothing is there: so be it, until it is back */
 	if (read_again)
-		timer_set(v->worker, &v->timer, VMS_SETTLE_MS, on_time);
+		read_soon(v);
 }
 
 struct vms *vms_new(struct worker *w, const struct bridge_config *config,
