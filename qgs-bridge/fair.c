@@ -123,6 +123,21 @@ static void fill(const struct fair *f, struct fair_line *line, uint64_t now_ms)
 		line->filled_ms = now_ms;
 }
 
+static bool is_held(const struct fair_line *line, uint64_t now_ms)
+{
+	return line->running && now_ms < line->held_ms;
+}
+
+static bool may_run(const struct fair_line *line, uint64_t now_ms)
+{
+	return line->tokens >= TOKEN && !is_held(line, now_ms);
+}
+
+void fair_hold(struct fair_line *line, uint64_t until_ms)
+{
+	line->held_ms = until_ms;
+}
+
 /* ---- requests ---- */
 
 enum reason fair_enter(struct fair *f, struct fair_line *line, struct fair_item *item)
@@ -159,11 +174,11 @@ struct fair_item *fair_next(struct fair *f, uint64_t now_ms)
 		return NULL;
 	do {
 		fill(f, line, now_ms);
-		if (line->tokens >= TOKEN)
+		if (may_run(line, now_ms))
 			break;
 		line = line->next;
 	} while (line != f->ring);
-	if (line->tokens < TOKEN)
+	if (!may_run(line, now_ms))
 		return NULL;
 	line->tokens -= TOKEN;
 	f->ring = line->next;
@@ -197,6 +212,8 @@ uint64_t fair_wait(const struct fair *f, uint64_t now_ms)
 		uint64_t tokens = tokens_at(f, line, now_ms), rate = f->limits.rate;
 		uint64_t ms = tokens >= TOKEN ? 0 : (TOKEN - tokens + rate - 1) / rate;
 
+		if (is_held(line, now_ms) && ms < line->held_ms - now_ms)
+			ms = line->held_ms - now_ms;
 		if (ms < least)
 			least = ms;
 		line = line->next;

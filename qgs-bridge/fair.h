@@ -3,7 +3,8 @@
  *
  * Each VM has a line; the lines that have somebody waiting stand in a ring, served one each in
  * turn, so a VM that floods delays another's request by what is in QGS already and one round. A VM
- * has a bucket of tokens: without one its line is passed over until there is one.
+ * has a bucket of tokens: without one its line is passed over until there is one. One whose
+ * requests keep QGS busy for nothing may be held to one at a time for a while.
  */
 #ifndef QGS_BRIDGE_FAIR_H
 #define QGS_BRIDGE_FAIR_H
@@ -29,6 +30,7 @@ struct fair_line {
 	struct fair_line *next, *prev; /* the ring; NULL: nobody waits */
 	uint64_t tokens;	       /* thousandths */
 	uint64_t filled_ms;	       /* when tokens was right; 0: never */
+	uint64_t held_ms;	       /* fair_hold */
 };
 
 /* Embedded in a request; zero at first. */
@@ -62,6 +64,8 @@ struct fair_item *fair_next(struct fair *f, uint64_t now_ms);
 void fair_leave(struct fair *f, struct fair_item *item);
 /* There is room and somebody waits, but has no token: ms until one has. UINT64_MAX: not so. */
 uint64_t fair_wait(const struct fair *f, uint64_t now_ms);
+/* Until then only one of this line's may run at a time. */
+void fair_hold(struct fair_line *line, uint64_t until_ms);
 /* Somebody who waits; NULL: nobody does. To tell all of them something: each then leaves. */
 struct fair_item *fair_waiting(const struct fair *f);
 

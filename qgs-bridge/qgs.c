@@ -8,7 +8,10 @@
  *   UP      -> away    (a flag) a probe or a request was refused: probes every QGS_PROBE_SOON_MS
  *   away    -> UP      a probe connected; changed is called, for those who wait
  *   away    -> DOWN    QGS_GRACE_MS are over
- *   UP      -> WEDGED  stuck_count silences in a row; stuck_command is run
+ *   UP      -> suspect (a flag) stuck_count silences in a row: a platform-info request of our own
+ *                      is sent. A guest may know requests that hang, and must not be believed
+ *   suspect -> UP      it was answered, or another one was
+ *   suspect -> WEDGED  it was not, within QGS_SUSPECT_MS; stuck_command is run
  *   WEDGED  -> UP      a probe's platform-info request, or an old request, was answered; or QGS
  *                      closed the probe: it does so to what it cannot answer, once it has looked
  *   WEDGED  -> DOWN    a probe was refused
@@ -57,9 +60,11 @@ struct qgs {
 	enum qgs_state state;
 	bool known; /* a first state has been found */
 	bool away;
+	bool suspect;
 	bool again; /* a sign came while a probe was under way */
 	unsigned soon; /* so many probes come quickly */
 	unsigned in_a_row; /* silences */
+	uint64_t asked_at; /* worker_now */
 	uint64_t answered; /* worker_now of the last answer */
 	struct dial *dial;
 	struct conduit *asked; /* a platform-info request waits for its reply */
@@ -108,6 +113,7 @@ static void become(struct qgs *q, enum qgs_state state, const char *detail)
 	q->state = state;
 	q->known = true;
 	q->away = false;
+	q->suspect = false;
 	timer_cancel(q->worker, &q->grace);
 	set_detail(q, detail);
 	if (news)
@@ -160,20 +166,29 @@ void qgs_met_answer(struct qgs *q)
 {
 	q->answered = worker_now(q->worker);
 	q->in_a_row = 0;
+	q->suspect = false;
 	if (q->state == QGS_WEDGED)
 		become(q, QGS_UP, "");
 }
 
 void qgs_met_silence(struct qgs *q)
 {
-	char detail[96];
-
 	q->counts.silences++;
 	q->in_a_row++;
-	if (q->state != QGS_UP || q->config->framing != FRAMING_QGS ||
+	if (q->state != QGS_UP || q->config->framing != FRAMING_QGS || q->suspect ||
 	    q->in_a_row < q->config->stuck_count)
 		return;
-	snprintf(detail, sizeof(detail), "%u requests in a row were not answered", q->in_a_row);
+	q->suspect = true;
+	probe_soon(q);
+}
+
+/* The suspicion was right. */
+static void wedged(struct qgs *q)
+{
+	char detail[96];
+
+	snprintf(detail, sizeof(detail), "%u requests in a row, and one of our own, had no answer",
+		 q->in_a_row);
 	become(q, QGS_WEDGED, detail);
 	if (q->command)
 		command_run(q->command);
@@ -181,8 +196,20 @@ void qgs_met_silence(struct qgs *q)
 
 /* ---- probes ---- */
 
+/* How long the request of our own may still take; 0: no longer. */
+static uint64_t suspicion_left(const struct qgs *q)
+{
+	uint64_t stuck = q->config->stuck_after;
+	uint64_t end = q->asked_at + (stuck < QGS_SUSPECT_MS ? stuck : QGS_SUSPECT_MS);
+	uint64_t now = worker_now(q->worker);
+
+	return end > now ? end - now : 0;
+}
+
 static uint64_t next_probe_ms(struct qgs *q)
 {
+	if (q->asked && q->suspect)
+		return suspicion_left(q);
 	if (q->soon > 0 || q->away) {
 		q->soon -= q->soon > 0;
 		return QGS_PROBE_SOON_MS;
@@ -264,13 +291,14 @@ static void on_probe_answer(struct conduit *c, unsigned events)
 	if (n == -EAGAIN)
 		return;
 	stop_asking(q);
-	if (n >= 0 && q->state == QGS_WEDGED)
-		become(q, QGS_UP, "");
+	if (n >= 0)
+		qgs_met_answer(q);
 }
 
 static void ask(struct qgs *q, struct conduit *c)
 {
 	q->asked = c;
+	q->asked_at = worker_now(q->worker);
 	c->ready = on_probe_answer;
 	c->user = q;
 	/* 20 bytes into an empty socket; if not, there is no answer */
@@ -284,14 +312,16 @@ static void on_probed(void *user, struct conduit *c, enum reason why, const char
 
 	q->dial = NULL;
 	if (!c) {
-		if (is_silence(q, why))
-			qgs_met_silence(q);
-		else
+		if (!is_silence(q, why))
 			refused(q, detail);
+		else if (q->suspect)
+			wedged(q);
+		else
+			qgs_met_silence(q);
 	} else {
 		q->soon = 0;
 		watch_process(q, c);
-		if (q->state == QGS_WEDGED) {
+		if (q->state == QGS_WEDGED || (q->suspect && !q->away)) {
 			ask(q, c);
 		} else {
 			conduit_close(c, REASON_EOF);
@@ -307,8 +337,14 @@ static void on_probe_due(struct timer *t)
 	struct qgs *q = (struct qgs *)((char *)t - offsetof(struct qgs, probe));
 	uint64_t now = worker_now(q->worker);
 
+	if (q->asked && q->suspect && suspicion_left(q) > 0) { /* a sign has come in between */
+		probe_later(q);
+		return;
+	}
+	if (q->asked && q->suspect)
+		wedged(q);
 	stop_asking(q);
-	if (q->state == QGS_UP && !q->away && !q->soon && q->answered &&
+	if (q->state == QGS_UP && !q->away && !q->suspect && !q->soon && q->answered &&
 	    now - q->answered < QGS_PROBE_MS) {
 		probe_later(q);
 		return;

@@ -5,7 +5,7 @@
  *            connect as they would without us
  *   UP       it takes connections
  *   WEDGED   it takes connections and has not answered stuck_count requests in a row within
- *            stuck_after: as DOWN, until a probe is answered
+ *            stuck_after, nor one of our own: as DOWN, until a probe is answered
  *
  * A socket that vanishes is not DOWN at once: QGS_GRACE_MS for the one that takes its place (SIGHUP
  * makes QGS re-create it). Watched by inotify (the path), a pidfd (the process that listens, where
@@ -29,6 +29,7 @@ enum qgs_state { QGS_DOWN, QGS_UP, QGS_WEDGED, QGS_STATES };
 #define QGS_PROBE_MS 5000      /* between probes while it is up and idle: a connect and a close */
 #define QGS_PROBE_DOWN_MS 1000 /* ... while it is down; a path that appears is noticed at once */
 #define QGS_PROBE_SOON_MS 60   /* ... while it is away, or has just shown a sign of life */
+#define QGS_SUSPECT_MS 5000    /* for our own request, before it is called wedged; or stuck_after */
 #define QGS_PROBE_WEDGED_MS 10000 /* ... while wedged: a platform-info request, answered or not */
 
 /*

@@ -361,6 +361,7 @@ static void on_timer(struct timer *t)
 	case ASKING:
 		if (q->bridge->qgs)
 			qgs_met_silence(q->bridge->qgs);
+		ticket_unanswered(&q->ticket);
 		snprintf(detail, sizeof(detail), "%zu bytes of its reply within qgs.stuck_after",
 			 q->reply.len);
 		end(q, REASON_QGS_STUCK, detail);

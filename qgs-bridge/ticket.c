@@ -99,6 +99,12 @@ void ticket_over(struct ticket *t)
 	ticket_schedule(t->bridge);
 }
 
+void ticket_unanswered(struct ticket *t)
+{
+	if (t->item.line)
+		fair_hold(t->item.line, worker_now(t->bridge->worker) + TICKET_HOLD_MS);
+}
+
 /* ---- its turn ---- */
 
 static void on_dialled(void *user, struct conduit *c, enum reason why, const char *detail)

@@ -46,6 +46,13 @@ void ticket_begin(struct ticket *t, struct bridge *b, struct fair_line *line, ti
 /* Leaves the line, or the slot in QGS, to the next. Twice, or not begun: nothing. */
 void ticket_over(struct ticket *t);
 
+/*
+ * QGS has not answered it: who sends what QGS hangs on would have all slots before long. So its VM
+ * gets one at a time for TICKET_HOLD_MS.
+ */
+#define TICKET_HOLD_MS 60000
+void ticket_unanswered(struct ticket *t);
+
 /* Whoever may run does. After limits changed. */
 void ticket_schedule(struct bridge *b);
 /* QGS came, went, or got wedged: lines are served, or everybody in them fails at once. */

@@ -183,6 +183,28 @@ static void test_tokens(void)
 	CHECK(fair_next(&f, 100001) == &item[0][5]);
 }
 
+static void test_hold(void)
+{
+	begin(plenty);
+	fair_hold(&line[0], 100);
+	for (unsigned i = 0; i < 3; i++)
+		enter(0, i);
+	enter(1, 0);
+	expect_next(0, 0);
+	expect_next(1, 0);
+	CHECK(!fair_next(&f, 1)); /* there is room, but not for another of line 0 */
+	CHECK_INT(fair_wait(&f, 1), 99);
+	fair_leave(&f, &item[0][0]);
+	CHECK_INT(fair_wait(&f, 1), 0);
+	expect_next(0, 1);
+	CHECK(!fair_next(&f, 99));
+	CHECK(fair_next(&f, 100) == &item[0][2]);
+	for (unsigned i = 1; i < 3; i++)
+		fair_leave(&f, &item[0][i]);
+	fair_leave(&f, &item[1][0]);
+	expect_idle();
+}
+
 /* ---- a flood ---- */
 
 static uint64_t seed = 1;
@@ -336,6 +358,7 @@ int main(void)
 	test_return();
 	test_return_token();
 	test_tokens();
+	test_hold();
 	test_flood();
 	test_flood_rate();
 	test_chance();

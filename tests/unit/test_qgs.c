@@ -91,6 +91,7 @@ static void begin(const char *address)
 	config = bridge_config_new();
 	CHECK_INT(bridge_config_set_qgs(config, address, &why), 0);
 	config->qgs.stuck_count = 2;
+	config->qgs.stuck_after = 100;
 	told = 0;
 }
 
@@ -226,13 +227,17 @@ static void test_refusal(void)
 	done();
 }
 
+/* Two requests are not answered, nor is its own. */
 static void wedge(unsigned n)
 {
+	int fd;
+
 	qgs_met_silence(q);
 	qgs_met_silence(q);
-	CHECK_INT(qgs_state(q), QGS_WEDGED);
-	CHECK_INT(told, n - 1); /* from the loop only */
+	expect(QGS_UP, false);
 	expect_change(n, QGS_WEDGED);
+	while ((fd = accept(listener, NULL, NULL)) >= 0)
+		close(fd);
 }
 
 static void test_wedged(void)
@@ -248,11 +253,12 @@ static void test_wedged(void)
 	qgs_met_answer(q); /* an old request's */
 	expect_change(3, QGS_UP);
 	qgs_met_silence(q);
+	settle();
 	expect(QGS_UP, false); /* they count anew */
-	qgs_met_silence(q);
-	expect_change(4, QGS_WEDGED);
+	qgs_met_answer(q);
+	wedge(4);
 	CHECK_INT(qgs_counts(q).wedges, 2);
-	CHECK_INT(qgs_counts(q).silences, 7);
+	CHECK_INT(qgs_counts(q).silences, 8);
 	qgs_ends(true);
 	expect_change(5, QGS_DOWN);
 	qgs_begins();
@@ -260,20 +266,63 @@ static void test_wedged(void)
 	done();
 }
 
-/* What a probe asks while it is wedged, and its answers. */
-static void test_wedged_probe(void)
+static int take_question(void)
 {
 	static const uint8_t asked[20] = { 0, 0, 0, 16, 1, 0, 1, 0, 4, 0, 0, 0, 16 };
 	uint8_t got[64];
+	int fd;
+
+	UNTIL((fd = take_probe()) >= 0);
+	CHECK_INT(recv(fd, got, sizeof(got), 0), 20);
+	CHECK(memcmp(got, asked, 20) == 0);
+	return fd;
+}
+
+/* Requests hang, but it answers its own, or closes, or another request is answered: it is up. */
+static void test_suspect(void)
+{
+	int fd;
+
+	begin_up();
+	config->qgs.stuck_after = 60000;
+	for (unsigned i = 0; i < 3; i++) {
+		qgs_met_silence(q);
+		qgs_met_silence(q);
+		fd = take_question();
+		qgs_met_silence(q);
+		CHECK_INT(chmod(path, i % 2 ? 0600 : 0666), 0); /* a sign, in between */
+		settle();
+		expect(QGS_UP, false);
+		if (i == 0)
+			CHECK_INT(send(fd, "\0", 1, 0), 1);
+		if (i == 2)
+			qgs_met_answer(q);
+		close(fd);
+		settle();
+		qgs_met_silence(q); /* which is the first again */
+		settle();
+		CHECK_INT(take_probe(), -1);
+		qgs_met_answer(q);
+	}
+	CHECK_INT(told, 1);
+	CHECK_INT(qgs_counts(q).wedges, 0);
+	qgs_met_silence(q);
+	qgs_met_silence(q);
+	fd = take_question();
+	done(); /* while it is asked */
+	close(fd);
+}
+
+/* What a probe asks while it is wedged, and its answers. */
+static void test_wedged_probe(void)
+{
 	int fd;
 
 	begin_up();
 	for (unsigned i = 0; i < 2; i++) {
 		wedge(2 + 2 * i);
 		CHECK_INT(chmod(path, i ? 0600 : 0666), 0); /* a sign of change */
-		UNTIL((fd = take_probe()) >= 0);
-		CHECK_INT(recv(fd, got, sizeof(got), 0), 20);
-		CHECK(memcmp(got, asked, 20) == 0);
+		fd = take_question();
 		expect(QGS_WEDGED, false);
 		if (i == 0)
 			CHECK_INT(send(fd, "\0", 1, 0), 1);
@@ -300,7 +349,7 @@ static void test_no_accept(void)
 	CHECK_INT(chmod(path, 0666), 0); /* probes, which find its queue full */
 	UNTIL(qgs_counts(q).silences > 0);
 	expect(QGS_UP, false);
-	qgs_met_refusal(q, REASON_DIAL_TIMEOUT, "as a request does");
+	qgs_met_refusal(q, REASON_DIAL_TIMEOUT, "as a request does"); /* its own is no better */
 	expect_change(2, QGS_WEDGED);
 	done();
 	close(filler);
@@ -428,6 +477,7 @@ int main(void)
 	test_dies();
 	test_refusal();
 	test_wedged();
+	test_suspect();
 	test_wedged_probe();
 	test_no_accept();
 	test_command();

@@ -169,6 +169,10 @@ static size_t make(uint8_t *message, uint32_t body)
 	message[3] = (uint8_t)body;
 	for (uint32_t i = 0; i < body; i++)
 		message[4 + i] = (uint8_t)(i * 7 + i / 251);
+	memset(message + 4, 0, 16);
+	message[4] = message[6] = 1; /* version 1.1 */
+	for (unsigned i = 0; i < 4; i++)
+		message[12 + i] = (uint8_t)(body >> 8 * i);
 	return 4 + body;
 }
 
@@ -405,10 +409,12 @@ static void test_raw(void)
 
 	begin();
 	request[0] = 0x81;
+	request[2] = 0; /* version 0: nothing can be behind it */
 	c = client_of(&vm[0]);
-	put(c, request, 1024);
+	put(c, request, 1050);
 	s = qgs_accepts();
 	expect(s, request, 1024);
+	expect_nothing(s);
 	put(s, reply + 4, 3000);
 	expect_nothing(c); /* its end is what makes it whole */
 	put(s, reply + 3004, 2000);
@@ -417,6 +423,7 @@ static void test_raw(void)
 	expect_end(c);
 	expect_over(1, REASON_EOF, true);
 
+	request[2] = 1;
 	c = client_of(&vm[0]); /* longer, in two pieces, one write to QGS */
 	put(c, request, 1024);
 	put(c, request + 1024, 100);
@@ -651,7 +658,7 @@ static void test_no_accept(void)
 
 static void test_silence(void)
 {
-	int c, s;
+	int c, more, s;
 
 	begin();
 	b.config->qgs.stuck_after = 150;
@@ -669,6 +676,16 @@ static void test_silence(void)
 	CHECK_INT(qgs.silences, 2);
 	CHECK_INT(qgs.answers, 0);
 	close(s);
+	b.config->qgs.stuck_after = 10000;
+	c = asker(&vm[0]); /* from now on one at a time */
+	more = asker(&vm[0]);
+	s = qgs_accepts();
+	qgs_is_not_asked();
+	serve(asker(&vm[1]), 1052);
+	close(s);
+	expect_end(c);
+	serve(more, 1052);
+	expect_over(5, REASON_EOF, true);
 	done();
 }
 
