@@ -32,6 +32,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "relay/tls.h"
 #include "tunnel/session_private.h"
 
 #define INPUT_TURN ((size_t)256 * 1024)
@@ -154,10 +155,22 @@ static void tell_exhausted(struct session *s)
 		s->events->exhausted(s);
 }
 
+/* A TLS 1.3 server looks at our certificate when our handshake is over. True: s->detail says it. */
+static bool is_certificate_refused(struct session *s)
+{
+	struct conduit *c = s->carrier;
+	const char *alert = strcmp(c->ops->name, "tls") == 0 ? tls_conduit_alert(c) : "";
+
+	if (!*alert || c->ops->why(c) != REASON_HANDSHAKE_FAILED)
+		return false;
+	snprintf(s->detail, sizeof(s->detail), "this side's certificate was refused: %s", alert);
+	return true;
+}
+
 static void flush(struct deferred *d)
 {
 	struct session *s = (struct session *)((char *)d - offsetof(struct session, flush));
-	int r;
+	int r, refused;
 
 	tell_exhausted(s);
 	do {
@@ -169,10 +182,12 @@ static void flush(struct deferred *d)
 	} while (r > 0 && next_phase(s));
 	if (r >= 0)
 		return;
-	if (s->phase == PHASE_OPEN)
+	refused = s->phase == PHASE_OPEN && is_certificate_refused(s);
+	if (s->phase == PHASE_OPEN && !refused)
 		snprintf(s->detail, sizeof(s->detail), "sending failed: %s", strerror(-r));
 	end(s, s->phase != PHASE_OPEN ? s->why
-	       : r == -ENOMEM         ? REASON_NO_MEMORY
+	       : refused	      ? REASON_HANDSHAKE_FAILED
+	       : r == -ENOMEM	      ? REASON_NO_MEMORY
 				      : REASON_TUNNEL_LOST);
 }
 
@@ -190,6 +205,8 @@ static void lost(struct session *s, ssize_t error)
 		why = s->peer_error ? REASON_PROTOCOL : REASON_EOF;
 		snprintf(s->detail, sizeof(s->detail), "the peer closed the session: %s",
 			 nghttp2_http2_strerror(s->peer_error));
+	} else if (s->phase == PHASE_OPEN && error && is_certificate_refused(s)) {
+		why = REASON_HANDSHAKE_FAILED;
 	} else if (s->phase == PHASE_OPEN) {
 		why = REASON_TUNNEL_LOST;
 		snprintf(s->detail, sizeof(s->detail), "%s",

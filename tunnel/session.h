@@ -68,6 +68,11 @@ struct session_events {
 	void (*quiet)(struct session *s);
 	/* Client: the answer to a control request; status 0: it was reset. */
 	void (*reply)(struct session *s, int32_t id, int status, const struct fields *f);
+	/*
+	 * Client: the peer is there and speaks HTTP/2, and how many streams it takes is known: its
+	 * first SETTINGS. May be NULL. From inside nghttp2.
+	 */
+	void (*settled)(struct session *s);
 	/* The peer takes no new streams from now on (GOAWAY). */
 	void (*goaway)(struct session *s);
 	/* Client: stream ids near their end; the session goes on meanwhile. */

@@ -64,6 +64,15 @@ static void on_goaway(struct session *s, const nghttp2_goaway *goaway)
 		s->events->goaway(s);
 }
 
+static void on_settings(struct session *s)
+{
+	if (s->settings_seen)
+		return;
+	s->settings_seen = true;
+	if (s->events->settled && s->phase == PHASE_OPEN)
+		s->events->settled(s);
+}
+
 static int on_frame(nghttp2_session *h2, const nghttp2_frame *frame, void *session)
 {
 	struct session *s = session;
@@ -81,7 +90,7 @@ static int on_frame(nghttp2_session *h2, const nghttp2_frame *frame, void *sessi
 			stream_on_eof(st);
 		break;
 	case NGHTTP2_SETTINGS:
-		s->settings_seen = true;
+		on_settings(s);
 		break;
 	case NGHTTP2_PING:
 		if (frame->hd.flags & NGHTTP2_FLAG_ACK)

@@ -189,7 +189,7 @@ static void own(struct owner *o, struct conduit *c)
 /* Two sessions. */
 struct side {
 	struct session *s;
-	unsigned ended, goaways, exhausted, replies, requests;
+	unsigned ended, goaways, exhausted, replies, requests, settled;
 	enum reason why;
 	char detail[200];
 	int status;
@@ -291,6 +291,11 @@ static void on_goaway(struct session *s)
 	x->goaways++;
 }
 
+static void on_settled(struct session *s)
+{
+	relay.settled++;
+}
+
 static void on_exhausted(struct session *s)
 {
 	relay.exhausted++;
@@ -308,7 +313,11 @@ static void on_end(struct session *s, enum reason why, const char *detail)
 }
 
 static const struct session_events relay_events = {
-	.reply = on_reply, .goaway = on_goaway, .exhausted = on_exhausted, .end = on_end
+	.reply = on_reply,
+	.settled = on_settled,
+	.goaway = on_goaway,
+	.exhausted = on_exhausted,
+	.end = on_end,
 };
 static const struct session_events agent_events = {
 	.accept = on_accept, .request = on_request, .goaway = on_goaway, .end = on_end
@@ -422,6 +431,29 @@ static int32_t request(const char *path)
 	fields_init(&f);
 	CHECK_INT(fields_add(&f, "attest-x", "y", false), 0);
 	return session_request(relay.s, path, &f);
+}
+
+/* Once settled, a client knows how many streams the peer takes; before, it can only guess. */
+static void test_settled(void)
+{
+	struct session_limits few = defaults;
+	enum reason why = REASON_NONE;
+
+	few.streams = 3;
+	start_with(&defaults, &few);
+	CHECK_INT(relay.settled, 0);
+	UNTIL(relay.settled);
+	for (unsigned i = 0; i < 3; i++) {
+		struct conduit *c = session_open(relay.s, "kbs.acme", NULL, &why);
+
+		CHECK(c);
+		own(&front[i], c);
+	}
+	CHECK(!session_open(relay.s, "kbs.acme", NULL, &why));
+	CHECK_INT(why, REASON_LIMIT);
+	UNTIL(n_back == 3);
+	CHECK_INT(relay.settled, 1);
+	stop();
 }
 
 static void test_control(void)
@@ -1448,6 +1480,7 @@ static void test_hostile(void)
 int main(void)
 {
 	TEST(test_fields);
+	TEST(test_settled);
 	TEST(test_control);
 	TEST(test_oversized_reply);
 	TEST(test_refusal);
