@@ -18,91 +18,21 @@
 #include "relay/tls_conduit.h"
 #include "relay/tls_context.h"
 #include "relay/worker.c" /* to turn the loop by hand */
+#include "tests/unit/certificates.h"
 #include "tests/unit/check.h"
 
 #define BULK ((size_t)10 * 1024 * 1024)
 #define ALPN "attest-relay/1"
 
 static struct worker *w;
-static char dir[] = "/tmp/test_tls.XXXXXX";
 
 /* --- certificates --- */
-
-struct issued {
-	X509 *certificate;
-	EVP_PKEY *key;
-};
-
-static const char *path_of(const char *name)
-{
-	static char text[4][128];
-	static unsigned turn;
-
-	turn = (turn + 1) % 4;
-	snprintf(text[turn], sizeof(text[turn]), "%s/%s", dir, name);
-	return text[turn];
-}
-
-static void extend(struct issued *it, X509V3_CTX *v3, int nid, const char *text)
-{
-	X509_EXTENSION *e = X509V3_EXT_conf_nid(NULL, v3, nid, text);
-
-	CHECK(e && X509_add_ext(it->certificate, e, -1));
-	X509_EXTENSION_free(e);
-}
-
-/*
- * Makes NAME.pem and NAME.key in dir; by == NULL: a CA that signs itself. usage: the extended one,
- * or NULL.
- */
-static struct issued issue(const char *name, const char *san, const char *usage,
-			   const struct issued *by, long from, long to)
-{
-	struct issued it = { .certificate = X509_new(), .key = EVP_EC_gen("P-256") };
-	static long serial;
-	X509V3_CTX v3;
-	FILE *f;
-	char file[64];
-
-	CHECK(it.certificate && it.key);
-	X509_set_version(it.certificate, 2);
-	ASN1_INTEGER_set(X509_get_serialNumber(it.certificate), ++serial);
-	X509_gmtime_adj(X509_getm_notBefore(it.certificate), from);
-	X509_gmtime_adj(X509_getm_notAfter(it.certificate), to);
-	X509_set_pubkey(it.certificate, it.key);
-	X509_NAME_add_entry_by_txt(X509_get_subject_name(it.certificate), "CN", MBSTRING_ASC,
-				   (const unsigned char *)name, -1, -1, 0);
-	X509_set_issuer_name(it.certificate,
-			     X509_get_subject_name(by ? by->certificate : it.certificate));
-	X509V3_set_ctx(&v3, by ? by->certificate : it.certificate, it.certificate, NULL, NULL, 0);
-	if (by)
-		extend(&it, &v3, NID_subject_alt_name, san);
-	else
-		extend(&it, &v3, NID_basic_constraints, "critical,CA:TRUE");
-	if (usage)
-		extend(&it, &v3, NID_ext_key_usage, usage);
-	CHECK(X509_sign(it.certificate, by ? by->key : it.key, EVP_sha256()));
-	snprintf(file, sizeof(file), "%s.pem", name);
-	CHECK((f = fopen(path_of(file), "w")) && PEM_write_X509(f, it.certificate));
-	fclose(f);
-	snprintf(file, sizeof(file), "%s.key", name);
-	CHECK((f = fopen(path_of(file), "w")) &&
-	      PEM_write_PrivateKey(f, it.key, NULL, NULL, 0, NULL, NULL));
-	fclose(f);
-	return it;
-}
-
-static void issued_free(struct issued it)
-{
-	X509_free(it.certificate);
-	EVP_PKEY_free(it.key);
-}
 
 static void make_certificates(void)
 {
 	struct issued ca, other;
 
-	CHECK(mkdtemp(dir));
+	certificates_begin();
 	ca = issue("ca", NULL, NULL, NULL, -3600, 3600);
 	other = issue("other-ca", NULL, NULL, NULL, -3600, 3600);
 	issued_free(issue("relay",
@@ -115,22 +45,6 @@ static void make_certificates(void)
 	issued_free(issue("stranger", "DNS:node-1", "clientAuth", &other, -3600, 3600));
 	issued_free(ca);
 	issued_free(other);
-}
-
-static void remove_certificates(void)
-{
-	static const char *const name[] = { "ca",   "other-ca", "relay",   "expired",
-					    "node", "serves",   "stranger" };
-	char file[64];
-
-	for (size_t i = 0; i < sizeof(name) / sizeof(name[0]); i++) {
-		snprintf(file, sizeof(file), "%s.pem", name[i]);
-		unlink(path_of(file));
-		snprintf(file, sizeof(file), "%s.key", name[i]);
-		unlink(path_of(file));
-	}
-	unlink(path_of("junk.pem"));
-	CHECK_INT(rmdir(dir), 0);
 }
 
 static const char *const our_alpn[] = { ALPN, "http/1.1", NULL };
@@ -949,6 +863,6 @@ int main(void)
 	tls_context_unref(cc);
 	tls_context_unref(sc);
 	w = worker_free(w);
-	remove_certificates();
+	certificates_end();
 	return 0;
 }
