@@ -17,8 +17,8 @@ struct conduit;
 
 /*
  * Takes inner over, in the thread of inner->worker. The far end (ops->name "crossing", with detach
- * and attach), or NULL: out of memory, and inner is still the caller's. It may be closed while it is
- * detached, and after its worker has been freed.
+ * and attach), or NULL: out of memory, and inner is still the caller's. The far end may be closed
+ * while it is detached, and after its worker has been freed.
  */
 struct conduit *crossing_new(struct conduit *inner);
 
