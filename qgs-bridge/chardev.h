@@ -15,16 +15,18 @@
 struct bridge;
 struct chardev;
 struct conduit;
-struct entrance;
-struct peer;
 
-#define CHARDEV_RETRY_MS 1000
+#define CHARDEV_RETRY_MS 1000 /* from one connect to the next */
 
-/* ready is told, from the loop, that the guest has spoken; the conduit, unread, is its own then.
- * Its next connection is made when the chardev is told that it is over. NULL: out of memory. */
+/*
+ * address is copied. ready is told, from the loop, that the guest has spoken; the conduit, unread,
+ * is its own then. Its next connection is made when chardev_again says that this one is over, which
+ * is due once for each, also after chardev_free. NULL: out of memory.
+ */
 struct chardev *chardev_new(struct bridge *b, const struct address *address, uint64_t dial_ms,
 			    void (*ready)(void *user, struct conduit *c), void *user);
 void chardev_again(struct chardev *c); /* the last one's stream is over */
-struct chardev *chardev_free(struct chardev *c); /* NULL is fine */
+/* Ends what is waiting; a stream that was handed over goes on. NULL is fine. */
+struct chardev *chardev_free(struct chardev *c);
 
 #endif
