@@ -4,17 +4,22 @@
  * Theory of operation: a leg is one attempt and the session that follows:
  *
  *   CONNECTING  a carrier: dial, TLS, ALPN h2
- *   UP          a session: streams are opened in it
+ *   GREETING    a session, until the relay's SETTINGS say that it has let us in (with TLS 1.3 our
+ *               certificate may be refused only now) and how many streams it takes
+ *   UP          streams are opened in it
  *   RETIRING    it takes no new streams (the relay said so, its settings are old, or it was idle);
  *               it ends with those it has
  *
  * A wish is served at once if a leg that is up has room, the one with the fewest streams first. If
  * none has, it waits, and a leg is made: at most one at a time, at most relay.connections of them
- * up or connecting. After a failure the next address is tried, after a wait that grows (backoff.h);
- * wishes wait meanwhile, timeouts.pickup at most.
+ * that are not retiring. After a failure the next address is tried, after a wait that grows
+ * (backoff.h) but leaves a wish several tries; wishes wait meanwhile, timeouts.pickup at most.
+ * Nobody tells when a full leg has room again: while somebody waits it is looked for.
  *
  * A leg holds a reference of the config and of the TLS context it was made with, so a reload can
  * replace both while it lives on. It is freed by the reaper when its session has ended.
+ *
+ * Longer than other files: what legs and wishes wait for is each other.
  */
 #include "qgs-bridge/pool.h"
 
@@ -38,8 +43,10 @@
 
 #define POOL_DETAIL_MAX 512
 #define STREAMS_TOTAL ((1u << 29) - 1) /* then a fresh session takes over */
+#define POOL_TRIES 4		       /* at least, within timeouts.pickup */
+#define POOL_LOOK_MS 50		       /* between looks whether a full leg has room again */
 
-enum leg_state { CONNECTING, UP, RETIRING };
+enum leg_state { CONNECTING, GREETING, UP, RETIRING };
 
 struct leg {
 	struct pool *pool;
@@ -48,9 +55,12 @@ struct leg {
 	struct bridge_config *config; /* a reference */
 	struct carrier_shared shared; /* its tls: a reference */
 	struct carrier *carrier;      /* CONNECTING */
-	struct session *session;      /* from UP on */
-	uint64_t since;
-	struct timer idle;
+	struct session *session;      /* from GREETING on */
+	unsigned turn;		      /* the pool's, when it was made */
+	bool full;		      /* the relay takes no more streams, when last asked */
+	uint64_t since;		      /* in this state; RETIRING: UP since, 0: never */
+	uint64_t opened;	      /* streams ever, when it was last looked whether it is idle */
+	struct timer timer;	      /* GREETING: until it has to be UP; UP: idle */
 	struct reapable reapable;
 	char address[ADDRESS_TEXT_MAX];
 };
@@ -62,9 +72,10 @@ struct pool {
 	struct leg *legs;
 	struct pool_wish *first, **last;
 	unsigned waiting;
-	unsigned next_address;
+	unsigned turn; /* which address is next: counts failures */
 	struct backoff backoff;
-	struct timer retry;
+	struct timer retry; /* set: none is made until then */
+	struct timer look;
 	struct deferred serve; /* wishes that may have become possible */
 	bool ending;
 	struct pool_counts counts;
@@ -102,20 +113,32 @@ void pool_cancel(struct pool_wish *w)
 		forget(w);
 }
 
+static bool is_any_up(const struct pool *p)
+{
+	for (const struct leg *l = p->legs; l; l = l->next)
+		if (l->state == UP)
+			return true;
+	return false;
+}
+
 static void on_late(struct timer *t)
 {
 	struct pool_wish *w = (struct pool_wish *)((char *)t - offsetof(struct pool_wish, timer));
 	char detail[POOL_DETAIL_MAX];
 
 	snprintf(detail, sizeof(detail), "%s",
-		 *w->pool->detail ? w->pool->detail : "no connection to the relay in time");
+		 is_any_up(w->pool) ? "all sessions with the relay are full (relay.connections, "
+				      "relay.streams, or the relay's own limit)"
+		 : *w->pool->detail ? w->pool->detail
+				    : "no connection to the relay in time");
 	fulfil(w, NULL, REASON_PICKUP_TIMEOUT, detail);
 }
 
 void pool_open(struct pool *p, struct pool_wish *w)
 {
 	if (p->ending || p->waiting >= POOL_WAITING_MAX) {
-		w->done(w, NULL, p->ending ? REASON_SHUTDOWN : REASON_LIMIT, "");
+		w->done(w, NULL, p->ending ? REASON_SHUTDOWN : REASON_LIMIT,
+			p->ending ? "" : "too many streams wait for a session with the relay");
 		return;
 	}
 	w->pool = p;
@@ -147,36 +170,53 @@ static void leg_over(struct leg *l)
 	*l->prevp = l->next;
 	if (l->next)
 		l->next->prevp = l->prevp;
-	timer_cancel(p->worker, &l->idle);
+	timer_cancel(p->worker, &l->timer);
 	worker_reap(p->worker, &l->reapable);
-	if (!p->ending && p->waiting)
+	if (!p->ending)
 		worker_defer(p->worker, &p->serve);
 }
 
 static void retire(struct leg *l)
 {
-	if (l->state != UP)
+	struct pool *p = l->pool;
+
+	if (l->state == RETIRING)
 		return;
+	if (l->state == CONNECTING) {
+		carrier_cancel(l->carrier);
+		l->carrier = NULL;
+		leg_over(l);
+		return;
+	}
+	if (l->state == GREETING)
+		l->since = 0;
 	l->state = RETIRING;
-	timer_cancel(l->pool->worker, &l->idle);
+	timer_cancel(p->worker, &l->timer);
 	session_retire(l->session);
+	worker_defer(p->worker, &p->serve);
 }
 
 static void on_idle(struct timer *t)
 {
-	struct leg *l = (struct leg *)((char *)t - offsetof(struct leg, idle));
+	struct leg *l = (struct leg *)((char *)t - offsetof(struct leg, timer));
+	uint64_t opened = session_opened(l->session);
 
-	if (session_streams(l->session) == 0)
+	if (session_streams(l->session) == 0 && opened == l->opened) {
 		retire(l);
-	else
-		timer_set(l->pool->worker, t, POOL_IDLE_MS, on_idle);
+		return;
+	}
+	l->opened = opened;
+	timer_set(l->pool->worker, t, POOL_IDLE_MS, on_idle);
 }
 
-/* Said once in a while; each address has its own line. */
+/* Said once in a while. What dialling says names the address by itself. */
 static void complain(struct pool *p, const char *address, const char *detail)
 {
-	snprintf(p->detail, sizeof(p->detail), "relay %s: %s", address, detail);
-	log_limited(LOG_LEVEL_WARNING, NULL, 0, "relay %s: %s", address, detail);
+	bool named = strstr(detail, address);
+
+	snprintf(p->detail, sizeof(p->detail), "relay %s%s%s", named ? "" : address,
+		 named ? "" : ": ", detail);
+	log_limited(LOG_LEVEL_WARNING, NULL, 0, "%s", p->detail);
 }
 
 static uint64_t random_number(void)
@@ -192,51 +232,100 @@ static void on_retry(struct timer *t)
 	serve((struct pool *)((char *)t - offsetof(struct pool, retry)));
 }
 
-/* A leg came to nothing: the next address, a little later. */
-static void wait_a_little(struct pool *p)
+/* Nothing can be had of this leg any more: the next address, a little later. */
+static void wait_a_little(struct pool *p, const struct leg *l)
 {
-	p->counts.sessions_failed++;
-	p->next_address++;
-	timer_set(p->worker, &p->retry,
-		  backoff_next(&p->backoff, worker_now(p->worker), random_number()), on_retry);
+	uint64_t most = p->config->timeouts.common.pickup / POOL_TRIES, ms;
+
+	if (l->turn == p->turn) /* not for each of those that were lost together */
+		p->turn++;
+	if (timer_is_set(&p->retry))
+		return;
+	ms = backoff_next(&p->backoff, worker_now(p->worker), random_number());
+	timer_set(p->worker, &p->retry, ms < most ? ms : most, on_retry);
+}
+
+static void failed(struct leg *l, const char *detail)
+{
+	l->pool->counts.sessions_failed++;
+	complain(l->pool, l->address, detail);
+	wait_a_little(l->pool, l);
+}
+
+/* ---- their sessions ---- */
+
+static void on_settled(struct session *s)
+{
+	struct leg *l = session_user(s);
+	struct pool *p = l->pool;
+
+	if (l->state != GREETING)
+		return;
+	l->state = UP;
+	l->since = worker_now(p->worker);
+	p->counts.sessions_made++;
+	p->detail[0] = '\0';
+	timer_set(p->worker, &l->timer, POOL_IDLE_MS, on_idle);
+	log_info("relay %s: connected", l->address);
+	worker_defer(p->worker, &p->serve);
 }
 
 static void on_goaway(struct session *s)
 {
+	struct leg *l = session_user(s);
+
+	if (l->state != RETIRING) /* it is going down, or has no use for us: no storm */
+		wait_a_little(l->pool, l);
+	retire(l);
+}
+
+static void on_exhausted(struct session *s)
+{
 	retire(session_user(s));
+}
+
+static void on_late_greeting(struct timer *t)
+{
+	struct leg *l = (struct leg *)((char *)t - offsetof(struct leg, timer));
+
+	l->state = RETIRING; /* its end may take another second */
+	l->since = 0;
+	failed(l, "TLS works, but what answers did not begin with HTTP/2 in time");
+	session_close(l->session, REASON_HANDSHAKE_TIMEOUT, "no HTTP/2 in time");
 }
 
 static void on_end(struct session *s, enum reason why, const char *detail)
 {
 	struct leg *l = session_user(s);
 	struct pool *p = l->pool;
-	uint64_t lived = worker_now(p->worker) - l->since;
+	uint64_t now = worker_now(p->worker);
 
-	if (l->state == UP && !p->ending) {
-		complain(p, l->address, *detail ? detail : reason_explanation(why));
-		backoff_lost(&p->backoff, worker_now(p->worker), lived);
-		wait_a_little(p);
-	}
-	log_debug("relay %s: session ended after %" PRIu64 " ms: %s (%s)", l->address, lived,
-		  reason_word(why), detail);
+	log_debug("relay %s: session ended: %s (%s)", l->address, reason_word(why), detail);
+	if (l->state != GREETING && l->since)
+		backoff_lost(&p->backoff, now, now - l->since);
+	if (l->state != RETIRING && !p->ending)
+		failed(l, *detail ? detail : reason_explanation(why));
 	leg_over(l);
 }
 
 static const struct session_events session_events = {
+	.settled = on_settled,
 	.goaway = on_goaway,
-	.exhausted = on_goaway,
+	.exhausted = on_exhausted,
 	.end = on_end,
 };
 
 static void on_connected(void *user)
 {
+	struct leg *l = user;
+
+	l->since = worker_now(l->pool->worker);
 }
 
 static void on_carrier(void *user, struct conduit *c, enum reason why, bool reached,
 		       const char *detail)
 {
 	struct leg *l = user;
-	struct pool *p = l->pool;
 	const struct bridge_config *config = l->config;
 	const struct session_limits limits = {
 		.streams = (uint32_t)config->relay.streams,
@@ -247,24 +336,19 @@ static void on_carrier(void *user, struct conduit *c, enum reason why, bool reac
 		.dead_ms = config->timeouts.common.dead,
 		.peer = SESSION_PEER_RELAY,
 	};
+	uint64_t most = config->timeouts.common.handshake, took;
 
 	l->carrier = NULL;
 	if (c)
 		l->session = session_new(c, SESSION_CLIENT, &limits, &session_events, l);
 	if (!l->session) {
-		complain(p, l->address, c ? "out of memory" : detail);
-		wait_a_little(p);
+		failed(l, c ? "out of memory" : detail);
 		leg_over(l);
 		return;
 	}
-	l->state = UP;
-	l->since = worker_now(p->worker);
-	p->counts.sessions_made++;
-	snprintf(p->via, sizeof(p->via), "%s", l->address);
-	p->detail[0] = '\0';
-	timer_set(p->worker, &l->idle, POOL_IDLE_MS, on_idle);
-	log_info("relay %s: connected", l->address);
-	serve(p);
+	l->state = GREETING;
+	took = worker_now(l->pool->worker) - l->since;
+	timer_set(l->pool->worker, &l->timer, took < most ? most - took : 0, on_late_greeting);
 }
 
 static const struct carrier_events carrier_events = {
@@ -272,19 +356,15 @@ static const struct carrier_events carrier_events = {
 	.done = on_carrier,
 };
 
-static void connect_leg(struct pool *p)
+static struct leg *leg_new(struct pool *p, const struct address *address)
 {
-	struct leg *l = calloc(1, sizeof(*l));
-	const struct leg_config *config = &p->config->relay;
 	const struct timeouts_config *times = &p->config->timeouts.common;
-	const struct address *address;
-	const char *name;
+	struct leg *l = calloc(1, sizeof(*l));
 
 	if (!l)
-		return; /* the wishes' timers are set */
-	address = &config->addresses.at[p->next_address % config->addresses.n];
-	name = config->server_name ? config->server_name : address->name;
+		return NULL;
 	l->pool = p;
+	l->turn = p->turn;
 	l->config = bridge_config_ref(p->config);
 	l->shared = (struct carrier_shared){
 		.worker = p->worker,
@@ -301,9 +381,23 @@ static void connect_leg(struct pool *p)
 	if (l->next)
 		l->next->prevp = &l->next;
 	p->legs = l;
+	return l;
+}
+
+static void connect_leg(struct pool *p)
+{
+	const struct leg_config *config = &p->config->relay;
+	const struct address *address = &config->addresses.at[p->turn % config->addresses.n];
+	const char *name = config->server_name ? config->server_name : address->name;
+	struct leg *l = leg_new(p, address);
+
+	if (!l) {
+		timer_set(p->worker, &p->retry, BACKOFF_FIRST_MS, on_retry);
+		return;
+	}
 	l->carrier = carrier_open(&l->shared, CARRIER_DIRECT, address, name, &carrier_events, l);
 	if (!l->carrier) {
-		wait_a_little(p);
+		failed(l, "out of memory");
 		leg_over(l);
 	}
 }
@@ -311,64 +405,75 @@ static void connect_leg(struct pool *p)
 /* ---- serving ---- */
 
 struct census {
-	unsigned usable; /* UP or CONNECTING */
-	bool connecting;
-	struct leg *best; /* UP, with room, the fewest streams */
-	unsigned fewest;
+	unsigned usable, up; /* not RETIRING; of them UP */
+	struct leg *best;    /* UP, with room, the fewest streams */
+	unsigned fewest;     /* streams in any that is UP */
 };
 
 static struct census census(const struct pool *p)
 {
 	struct census c = { .fewest = UINT32_MAX };
+	unsigned least = UINT32_MAX;
 
 	for (struct leg *l = p->legs; l; l = l->next) {
 		unsigned n = l->session ? session_streams(l->session) : 0;
 
 		c.usable += l->state != RETIRING;
-		c.connecting |= l->state == CONNECTING;
-		if (l->state == UP && n < c.fewest && n < l->config->relay.streams) {
-			c.best = l;
+		if (l->state != UP)
+			continue;
+		c.up++;
+		if (n < c.fewest)
 			c.fewest = n;
+		if (n < least && !l->full && n < l->config->relay.streams) {
+			c.best = l;
+			least = n;
 		}
 	}
 	return c;
 }
 
-/* True: the wish was fulfilled, or another leg may be asked. */
-static bool serve_one(struct pool *p, struct leg *l)
+/* Either the wish is fulfilled, or the leg is asked no more. */
+static void serve_one(struct pool *p, struct leg *l)
 {
 	struct pool_wish *w = p->first;
 	enum reason why = REASON_NONE;
 	struct conduit *c = session_open(l->session, w->service, w->id, &why);
 
 	if (c) {
+		snprintf(p->via, sizeof(p->via), "%s", l->address);
 		fulfil(w, c, REASON_NONE, "");
-		return true;
-	}
-	if (why == REASON_GOING_AWAY) {
+	} else if (why == REASON_GOING_AWAY) {
 		retire(l);
-		return true;
+	} else {
+		l->full = true; /* the relay's limit, or memory */
 	}
-	return false; /* the relay's limit, or memory: until something ends */
+}
+
+static void on_look(struct timer *t)
+{
+	struct pool *p = (struct pool *)((char *)t - offsetof(struct pool, look));
+
+	for (struct leg *l = p->legs; l; l = l->next)
+		l->full = false;
+	serve(p);
 }
 
 static void serve(struct pool *p)
 {
 	struct census c = census(p);
-	bool full = false;
 
-	while (p->first && c.best && !full) {
-		full = !serve_one(p, c.best);
+	while (p->first && c.best) {
+		serve_one(p, c.best);
 		c = census(p);
 	}
-	if (full) /* the relay's limit of streams is told at its own pace */
-		timer_set(p->worker, &p->retry, BACKOFF_FIRST_MS, on_retry);
-	if (p->ending || c.connecting || c.usable >= p->config->relay.connections)
+	if (p->ending)
 		return;
-	if (p->first && !c.best && timer_is_set(&p->retry))
-		return; /* after a failure, not at once */
-	if ((p->first && !full) || (c.best && c.fewest >= POOL_SPREAD && !timer_is_set(&p->retry)))
+	/* one at a time, and not at once after a failure */
+	if (c.usable == c.up && c.usable < p->config->relay.connections &&
+	    !timer_is_set(&p->retry) && (p->first || (c.up && c.fewest >= POOL_SPREAD)))
 		connect_leg(p);
+	if (p->first && c.up && !timer_is_set(&p->look))
+		timer_set(p->worker, &p->look, POOL_LOOK_MS, on_look);
 }
 
 static void on_serve(struct deferred *d)
@@ -416,13 +521,15 @@ int pool_reload(struct pool *p, struct bridge_config *config, char **why)
 	if (!tls)
 		return -EINVAL;
 	/* the files behind the same names may have changed, so all legs are replaced */
-	for (struct leg *l = p->legs; l; l = l->next)
+	for (struct leg *l = p->legs, *next; l; l = next) {
+		next = l->next;
 		retire(l);
+	}
 	tls_context_unref(p->tls);
 	p->tls = tls;
 	bridge_config_unref(p->config);
 	p->config = bridge_config_ref(config);
-	p->next_address = 0;
+	p->turn = 0;
 	backoff_reset(&p->backoff);
 	timer_cancel(p->worker, &p->retry);
 	serve(p);
@@ -431,21 +538,17 @@ int pool_reload(struct pool *p, struct bridge_config *config, char **why)
 
 void pool_end(struct pool *p)
 {
-	struct leg *l, *next;
-
 	p->ending = true;
 	timer_cancel(p->worker, &p->retry);
+	timer_cancel(p->worker, &p->look);
 	while (p->first)
 		fulfil(p->first, NULL, REASON_SHUTDOWN, "");
-	for (l = p->legs; l; l = next) {
+	for (struct leg *l = p->legs, *next; l; l = next) {
 		next = l->next;
-		if (l->session) {
+		if (l->session)
 			session_close(l->session, REASON_SHUTDOWN, "the node's bridge ends");
-		} else {
-			carrier_cancel(l->carrier);
-			l->carrier = NULL;
-			leg_over(l);
-		}
+		else
+			retire(l);
 	}
 }
 
@@ -454,6 +557,7 @@ struct pool *pool_free(struct pool *p)
 	if (!p)
 		return NULL;
 	timer_cancel(p->worker, &p->retry);
+	timer_cancel(p->worker, &p->look);
 	worker_undefer(&p->serve);
 	tls_context_unref(p->tls);
 	bridge_config_unref(p->config);

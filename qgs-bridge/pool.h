@@ -1,9 +1,10 @@
 /*
  * pool: a few HTTP/2 sessions to the boundary relay, with many streams in each.
  *
- * Made when somebody wants a stream, closed when nobody has wanted one for POOL_IDLE_MS; a lost one
- * is made again when it is wanted. TLS with the node's certificate, ALPN h2; the bridge is the
- * HTTP/2 client. Streams are opened where there are fewest.
+ * Made when somebody wants a stream, closed when nobody has wanted one for POOL_IDLE_MS (twice as
+ * long at most: it is looked at so often); a lost one is made again when it is wanted. TLS with the
+ * node's certificate, ALPN h2; the bridge is the HTTP/2 client. Streams are opened where there are
+ * fewest.
  */
 #ifndef QGS_BRIDGE_POOL_H
 #define QGS_BRIDGE_POOL_H
@@ -48,7 +49,7 @@ int pool_reload(struct pool *p, struct bridge_config *config, char **why);
 void pool_end(struct pool *p);
 struct pool *pool_free(struct pool *p); /* after pool_end and a loop's end; NULL is fine */
 
-/* The relay's address that was used last, for logs; "" before. Valid until the loop goes on. */
+/* The relay's address that the last stream went to; "" before. Valid until the loop goes on. */
 const char *pool_via(const struct pool *p);
 
 void pool_open(struct pool *p, struct pool_wish *w);
