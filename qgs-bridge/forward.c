@@ -23,6 +23,7 @@
 #include "relay/conduit.h"
 #include "relay/splice.h"
 #include "relay/worker.h"
+#include "tunnel/session.h"
 
 struct forward {
 	struct bridge *bridge;
@@ -68,17 +69,27 @@ static void fail(struct forward *f, enum reason why, const char *detail)
 	over(f, &end);
 }
 
+/* The relay said no, and that was all. (After its yes a stream dies of two reasons only.) */
+static bool is_refused(const struct splice *s, enum reason why)
+{
+	return why != REASON_NONE && why != REASON_TARGET_RESET && why != REASON_TUNNEL_LOST &&
+	       why == session_stream_reason(s->side[TGT]);
+}
+
 static void on_splice_end(struct splice *s, enum reason why)
 {
 	struct forward *f = s->user;
+	bool refused = is_refused(s, why);
+	char words[160];
 	struct caller_end end = {
 		.why = why,
-		.detail = "",
-		.answered = true,
+		.detail = refused ? words : "",
+		.answered = !refused,
 		.up = s->half[INI].bytes,
 		.down = s->half[TGT].bytes,
 	};
 
+	snprintf(words, sizeof(words), "said by the relay: %s", reason_explanation(why));
 	over(f, &end);
 }
 
