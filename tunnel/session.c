@@ -30,7 +30,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "relay/tls.h"
 #include "tunnel/session_private.h"
@@ -45,14 +44,6 @@
 #define STREAMS_TOTAL_MAX (1u << 29)
 
 static void end(struct session *s, enum reason why);
-
-uint64_t session_now_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
 
 void session_schedule(struct session *s)
 {
@@ -208,7 +199,9 @@ static void lost(struct session *s, ssize_t error)
 	} else if (s->phase == PHASE_OPEN && error && is_certificate_refused(s)) {
 		why = REASON_HANDSHAKE_FAILED;
 	} else if (s->phase == PHASE_OPEN) {
-		why = REASON_TUNNEL_LOST;
+		why = error || s->n_streams ? REASON_RESET : REASON_EOF; /* few say goodbye */
+		if (s->role == SESSION_CLIENT || s->limits.peer > SESSION_PEER_CLIENT)
+			why = REASON_TUNNEL_LOST;
 		snprintf(s->detail, sizeof(s->detail), "%s",
 			 error ? strerror((int)-error) : "the peer closed it without a word");
 	}
@@ -406,7 +399,7 @@ static enum reason may_open(struct session *s)
 	if (s->settings_seen)
 		peer = nghttp2_session_get_remote_settings(s->h2,
 							   NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
-	if (peer > 1)
+	if (peer > 1 && s->events->reply)
 		peer--; /* so that a control request always gets through */
 	if (s->n_streams >= s->limits.streams || s->n_streams >= peer)
 		return REASON_LIMIT;

@@ -7,6 +7,7 @@
  */
 #include <endian.h>
 #include <string.h>
+#include <time.h>
 
 #include "tunnel/session_private.h"
 
@@ -28,6 +29,14 @@ static int on_chunk(nghttp2_session *h2, uint8_t flags, int32_t id, const uint8_
 		exchange_body(s, id, len);
 	session_settle(s);
 	return 0;
+}
+
+uint64_t session_now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
 }
 
 /* The least of late: a path may become longer, so what was measured once counts less and less. */
@@ -146,8 +155,8 @@ static int submit_settings(struct session *s)
 		{ NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, l->stream_window },
 		{ NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, HEADER_LIST_MAX },
 		{ NGHTTP2_SETTINGS_MAX_FRAME_SIZE, SESSION_FRAME_MAX },
-		/* one more: session_open leaves it to control requests */
-		{ NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, l->streams + 1 },
+		/* one more if session_open leaves it to control requests */
+		{ NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, l->streams + !!s->events->request },
 	};
 	int r;
 

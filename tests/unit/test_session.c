@@ -1279,6 +1279,7 @@ static void test_client_by_hand(void)
 	conduit_close(carrier[0], REASON_EOF);
 	UNTIL(agent.ended);
 	CHECK_INT(back[2].why, REASON_RESET);
+	CHECK_INT(agent.why, REASON_RESET);
 	stop();
 	server_sees = SESSION_PEER_RELAY;
 }
