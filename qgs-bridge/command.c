@@ -1,10 +1,13 @@
 /*
  * command: runs a program.
  *
- * Theory of operation: posix_spawn, so that no copy of our memory is made, and nothing of ours but
- * standard error is open in it (all else is close-on-exec). A pidfd tells when it has ended; then
- * it is waited for: this child alone, so SIGCHLD is not needed. Where there is no pidfd to be had,
- * a slow timer looks.
+ * Theory of operation: posix_spawn, which makes no copy of our memory and lets us go on when the
+ * program has taken over. That is a moment before the kernel closes what is close-on-exec: the
+ * child would still have copies of our sockets when we close them, and their watches would live on
+ * (see edge.h). So it closes all of them itself, before.
+ *
+ * A pidfd tells when the program has ended; then it is waited for: this child alone, so SIGCHLD is
+ * not needed. Where there is no pidfd to be had, a slow timer looks.
  */
 #include "qgs-bridge/command.h"
 
@@ -108,6 +111,8 @@ static int spawn(struct command *c)
 	r = posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDONLY, 0);
 	if (!r)
 		r = posix_spawn_file_actions_addopen(&files, 1, "/dev/null", O_WRONLY, 0);
+	if (!r)
+		r = posix_spawn_file_actions_addclosefrom_np(&files, 3);
 	if (!r)
 		r = posix_spawn(&c->pid, c->argv[0], &files, &attr, c->argv, environ);
 	posix_spawnattr_destroy(&attr);

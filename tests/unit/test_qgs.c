@@ -9,6 +9,9 @@
 #include "config/bridge.h"
 #include "qgs-bridge/command.h"
 #include "qgs-bridge/qgs.h"
+#include "relay/conduit.h"
+#include "relay/fd.h"
+#include "relay/log.h"
 #include "tests/unit/loop.h"
 
 static char folder[] = "/tmp/test-qgs-XXXXXX", path[64], mark[64];
@@ -417,6 +420,37 @@ static void on_over(void *user)
 	++*(unsigned *)user;
 }
 
+/*
+ * Whoever forks has copies of all sockets. One that lives on when we close ours keeps the watch of
+ * a conduit that is no more.
+ */
+static void test_command_copies_nothing(void)
+{
+	char *texts[] = { strdup("/bin/true") };
+	const struct strings program = { texts, 1 };
+	unsigned over = 0;
+
+	loop_begin();
+	for (unsigned i = 0; i < 200; i++) {
+		struct command *c = command_new(w, &program, on_over, &over);
+		struct conduit *conduit;
+		int fd[2];
+
+		unix_pair(fd);
+		conduit = fd_conduit_new(w, fd[1]);
+		conduit_want(conduit, READY_READ);
+		CHECK(command_run(c));
+		conduit_close(conduit, REASON_EOF);
+		CHECK_INT(send(fd[0], "x", 1, MSG_NOSIGNAL), -1);
+		CHECK_INT(errno, EPIPE);
+		UNTIL(over == i + 1);
+		command_free(c);
+		close(fd[0]);
+	}
+	free(texts[0]);
+	loop_end();
+}
+
 static pid_t only_child(void)
 {
 	char name[64], text[64] = "";
@@ -468,6 +502,7 @@ static void test_words(void)
 int main(void)
 {
 	CHECK(mkdtemp(folder));
+	log_set_level(LOG_LEVEL_ERROR);
 	snprintf(path, sizeof(path), "%s/qgs.socket", folder);
 	snprintf(mark, sizeof(mark), "%s/mark", folder);
 	test_words();
@@ -481,6 +516,8 @@ int main(void)
 	test_wedged_probe();
 	test_no_accept();
 	test_command();
+	if (has_pidfd())
+		test_command_copies_nothing();
 	test_command_fails();
 	CHECK_INT(rmdir(folder), 0);
 	return 0;
