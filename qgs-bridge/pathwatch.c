@@ -38,6 +38,7 @@ struct look {
 	mode_t mode; /* 0: it is not there */
 	uid_t uid;
 	gid_t gid;
+	struct timespec since; /* inode numbers are given again */
 };
 
 struct pathwatch {
@@ -56,13 +57,14 @@ static struct look look_at(const char *path)
 
 	if (stat(path, &st) < 0)
 		return (struct look){ 0 };
-	return (struct look){ st.st_dev, st.st_ino, st.st_mode, st.st_uid, st.st_gid };
+	return (struct look){ st.st_dev, st.st_ino, st.st_mode, st.st_uid, st.st_gid, st.st_ctim };
 }
 
 static bool same(const struct look *a, const struct look *b)
 {
 	return a->dev == b->dev && a->ino == b->ino && a->mode == b->mode && a->uid == b->uid &&
-	       a->gid == b->gid;
+	       a->gid == b->gid && a->since.tv_sec == b->since.tv_sec &&
+	       a->since.tv_nsec == b->since.tv_nsec;
 }
 
 /* Cuts the last component off; false: nothing is left to cut. */

@@ -66,6 +66,7 @@ struct qgs {
 	unsigned in_a_row; /* silences */
 	uint64_t asked_at; /* worker_now */
 	uint64_t answered; /* worker_now of the last answer */
+	uint64_t changes;  /* qgs_changes */
 	struct dial *dial;
 	struct conduit *asked; /* a platform-info request waits for its reply */
 	struct timer probe, grace;
@@ -139,6 +140,7 @@ static void refused(struct qgs *q, const char *detail)
 	set_detail(q, detail);
 	if (q->away)
 		return;
+	q->changes++;
 	q->away = true;
 	timer_set(q->worker, &q->grace, QGS_GRACE_MS, on_grace);
 }
@@ -253,6 +255,7 @@ static void on_process_end(struct edge *e, uint32_t events)
 	struct qgs *q = (struct qgs *)((char *)e - offsetof(struct qgs, process));
 
 	forget_process(q);
+	q->changes++;
 	probe_soon(q);
 }
 
@@ -357,7 +360,15 @@ static void on_probe_due(struct timer *t)
 
 /* ---- life ---- */
 
-static void on_sign(void *user)
+static void on_path_changed(void *user)
+{
+	struct qgs *q = user;
+
+	q->changes++;
+	probe_soon(q);
+}
+
+static void on_command_over(void *user)
 {
 	probe_soon(user);
 }
@@ -379,13 +390,13 @@ struct qgs *qgs_new(struct worker *w, const struct qgs_config *config, uint64_t 
 	q->tell.run = on_tell;
 	set_detail(q, "it has not been looked at yet");
 	if (config->stuck_command.n) {
-		q->command = command_new(w, &config->stuck_command, on_sign, q);
+		q->command = command_new(w, &config->stuck_command, on_command_over, q);
 		if (!q->command)
 			return qgs_free(q);
 	}
 	if ((address->kind == ADDRESS_UNIX || address->kind == ADDRESS_HYBRID) &&
 	    address->name[0] == '/') {
-		q->path = pathwatch_new(w, address->name, on_sign, q);
+		q->path = pathwatch_new(w, address->name, on_path_changed, q);
 		if (!q->path)
 			log_debug("QGS: its path is not watched: %s", strerror(errno));
 	}
@@ -422,6 +433,11 @@ enum qgs_state qgs_state(const struct qgs *q)
 bool qgs_is_away(const struct qgs *q)
 {
 	return !q->known || q->away;
+}
+
+uint64_t qgs_changes(const struct qgs *q)
+{
+	return q->changes;
 }
 
 const char *qgs_state_word(enum qgs_state s)

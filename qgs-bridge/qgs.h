@@ -51,6 +51,12 @@ const char *qgs_state_word(enum qgs_state s); /* "down", "up", "wedged" */
 /* Why it is not up, for people; "" if it is. Valid until the next change. */
 const char *qgs_detail(const struct qgs *q);
 
+/*
+ * How often it has been seen that it may be another one, or at another socket: the path is another
+ * file, its process has ended, it refused. Who was cut off may be served by the new one.
+ */
+uint64_t qgs_changes(const struct qgs *q);
+
 /* What requests meet. detail is copied. */
 /* At connect. DIAL_TIMEOUT: it does not accept, which is silence; else it is away from now on. */
 void qgs_met_refusal(struct qgs *q, enum reason why, const char *detail);

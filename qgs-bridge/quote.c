@@ -39,6 +39,7 @@
 #define REQUEST_FIRST ((size_t)1280) /* usual requests are 1052 bytes */
 #define REPLY_FIRST ((size_t)8192)   /* usual replies are 5 KB */
 #define QUOTE_TURN ((size_t)256 * 1024)
+#define QUOTE_AGAIN_MS 50 /* from QGS's end to the sign that it was QGS's own */
 
 enum state { READING, WAITING, ASKING, REPLYING, LINGERING };
 
@@ -49,6 +50,10 @@ struct quote {
 	bool raw;		/* a raw report, or so it seems while READING */
 	bool answered;
 	enum reason gone;	/* ASKING: the client went, and why; else NONE */
+	bool again;		/* it is asked for the second time */
+	int error;		/* of the connection to QGS that ended early, or 0 */
+	uint64_t changes;	/* qgs_changes, when it was asked */
+	uint64_t waited_ms;	/* in the line, the first time */
 	struct conduit *client; /* NULL: gone, or lingers */
 	struct conduit *qgs;	/* ASKING */
 	struct ticket ticket;
@@ -84,7 +89,7 @@ static void over(struct quote *q, enum reason why, const char *detail)
 		.answered = q->answered,
 		.up = q->request_len ? q->request_len : q->request.len,
 		.down = q->given,
-		.waited_ms = q->ticket.waited_ms,
+		.waited_ms = q->waited_ms + q->ticket.waited_ms,
 	};
 
 	*q->prevp = q->next;
@@ -130,6 +135,7 @@ static void let_go(struct quote *q)
 
 static void on_client_busy(struct conduit *c, unsigned events);
 static void on_timer(struct timer *t);
+static void on_turn(struct ticket *t, struct conduit *qgs, enum reason why, const char *detail);
 
 static void write_reply(struct quote *q)
 {
@@ -166,19 +172,48 @@ static void reply_is_whole(struct quote *q, size_t len)
 	write_reply(q);
 }
 
-/* QGS has ended (0), or the connection to it died. */
-static void reply_ended(struct quote *q, int error)
+static void fail_unfinished(struct quote *q)
 {
 	char detail[96];
 
+	snprintf(detail, sizeof(detail), "after %zu bytes of its reply%s%s", q->reply.len,
+		 q->error ? ": " : "", q->error ? strerror(q->error) : "");
+	end(q, q->reply.len ? REASON_CUT_SHORT : REASON_NO_REPLY,
+	    q->reply.len || q->error ? detail : "");
+}
+
+/* QGS has ended (0), or the connection to it died. */
+static void reply_ended(struct quote *q, int error)
+{
 	if (q->raw && q->reply.len && !error) {
 		reply_is_whole(q, q->reply.len);
 		return;
 	}
-	snprintf(detail, sizeof(detail), "after %zu bytes of its reply%s%s", q->reply.len,
-		 error ? ": " : "", error ? strerror(error) : "");
-	end(q, q->reply.len ? REASON_CUT_SHORT : REASON_NO_REPLY,
-	    q->reply.len || error ? detail : "");
+	q->error = error;
+	if (!q->client || q->again || !q->bridge->qgs) {
+		fail_unfinished(q);
+		return;
+	}
+	conduit_close(q->qgs, REASON_EOF);
+	q->qgs = NULL;
+	q->state = WAITING; /* in no line yet: the timer decides */
+	timer_set(q->bridge->worker, &q->timer, QUOTE_AGAIN_MS, on_timer);
+	ticket_over(&q->ticket);
+}
+
+/* QUOTE_AGAIN_MS after that. */
+static void ask_again(struct quote *q)
+{
+	if (!q->bridge->qgs || qgs_changes(q->bridge->qgs) == q->changes) {
+		fail_unfinished(q);
+		return;
+	}
+	q->again = true;
+	q->sent = 0;
+	gather_free(&q->reply);
+	q->waited_ms = q->ticket.waited_ms;
+	q->ticket = (struct ticket){ 0 };
+	ticket_begin(&q->ticket, q->bridge, &q->caller->vm->line, on_turn);
 }
 
 static void read_reply(struct quote *q)
@@ -225,8 +260,6 @@ static void write_request(struct quote *q)
 		q->sent += (size_t)n;
 	else if (n != -EAGAIN)
 		q->sent = q->request_len; /* QGS is gone; what it said before is read */
-	if (q->sent == q->request_len)
-		gather_free(&q->request);
 	conduit_want(q->qgs, READY_READ | (q->sent < q->request_len ? READY_WRITE : 0));
 }
 
@@ -252,6 +285,7 @@ static void on_turn(struct ticket *t, struct conduit *qgs, enum reason why, cons
 	q->qgs = qgs;
 	qgs->ready = on_qgs;
 	qgs->user = q;
+	q->changes = q->bridge->qgs ? qgs_changes(q->bridge->qgs) : 0;
 	timer_set(q->bridge->worker, &q->timer, q->bridge->config->qgs.stuck_after, on_timer);
 	write_request(q);
 }
@@ -357,6 +391,9 @@ static void on_timer(struct timer *t)
 		}
 		snprintf(detail, sizeof(detail), "%zu bytes of it came", q->request.len);
 		end(q, REASON_REQUEST_TIMEOUT, detail);
+		break;
+	case WAITING:
+		ask_again(q);
 		break;
 	case ASKING:
 		if (q->bridge->qgs)

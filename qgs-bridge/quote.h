@@ -4,6 +4,7 @@
  *   READING    the client's bytes are collected: timeouts.request from accept
  *   WAITING    whole, in its VM's line, then connecting to QGS (ticket.h): timeouts.queue
  *   ASKING     written to QGS, its reply collected: stuck_after from the first byte written
+ *              QGS ended early since it was restarted, or made its socket anew: WAITING, once more
  *   REPLYING   the whole reply is written to the client; the slot in QGS is free: timeouts.reply
  *   LINGERING  all is written; the client is let go in order (linger.h), and still counts
  *

@@ -19,6 +19,7 @@ struct qgs {
 	enum qgs_state state;
 	bool away, grace; /* grace: a refusal makes it away */
 	unsigned refusals, answers, silences;
+	uint64_t changes;
 };
 
 struct end {
@@ -51,6 +52,11 @@ enum qgs_state qgs_state(const struct qgs *q)
 bool qgs_is_away(const struct qgs *q)
 {
 	return q->away;
+}
+
+uint64_t qgs_changes(const struct qgs *q)
+{
+	return q->changes;
 }
 
 const char *qgs_detail(const struct qgs *q)
@@ -221,7 +227,7 @@ static void expect_over(unsigned n, enum reason why, bool answered)
 static void begin(void)
 {
 	struct fair_limits limits = {
-		.running = 2, .per_line = 8, .rate = 100000, .burst = 100000
+		.running = 2, .running_per_line = 2, .per_line = 8, .rate = 100000, .burst = 100000
 	};
 	struct bridge_config *c = bridge_config_new();
 	char text[80], *why = NULL;
@@ -714,6 +720,60 @@ static void test_cut_short(void)
 	done();
 }
 
+/* QGS ended, and is another one since: its successor is asked, once. */
+static void test_asked_again(void)
+{
+	static const size_t said[] = { 0, 3, 5003 };
+	int c, s;
+
+	begin();
+	for (unsigned i = 0; i < 3; i++) {
+		c = asker(&vm[0]);
+		s = qgs_accepts();
+		expect(s, request, 1052);
+		put(s, reply, said[i]);
+		qgs.changes++;
+		close(s);
+		expect_nothing(c);
+		serve(c, 1052);
+		expect_over(i + 1, REASON_EOF, true);
+	}
+	c = asker(&vm[0]);
+	for (unsigned i = 0; i < 2; i++) {
+		s = qgs_accepts();
+		qgs.changes++;
+		close(s);
+	}
+	expect_end(c);
+	expect_over(4, REASON_NO_REPLY, false);
+	qgs_is_not_asked();
+	done();
+}
+
+/* It left when QGS had ended, and nobody knew yet whether it was to be asked again. */
+static void test_gone_between(void)
+{
+	int c, s;
+
+	begin();
+	c = asker(&vm[0]);
+	s = qgs_accepts();
+	qgs.changes++;
+	close(s);
+	UNTIL(b.fair.running == 0);
+	close(c);
+	expect_over(1, REASON_CLOSED_EARLY, false);
+	qgs_is_not_asked();
+	c = asker(&vm[0]);
+	s = qgs_accepts();
+	close(s);
+	UNTIL(b.fair.running == 0);
+	quote_end_all(&b, REASON_SHUTDOWN);
+	expect_over(2, REASON_SHUTDOWN, false);
+	close(c);
+	done();
+}
+
 /* The reply, its end and the close have all happened when it is looked at. */
 static void test_reply_and_close(void)
 {
@@ -985,6 +1045,8 @@ int main(void)
 	test_no_accept();
 	test_silence();
 	test_cut_short();
+	test_asked_again();
+	test_gone_between();
 	test_reply_and_close();
 	test_reply_in_pieces();
 	test_slow_client();
