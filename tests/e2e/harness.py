@@ -286,6 +286,36 @@ class Program:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
 
+# ---- metrics ----
+
+def fetch_metrics(port):
+    """All series of a program: {'name{labels}': value}."""
+    c = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
+    try:
+        c.request("GET", "/metrics")
+        r = c.getresponse()
+        assert r.status == 200, r.status
+        text = r.read().decode()
+    finally:
+        c.close()
+    values = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            name, value = line.rsplit(None, 1)
+            values[name] = float(value)
+    return values
+
+
+def sum_of(metrics, name, labels):
+    """Over the series of this name that have these labels."""
+    total = 0
+    for key, value in metrics.items():
+        base, _, rest = key.partition("{")
+        if base == name and all(f'{k}="{v}"' in rest for k, v in labels.items()):
+            total += value
+    return int(total)
+
+
 class Relay(Program):
     def __init__(self, world, name, config, metrics, env=None):
         self.config, self.metrics_port = config, metrics
@@ -309,30 +339,11 @@ class Relay(Program):
         return int(self.listeners[listener].rsplit(":", 1)[1])
 
     def metrics(self):
-        c = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=DEADLINE)
-        try:
-            c.request("GET", "/metrics")
-            r = c.getresponse()
-            assert r.status == 200, r.status
-            text = r.read().decode()
-        finally:
-            c.close()
-        values = {}
-        for line in text.splitlines():
-            if line and not line.startswith("#"):
-                name, value = line.rsplit(None, 1)
-                values[name] = float(value)
-        return values
+        return fetch_metrics(self.metrics_port)
 
     def metric(self, name, **labels):
         """The sum of attest_relay_NAME over the series that have these labels."""
-        total = 0
-        for key, value in self.metrics().items():
-            base, _, rest = key.partition("{")
-            if base == f"attest_relay_{name}" and all(
-                    f'{k}="{v}"' in rest for k, v in labels.items()):
-                total += value
-        return int(total)
+        return sum_of(self.metrics(), f"attest_relay_{name}", labels)
 
     def wait_metric(self, name, condition, timeout=DEADLINE, **labels):
         last = [None]
