@@ -328,9 +328,17 @@ def test_parked(setting, world):
 
 
 def test_limits(world, setting):
-    relay = world.relay(limits={"connections": 5, "streams_per_tunnel": 100})
+    relay = world.relay(limits={"connections": 5, "streams_per_tunnel": 100},
+                        services=[{"name": "near.acme", "targets": [setting.echo.address]}])
     world.agent(relay, {"echo": setting.echo.address})
     with client(relay, world.certificates) as c:
+        # what is counted for a stream, descriptors too (twice the connections), is given back
+        for _ in range(20):
+            roundtrip(c.open("echo.acme"), b"x")
+            roundtrip(c.open("near.acme"), b"x")
+            assert c.connect("kbs.nobody").refused()[0] == 404
+            c.open("echo.acme").abort()
+            relay.wait_metric("connections", lambda n: n == 2)
         live = [c.open("echo.acme") for _ in range(3)]
         for _ in range(3):
             assert c.connect("echo.acme").refused() == (503, "limit")
