@@ -294,10 +294,15 @@ static void test_lost_path(void)
 	settle();
 	fd = calls(in("/lost.sock")); /* in the queue of what is to vanish */
 	CHECK_INT(unlink(in("/lost.sock")), 0);
+	CHECK(gate_has_vanished(e->gates));
+	CHECK_INT(got.n, n + 1); /* taken in: QGS is there */
+	close(fd);
 	look_now(e);
 	UNTIL(is_socket(in("/lost.sock")));
-	UNTIL(got.n == n + 1); /* taken in: QGS is there */
-	close(fd);
+	GETS_IN(in("/lost.sock"));
+	CHECK_INT(unlink(in("/lost.sock")), 0);
+	look_now(e);
+	UNTIL(is_socket(in("/lost.sock")));
 	GETS_IN(in("/lost.sock"));
 	/* somebody else's now: left alone, said once, taken over when he has gone */
 	CHECK_INT(unlink(in("/lost.sock")), 0);

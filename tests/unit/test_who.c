@@ -2,8 +2,10 @@
  * Who is asking: cgroup paths as real systems have them and as somebody might forge them; what is
  * believed of a process that is gone; labels; the VM's key and which fact it is made of.
  */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -14,9 +16,12 @@
 
 /* What the kernel would say, where a test cannot have it say so. */
 static int fake_getsockopt(int fd, int level, int name, void *value, unsigned *len);
+static int fake_open(const char *path, int flags, ...);
 #define getsockopt fake_getsockopt
+#define open fake_open
 #include "qgs-bridge/who.c"
 #undef getsockopt
+#undef open
 
 #include "tests/unit/check.h"
 
@@ -39,6 +44,24 @@ static int fake_getsockopt(int fd, int level, int name, void *value, unsigned *l
 	memcpy(value, label, label_len);
 	*len = (unsigned)label_len;
 	return 0;
+}
+
+static pid_t dies_now; /* the moment that its cgroup is looked at, and its number is another's */
+
+static int fake_open(const char *path, int flags, ...)
+{
+	static const char others[] = "0::/kubepods/pod1234/x\n";
+	int fd;
+
+	if (!dies_now)
+		return open(path, flags);
+	CHECK_INT(kill(dies_now, SIGKILL), 0);
+	CHECK_INT(waitpid(dies_now, NULL, 0), dies_now);
+	fd = memfd_create("cgroup", MFD_CLOEXEC);
+	CHECK_INT(write(fd, others, sizeof(others) - 1), sizeof(others) - 1);
+	CHECK_INT(lseek(fd, 0, SEEK_SET), 0);
+	dies_now = 0;
+	return fd;
 }
 
 /* --- cgroups --- */
@@ -324,6 +347,13 @@ static void test_pod_of_a_process(void)
 		snprintf(expected, sizeof(expected), "pid:%d", (int)pid);
 		CHECK_STR(w.vm, expected);
 		CHECK_INT(w.uid, getuid());
+		close(fd);
+		/* the number is given to another while we ask */
+		dies_now = somebody(listener, cgroup, &hold, &fd);
+		ask(&w, fd);
+		CHECK_INT(dies_now, 0);
+		CHECK_STR(w.pod, "");
+		close(hold);
 		close(fd);
 	}
 	no_peerpidfd = false;
