@@ -74,6 +74,7 @@ struct qgs_config {
 	struct address address; /* unix, vsock, hybrid; default unix:/var/run/tdx-qgs/qgs.socket */
 	int framing;		/* enum framing; qgs */
 	uint64_t in_flight;	/* 4: requests in QGS at a time, its threads */
+	uint64_t in_flight_per_vm; /* 3: of one VM, so that no VM has all of them */
 	uint64_t request_max;	/* 4KiB, at most 1MiB: QGS up to 1.25 reads no more and hangs */
 	uint64_t reply_max;	/* 1MiB */
 	uint64_t stuck_after;	/* 25s without an answer */

@@ -185,6 +185,7 @@ static void apply_limits(struct bridge *b)
 	const struct bridge_limits *limits = &b->config->limits;
 	const struct fair_limits fair = {
 		.running = (unsigned)b->config->qgs.in_flight,
+		.running_per_line = (unsigned)b->config->qgs.in_flight_per_vm,
 		.per_line = (unsigned)limits->queue_per_vm,
 		.rate = (unsigned)limits->rate_per_vm,
 		.burst = (unsigned)limits->burst_per_vm,

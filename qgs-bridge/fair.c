@@ -32,6 +32,7 @@ void fair_limit(struct fair *f, const struct fair_limits *limits)
 {
 	f->limits = (struct fair_limits){
 		.running = at_least_one(limits->running),
+		.running_per_line = at_least_one(limits->running_per_line),
 		.per_line = at_least_one(limits->per_line),
 		.rate = at_least_one(limits->rate),
 		.burst = at_least_one(limits->burst),
@@ -123,14 +124,15 @@ static void fill(const struct fair *f, struct fair_line *line, uint64_t now_ms)
 		line->filled_ms = now_ms;
 }
 
-static bool is_held(const struct fair_line *line, uint64_t now_ms)
+/* It has as many slots as it may. */
+static bool is_held(const struct fair *f, const struct fair_line *line, uint64_t now_ms)
 {
-	return line->running && now_ms < line->held_ms;
+	return line->running >= (now_ms < line->held_ms ? 1 : f->limits.running_per_line);
 }
 
-static bool may_run(const struct fair_line *line, uint64_t now_ms)
+static bool may_run(const struct fair *f, const struct fair_line *line, uint64_t now_ms)
 {
-	return line->tokens >= TOKEN && !is_held(line, now_ms);
+	return line->tokens >= TOKEN && !is_held(f, line, now_ms);
 }
 
 void fair_hold(struct fair_line *line, uint64_t until_ms)
@@ -174,11 +176,11 @@ struct fair_item *fair_next(struct fair *f, uint64_t now_ms)
 		return NULL;
 	do {
 		fill(f, line, now_ms);
-		if (may_run(line, now_ms))
+		if (may_run(f, line, now_ms))
 			break;
 		line = line->next;
 	} while (line != f->ring);
-	if (!may_run(line, now_ms))
+	if (!may_run(f, line, now_ms))
 		return NULL;
 	line->tokens -= TOKEN;
 	f->ring = line->next;
@@ -212,7 +214,9 @@ uint64_t fair_wait(const struct fair *f, uint64_t now_ms)
 		uint64_t tokens = tokens_at(f, line, now_ms), rate = f->limits.rate;
 		uint64_t ms = tokens >= TOKEN ? 0 : (TOKEN - tokens + rate - 1) / rate;
 
-		if (is_held(line, now_ms) && ms < line->held_ms - now_ms)
+		if (line->running >= f->limits.running_per_line)
+			ms = UINT64_MAX; /* until one of them leaves */
+		else if (is_held(f, line, now_ms) && ms < line->held_ms - now_ms)
 			ms = line->held_ms - now_ms;
 		if (ms < least)
 			least = ms;

@@ -16,6 +16,7 @@
 
 struct fair_limits { /* a zero counts as 1 */
 	unsigned running;  /* at a time, all together */
+	unsigned running_per_line; /* ... of one line */
 	unsigned per_line; /* waiting in one line */
 	unsigned rate;	   /* a second, for one line */
 	unsigned burst;

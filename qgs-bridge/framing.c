@@ -5,19 +5,12 @@
  * what is too large are turned away before more of it is read. A length within 1 MiB begins with a
  * zero byte, a TDREPORT with its type, 0x81: every other first byte is garbage at once.
  *
- * Of the header that is looked at which makes QGS (qgs_server.cpp, all versions so far) take a
- * message for none: its major version and its size. An unknown type does so as well, but types may
- * be added.
- *
  * Owns nothing, keeps nothing.
  */
 #include "qgs-bridge/framing.h"
 
 #define LENGTH_MAX (1024 * 1024) /* QGS from 1.26 on takes no longer ones; no older one does */
 #define TDREPORT 0x81		 /* the type of a TDX report, its first byte */
-#define TDREPORT_VERSION 2	 /* at this byte */
-#define MAJOR 4			 /* at this byte of a message: its major version */
-#define SIZE 12			 /* ... and its size, without the length in front */
 
 static size_t smaller(size_t a, size_t b)
 {
@@ -34,7 +27,7 @@ bool framing_is_raw(const uint8_t *data)
 	return data[0] == TDREPORT;
 }
 
-static enum framing_verdict raw(const uint8_t *data, size_t n, size_t max, size_t *len)
+static enum framing_verdict raw(size_t n, size_t max, size_t *len)
 {
 	size_t bound = smaller(max, FRAMING_RAW_MAX);
 
@@ -42,8 +35,6 @@ static enum framing_verdict raw(const uint8_t *data, size_t n, size_t max, size_
 		return FRAMING_TOO_LARGE;
 	if (n < FRAMING_RAW)
 		return FRAMING_MORE;
-	if (data[TDREPORT_VERSION] == 0)
-		bound = FRAMING_RAW; /* nothing can be behind it */
 	*len = smaller(n, bound);
 	return n < bound ? FRAMING_RAW_SO_FAR : FRAMING_WHOLE;
 }
@@ -60,15 +51,6 @@ static enum framing_verdict framed(const uint8_t *data, size_t n, size_t max, si
 	return FRAMING_WHOLE;
 }
 
-static bool is_header(const uint8_t *data, uint32_t length)
-{
-	const uint8_t *size = data + SIZE;
-
-	return data[MAJOR] == 1 && data[MAJOR + 1] == 0 &&
-	       ((uint32_t)size[3] << 24 | (uint32_t)size[2] << 16 | (uint32_t)size[1] << 8 |
-		size[0]) == length;
-}
-
 enum framing_verdict framing_request(const uint8_t *data, size_t n, size_t max, size_t *len)
 {
 	uint32_t length;
@@ -76,16 +58,13 @@ enum framing_verdict framing_request(const uint8_t *data, size_t n, size_t max, 
 	if (n == 0)
 		return FRAMING_MORE;
 	if (framing_is_raw(data))
-		return raw(data, n, max, len);
+		return raw(n, max, len);
 	if (data[0] != 0 || (n > 1 && data[1] > LENGTH_MAX >> 16))
 		return FRAMING_GARBAGE;
 	if (n < FRAMING_HEAD)
 		return FRAMING_MORE;
 	length = read_length(data);
-	if (length < FRAMING_HEADER || length > LENGTH_MAX)
-		return FRAMING_GARBAGE;
-	if (FRAMING_HEAD + (size_t)length <= max && n >= FRAMING_HEAD + FRAMING_HEADER &&
-	    !is_header(data, length))
+	if (length == 0 || length > LENGTH_MAX)
 		return FRAMING_GARBAGE;
 	return framed(data, n, max, len);
 }

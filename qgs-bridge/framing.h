@@ -1,13 +1,9 @@
 /*
- * framing: where a QGS request or reply ends. Pure; what a message says is never looked at.
+ * framing: where a QGS request or reply ends. Pure; the body is never looked at.
  *
- * A message is a 4-byte big-endian length and so many bytes, the first 16 of them its header, which
- * says the length again. A request may instead be a bare TDREPORT: 1024 bytes or, from its version
- * 1 on, a little more; its first byte is 0x81. Read as a length that would be over 2 GiB, so the
- * two cannot be mixed up.
- *
- * A request whose header is not that of a message is garbage here, since to QGS it is no error: it
- * takes it for a part of a raw report and waits 30 s for the rest, during which it has our slot.
+ * A message is a 4-byte big-endian length and so many bytes. A request may instead be a bare
+ * TDREPORT: 1024 bytes or a little more, whose first byte is 0x81; read as a length that would be
+ * over 2 GiB, so the two cannot be mixed up.
  */
 #ifndef QGS_BRIDGE_FRAMING_H
 #define QGS_BRIDGE_FRAMING_H
@@ -17,7 +13,6 @@
 #include <stdint.h>
 
 #define FRAMING_HEAD 4	     /* bytes of the length */
-#define FRAMING_HEADER 16    /* bytes of the header behind it */
 #define FRAMING_RAW 1024     /* bytes of a raw report, at least */
 #define FRAMING_RAW_MAX 4096 /* with whatever a newer one has behind it */
 
@@ -26,7 +21,7 @@ enum framing_verdict {
 	FRAMING_WHOLE,	    /* *len bytes are one message; what follows is not part of it */
 	FRAMING_RAW_SO_FAR, /* a raw report of *len bytes, as far as can be told: more may follow */
 	FRAMING_TOO_LARGE,  /* over max */
-	FRAMING_GARBAGE,    /* neither a message of 16 bytes to 1 MiB nor a raw report */
+	FRAMING_GARBAGE,    /* neither a length from 1 to 1 MiB nor a raw report */
 };
 
 /* By its first byte. */

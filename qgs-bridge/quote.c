@@ -12,8 +12,13 @@
  * (so it lingers). While it waits, a client that has ended its direction wants its reply all the
  * same; one that is gone altogether is noticed where the kind of socket can tell.
  *
+ * The reply to a raw request has no length and is passed on as it comes, no faster than the client
+ * takes it.
+ *
  * QGS's end before the reply is whole is read, not guessed: what it wrote before closing comes
  * first. Whether it answered at all, and when, is told to qgs.h.
+ *
+ * Longer than other files: all the ways a request can go are ways of one state machine.
  *
  * Owns both conduits, both buffers, and the caller until it is over. Bounds: request_max,
  * reply_max; QUOTE_TURN bytes a wake-up.
@@ -60,6 +65,7 @@ struct quote {
 	struct gather request, reply;
 	size_t request_len;	/* of a whole one */
 	size_t sent, given;	/* of the request to QGS, of the reply to the client */
+	size_t taken;		/* raw: of what reply holds, by the client */
 	struct timer timer;	/* of the state; a ticket has its own */
 	struct quote *next, **prevp;
 	struct reapable reapable;
@@ -182,13 +188,9 @@ static void fail_unfinished(struct quote *q)
 	    q->reply.len || q->error ? detail : "");
 }
 
-/* QGS has ended (0), or the connection to it died. */
+/* QGS has ended (0), or the connection to it died, and the client has not got a byte. */
 static void reply_ended(struct quote *q, int error)
 {
-	if (q->raw && q->reply.len && !error) {
-		reply_is_whole(q, q->reply.len);
-		return;
-	}
 	q->error = error;
 	if (!q->client || q->again || !q->bridge->qgs) {
 		fail_unfinished(q);
@@ -250,6 +252,81 @@ static void read_reply(struct quote *q)
 	}
 }
 
+/* ---- the reply to a raw request, as it comes ---- */
+
+/* QGS works on it all the same. */
+static void client_gone(struct quote *q, enum reason why)
+{
+	struct conduit *client = q->client;
+
+	q->gone = why;
+	q->client = NULL;
+	conduit_close(client, why);
+}
+
+/* True: all that came is given, or nobody wants it any more. */
+static bool give_raw(struct quote *q)
+{
+	struct worker *w = q->bridge->worker;
+	ssize_t n = q->client ? conduit_write(q->client, q->reply.bytes + q->taken,
+					      q->reply.len - q->taken) :
+				0;
+
+	if (n < 0 && n != -EAGAIN)
+		client_gone(q, n == -EPIPE ? REASON_CLOSED_EARLY : REASON_RESET);
+	if (n > 0) {
+		q->taken += (size_t)n;
+		q->given += (size_t)n;
+	}
+	if (q->client && q->taken < q->reply.len) {
+		conduit_want(q->client, READY_WRITE | READY_ABORT | READY_GONE);
+		conduit_want(q->qgs, READY_ABORT);
+		timer_set(w, &q->timer, q->bridge->config->timeouts.reply, on_timer);
+		return false;
+	}
+	q->reply.len = q->taken = 0;
+	if (q->client)
+		conduit_want(q->client, READY_ABORT | READY_GONE);
+	conduit_want(q->qgs, READY_READ);
+	timer_set(w, &q->timer, q->bridge->config->qgs.stuck_after, on_timer);
+	return true;
+}
+
+/* Its end is QGS's. error: the connection to it died. */
+static void raw_ended(struct quote *q, int error)
+{
+	if (!q->given) {
+		reply_ended(q, error);
+		return;
+	}
+	if (error || !q->client) {
+		end(q, REASON_CUT_SHORT, error ? strerror(error) : "");
+		return;
+	}
+	if (q->bridge->qgs)
+		qgs_met_answer(q->bridge->qgs);
+	conduit_close(q->qgs, REASON_EOF);
+	q->qgs = NULL;
+	ticket_over(&q->ticket);
+	let_go(q);
+}
+
+static void read_raw(struct quote *q)
+{
+	size_t budget = QUOTE_TURN / REPLY_FIRST;
+	ssize_t n;
+
+	if (q->reply.len) /* told of an abort while the client is slow: what it has comes first */
+		return;
+	do {
+		n = gather_read(&q->reply, q->qgs, REPLY_FIRST, REPLY_FIRST);
+	} while (n > 0 && give_raw(q) && --budget);
+	if (n == -ENOMEM)
+		end(q, REASON_NO_MEMORY, "");
+	else if (n <= 0 && n != -EAGAIN)
+		raw_ended(q, (int)-n);
+}
+
 /* ---- asking ---- */
 
 static void write_request(struct quote *q)
@@ -269,7 +346,9 @@ static void on_qgs(struct conduit *c, unsigned events)
 
 	if (events & READY_WRITE && q->sent < q->request_len)
 		write_request(q);
-	if (events & READY_READ)
+	if (events & READY_READ && q->raw)
+		read_raw(q);
+	else if (events & READY_READ)
 		read_reply(q);
 }
 
@@ -296,12 +375,14 @@ static void on_client_busy(struct conduit *c, unsigned events)
 	struct quote *q = c->user;
 	enum reason why = events & READY_ABORT ? REASON_RESET : REASON_CLOSED_EARLY;
 
-	if (q->state == REPLYING && !(events & (READY_ABORT | READY_GONE))) {
+	if (q->state == ASKING && q->reply.len && q->raw) {
+		if (events & (READY_ABORT | READY_GONE))
+			client_gone(q, why);
+		give_raw(q);
+	} else if (q->state == REPLYING && !(events & (READY_ABORT | READY_GONE))) {
 		write_reply(q);
-	} else if (q->state == ASKING) { /* QGS works on it all the same */
-		q->gone = why;
-		q->client = NULL;
-		conduit_close(c, why);
+	} else if (q->state == ASKING) {
+		client_gone(q, why);
 	} else if (events & (READY_ABORT | READY_GONE)) {
 		end(q, why, "");
 	}
@@ -396,11 +477,15 @@ static void on_timer(struct timer *t)
 		ask_again(q);
 		break;
 	case ASKING:
+		if (q->raw && q->reply.len) { /* QGS is not to blame */
+			end(q, REASON_REPLY_TIMEOUT, "");
+			break;
+		}
 		if (q->bridge->qgs)
 			qgs_met_silence(q->bridge->qgs);
 		ticket_unanswered(&q->ticket);
 		snprintf(detail, sizeof(detail), "%zu bytes of its reply within qgs.stuck_after",
-			 q->reply.len);
+			 q->raw ? q->given : q->reply.len);
 		end(q, REASON_QGS_STUCK, detail);
 		break;
 	default:

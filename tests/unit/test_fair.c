@@ -8,7 +8,7 @@
 #define ITEMS 64
 
 static const struct fair_limits plenty = {
-	.running = 4, .per_line = ITEMS, .rate = 1000000, .burst = 1000000
+	.running = 4, .running_per_line = 4, .per_line = ITEMS, .rate = 1000000, .burst = 1000000
 };
 
 static struct fair f;
@@ -99,7 +99,8 @@ static void test_leaving(void)
 
 static void test_full_line(void)
 {
-	begin((struct fair_limits){ .running = 1, .per_line = 2, .rate = 1000, .burst = 1000 });
+	begin((struct fair_limits){ .running = 1, .running_per_line = 1,
+			.per_line = 2, .rate = 1000, .burst = 1000 });
 	enter(0, 0);
 	enter(0, 1);
 	CHECK_INT(fair_enter(&f, &line[0], &item[0][2]), REASON_LIMIT);
@@ -143,7 +144,8 @@ static void test_return(void)
 /* Its token comes back with it. */
 static void test_return_token(void)
 {
-	begin((struct fair_limits){ .running = 4, .per_line = ITEMS, .rate = 1, .burst = 1 });
+	begin((struct fair_limits){ .running = 4, .running_per_line = 4,
+			.per_line = ITEMS, .rate = 1, .burst = 1 });
 	enter(0, 0);
 	expect_next(0, 0);
 	fair_return(&f, &item[0][0]);
@@ -158,7 +160,8 @@ static void test_return_token(void)
 
 static void test_tokens(void)
 {
-	begin((struct fair_limits){ .running = 100, .per_line = ITEMS, .rate = 300, .burst = 2 });
+	begin((struct fair_limits){ .running = 100, .running_per_line = 100,
+			.per_line = ITEMS, .rate = 300, .burst = 2 });
 	for (unsigned i = 0; i < 5; i++)
 		enter(0, i);
 	enter(1, 0);
@@ -178,7 +181,8 @@ static void test_tokens(void)
 	CHECK(!fair_next(&f, 100000));
 	CHECK(!fair_next(&f, 99999)); /* a clock that goes back does no harm */
 	fair_limit(&f, &(struct fair_limits){
-			       .running = 100, .per_line = 1, .rate = 1000, .burst = 1 });
+			       .running = 100, .running_per_line = 100,
+					.per_line = 1, .rate = 1000, .burst = 1 });
 	CHECK_INT(fair_wait(&f, 100000), 1);
 	CHECK(fair_next(&f, 100001) == &item[0][5]);
 }
@@ -273,7 +277,8 @@ static void test_flood(void)
 	static struct crowd c;
 
 	begin((struct fair_limits){
-		.running = 4, .per_line = 48, .rate = 1000000, .burst = 1000000 });
+		.running = 4, .running_per_line = 4,
+				.per_line = 48, .rate = 1000000, .burst = 1000000 });
 	for (uint64_t now = 1; now < 20000; now++) {
 		flood_and_ask(&c, now);
 		while (c.n_running > 0 && chance(3)) { /* some are done */
@@ -298,7 +303,8 @@ static void test_flood_rate(void)
 	static struct crowd c;
 	const uint64_t end = 10001; /* ten seconds */
 
-	begin((struct fair_limits){ .running = 40, .per_line = 48, .rate = 100, .burst = 200 });
+	begin((struct fair_limits){ .running = 40, .running_per_line = 40,
+			.per_line = 48, .rate = 100, .burst = 200 });
 	for (uint64_t now = 1; now < end; now++) {
 		for (unsigned i = 0; i < ITEMS && line[0].waiting < f.limits.per_line; i++)
 			if (!item[0][i].line)
@@ -321,7 +327,8 @@ static void test_chance(void)
 {
 	static uint64_t last[LINES];
 
-	begin((struct fair_limits){ .running = 7, .per_line = 20, .rate = 50, .burst = 3 });
+	begin((struct fair_limits){ .running = 7, .running_per_line = 7,
+			.per_line = 20, .rate = 50, .burst = 3 });
 	for (uint64_t now = 1; now < 200000; now++) {
 		unsigned of = chance(LINES), i = chance(ITEMS);
 		struct fair_item *it = &item[of][i];
@@ -350,6 +357,25 @@ static void test_chance(void)
 	expect_idle();
 }
 
+/* Whatever one line does, a place is left for another. */
+static void test_running_per_line(void)
+{
+	begin((struct fair_limits){ .running = 4, .running_per_line = 3, .per_line = ITEMS,
+				    .rate = 1000000, .burst = 1000000 });
+	for (unsigned i = 0; i < 8; i++)
+		enter(0, i);
+	for (unsigned i = 0; i < 3; i++)
+		expect_next(0, i);
+	CHECK(!fair_next(&f, 1));
+	CHECK(fair_wait(&f, 1) == UINT64_MAX); /* time alone changes nothing */
+	enter(1, 0);
+	expect_next(1, 0);
+	CHECK(!fair_next(&f, 1));
+	fair_leave(&f, &item[0][1]);
+	expect_next(0, 3);
+	CHECK(!fair_next(&f, 1));
+}
+
 int main(void)
 {
 	test_round_robin();
@@ -359,6 +385,7 @@ int main(void)
 	test_return_token();
 	test_tokens();
 	test_hold();
+	test_running_per_line();
 	test_flood();
 	test_flood_rate();
 	test_chance();

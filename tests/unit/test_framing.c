@@ -17,10 +17,7 @@ static void put_length(uint32_t length)
 	data[1] = (uint8_t)(length >> 16);
 	data[2] = (uint8_t)(length >> 8);
 	data[3] = (uint8_t)length;
-	memset(data + 4, 0, 16);
-	data[4] = data[6] = 1; /* version 1.1 */
-	for (unsigned i = 0; i < 4; i++)
-		data[12 + i] = (uint8_t)(length >> 8 * i);
+	memset(data + 4, 0xa5, 16); /* the body is its own business */
 }
 
 static void expect(size_t n, size_t max, enum framing_verdict verdict, size_t len)
@@ -42,8 +39,9 @@ static void test_whole_request(void)
 		expect(n, MAX, FRAMING_MORE, KEPT);
 	for (size_t n = 1052; n < 1100; n++)
 		expect(n, MAX, FRAMING_WHOLE, 1052);
-	put_length(16);
-	expect(20, MAX, FRAMING_WHOLE, 20);
+	put_length(1);
+	expect(4, MAX, FRAMING_MORE, KEPT);
+	expect(5, MAX, FRAMING_WHOLE, 5);
 }
 
 static void test_bounds(void)
@@ -64,11 +62,9 @@ static void test_bounds(void)
 /* As soon as it can be known. */
 static void test_garbage(void)
 {
-	for (uint32_t length = 0; length < 16; length++) {
-		put_length(length);
-		expect(3, MAX, FRAMING_MORE, KEPT);
-		expect(4, MAX, FRAMING_GARBAGE, KEPT);
-	}
+	put_length(0);
+	expect(3, MAX, FRAMING_MORE, KEPT);
+	expect(4, MAX, FRAMING_GARBAGE, KEPT);
 	for (unsigned first = 1; first < 256; first++) {
 		data[0] = (uint8_t)first;
 		expect(1, MAX, first == 0x81 ? FRAMING_MORE : FRAMING_GARBAGE, KEPT);
@@ -78,28 +74,10 @@ static void test_garbage(void)
 	expect(2, MAX, FRAMING_GARBAGE, KEPT);
 }
 
-/* What QGS would take for no message, and wait for the rest of a raw report. */
-static void test_header(void)
-{
-	for (unsigned at = 4; at < 20; at++) {
-		bool told = at == 4 || at == 5 || (at >= 12 && at < 16);
-
-		put_length(1048);
-		data[at] ^= 0x40;
-		expect(19, MAX, FRAMING_MORE, KEPT);
-		expect(20, MAX, told ? FRAMING_GARBAGE : FRAMING_MORE, KEPT);
-		expect(1052, MAX, told ? FRAMING_GARBAGE : FRAMING_WHOLE, told ? KEPT : 1052);
-		expect(1052, 1051, FRAMING_TOO_LARGE, KEPT);
-	}
-}
-
 static void test_raw(void)
 {
 	put_length(0x81000000);
 	expect(FRAMING_RAW - 1, MAX, FRAMING_MORE, KEPT);
-	expect(FRAMING_RAW, MAX, FRAMING_WHOLE, FRAMING_RAW); /* version 0 has nothing behind it */
-	expect(FRAMING_RAW + 9, MAX, FRAMING_WHOLE, FRAMING_RAW);
-	data[2] = 1;
 	for (size_t n = 1; n < FRAMING_RAW; n++)
 		expect(n, MAX, FRAMING_MORE, KEPT);
 	for (size_t n = FRAMING_RAW; n < FRAMING_RAW_MAX; n++)
@@ -134,7 +112,6 @@ int main(void)
 	test_whole_request();
 	test_bounds();
 	test_garbage();
-	test_header();
 	test_raw();
 	test_reply();
 	return 0;
