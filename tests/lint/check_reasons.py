@@ -1,18 +1,20 @@
 #!/usr/bin/python3
-"""Compares what attest-relay(8) says of endings, statuses, metrics and log fields with the sources.
+"""Compares what the daemons' pages say of endings, statuses, metrics and log fields with the sources.
 
 Usage: check_reasons.py TOP
 
-Each way both ways: relay/reason.def and the section REASONS (word, class, explanation); the statuses
-of relay/refusal.c and the table in Refusals; the names and types of relay/metrics.c and the section
-METRICS; the keys of log fields and the section LOG. Words are kebab-case and unique. Prints each
-difference; exits 1 if there is one.
+Each way both ways. attest-relay(8): relay/reason.def and the section REASONS (word, class,
+explanation); the statuses of relay/refusal.c and the table in Refusals. Both pages: the names and
+types of metrics.c and the section METRICS; the keys of log fields and the section LOG. Words are
+kebab-case and unique. Prints each difference; exits 1 if there is one.
 """
 import re
 import sys
 
 PAGE = 'relay/attest-relay.8'
-LOGGERS = ['relay/opening.c', 'tunnel/hub.c']   # the relay's lines that have fields
+LOGGERS = ['relay/opening.c', 'tunnel/h2_door.c', 'tunnel/hub.c']   # the relay's lines that have fields
+BRIDGE_PAGE = 'qgs-bridge/qgs-bridge.8'
+BRIDGE_LOGGERS = ['qgs-bridge/caller.c']
 
 
 def read(top, path):
@@ -33,15 +35,15 @@ def items(text):
             for head, body in zip(parts[1::2], parts[2::2])]
 
 
-def compare(what, source, has, page):
+def compare(what, source, has, page, where=PAGE):
     """has, page: {name: facts}"""
     wrong = [] if has else [f'{source}: found no {what} there: does this test still understand it?']
     for name in has:
         if name not in page:
-            wrong.append(f'{PAGE}: {what} {name} of {source} is not there')
+            wrong.append(f'{where}: {what} {name} of {source} is not there')
         elif page[name] != has[name]:
-            wrong.append(f'{PAGE}: {what} {name}: "{page[name]}", but {source} says "{has[name]}"')
-    return wrong + [f'{PAGE}: {what} {name} is unknown to {source}' for name in page if name not in has]
+            wrong.append(f'{where}: {what} {name}: "{page[name]}", but {source} says "{has[name]}"')
+    return wrong + [f'{where}: {what} {name} is unknown to {source}' for name in page if name not in has]
 
 
 def read_reasons(top):
@@ -108,29 +110,48 @@ def check_metrics(top, page):
     has = {'attest_relay_' + name: kind for name, kind in has.items()}
     used = set(re.findall(r'attest_relay_[a-z]\w*', text))
     wrong = [f'relay/metrics.c: {name} has no help' for name in used if name not in has]
+    return wrong + compare('metric', 'relay/metrics.c', has, told_metrics(page))
+
+
+def check_bridge_metrics(top, page):
+    source = 'qgs-bridge/metrics.c'
+    text = read(top, source)
+    has = {name: kind for name, kind in re.findall(r'"(\w+)", "(counter|gauge)"', text)}
+    has |= {name: 'counter' for name in re.findall(r'by_reason\(out, "(\w+)"', text)}
+    has |= {name: 'counter' for name in re.findall(r'\{ "(vm_\w+)",', text)}
+    has = {'qgs_bridge_' + name: kind for name, kind in has.items()}
+    used = set(re.findall(r'qgs_bridge_[a-z]\w*', text))
+    wrong = [f'{source}: {name} has no help' for name in used if name not in has]
+    return wrong + compare('metric', source, has, told_metrics(page), BRIDGE_PAGE)
+
+
+def told_metrics(page):
     told = {}
     for head, _ in items(section(page, 'Sh', 'METRICS')):
         found = re.fullmatch(r'Va (\S+) Pq (.+)', head)
         told[found[1] if found else head] = found[2] if found else '?'
-    return wrong + compare('metric', 'relay/metrics.c', has, told)
+    return told
 
 
-def check_log_fields(top, page):
+def check_log_fields(top, page, loggers, where):
     has = {}
-    for path in LOGGERS:
+    for path in loggers:
         for array in re.findall(r'struct log_field \w+\[\] = \{(.*?)\n\t\};', read(top, path), re.S):
             has |= {key: '' for key in re.findall(r'\{ "(\w+)",', array)}
     told = {}
     for head, _ in items(section(page, 'Sh', 'LOG')):
         told |= {key: '' for key in re.sub(r'^Va ', '', head).replace(',', ' ').split()}
-    return compare('log field', ' and '.join(LOGGERS), has, told)
+    return compare('log field', ' and '.join(loggers), has, told, where)
 
 
 def main():
     top, = sys.argv[1:]
     rows, page = read_reasons(top), read(top, PAGE)
     wrong = check_words(rows) + check_reasons(rows, page) + check_statuses(rows, top, page)
-    wrong += check_metrics(top, page) + check_log_fields(top, page)
+    wrong += check_metrics(top, page) + check_log_fields(top, page, LOGGERS, PAGE)
+    bridge = read(top, BRIDGE_PAGE)
+    wrong += check_bridge_metrics(top, bridge)
+    wrong += check_log_fields(top, bridge, BRIDGE_LOGGERS, BRIDGE_PAGE)
     print('\n'.join(wrong) or f'{len(rows)} reasons, statuses, metrics and log fields agree')
     return 1 if wrong else 0
 
