@@ -6,7 +6,7 @@
  * kind reads by itself and judges what it got; then, for all, the quote must be that of this very
  * report.
  */
-#include "client.h"
+#include "tests/tools/client.h"
 
 #include <errno.h>
 #include <linux/sockios.h>
@@ -17,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "quote.h"
+#include "tests/tools/quote.h"
 
 /* Of the originals: a guest's buffer at most, and four pages less two headers. */
 #define QEMU_MAX (128U * 1024)

@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "place.h"
+#include "tests/tools/place.h"
 
 enum client_kind {
 	CLIENT_QEMU, /* framed, strict about what comes back */

@@ -3,7 +3,7 @@
  *
  * Theory of operation: nothing is resolved; TCP takes numeric IPv4 addresses.
  */
-#include "place.h"
+#include "tests/tools/place.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

@@ -24,9 +24,9 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#include "place.h"
-#include "quote.h"
-#include "serving.h"
+#include "tests/tools/place.h"
+#include "tests/tools/quote.h"
+#include "tests/tools/serving.h"
 
 #define LISTENERS 4
 #define QUOTE_MAX (16U << 20)

@@ -13,9 +13,9 @@
 #include <string.h>
 #include <sys/resource.h>
 
-#include "client.h"
-#include "quote.h"
-#include "vms.h"
+#include "tests/tools/client.h"
+#include "tests/tools/quote.h"
+#include "tests/tools/vms.h"
 
 #define VMS 4096
 #define FLOODS 16

@@ -4,7 +4,7 @@
  * Theory of operation: pure functions. Noise is splitmix64, for quotes seeded by a hash (FNV-1a) of
  * the whole report. Numbers are put together byte by byte, so that no host's order matters.
  */
-#include "quote.h"
+#include "tests/tools/quote.h"
 
 #include <stdio.h>
 #include <string.h>

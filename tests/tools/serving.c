@@ -14,7 +14,7 @@
  * then takes the last phase's bytes for all of a request, and so never comes to an end. Likewise in
  * legacy, end-of-file ends the reading but not the connection.
  */
-#include "serving.h"
+#include "tests/tools/serving.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -26,7 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "quote.h"
+#include "tests/tools/quote.h"
 
 #define BUFFER 4096          /* QGS's own */
 #define REQUEST_MAX 0x100000 /* 1.26 reads no longer ones */

@@ -10,7 +10,7 @@
  * Percentiles are exact, of all good requests of a VM that is no flood; of a flood, of its last
  * ones.
  */
-#include "vms.h"
+#include "tests/tools/vms.h"
 
 #include <errno.h>
 #include <pthread.h>

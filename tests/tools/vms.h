@@ -4,7 +4,7 @@
 #ifndef TESTS_TOOLS_VMS_H
 #define TESTS_TOOLS_VMS_H
 
-#include "client.h"
+#include "tests/tools/client.h"
 
 struct vm {
 	char name[32];
