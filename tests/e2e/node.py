@@ -53,11 +53,14 @@ class Node:
         if pair:
             self.relay_leg.update(certificate=pair[0], key=pair[1])
         self.timeouts = {"pickup": "5s", "drain": "5s", **(timeouts or {})}
-        listeners = listeners or [self.unix("unix")]
-        self.bridge = Bridge(world, None, listeners, wait=False, relay=self.relay_leg,
-                             timeouts=self.timeouts, **config)
-        if not any("*" in x["address"] for x in listeners):
-            self.bridge.wait_metric("sockets", lambda n: n == len(listeners))
+        self.listeners, self.config = listeners or [self.unix("unix")], config
+        self.start_bridge()
+
+    def start_bridge(self):
+        self.bridge = Bridge(self.world, None, self.listeners, wait=False, relay=self.relay_leg,
+                             timeouts=self.timeouts, **self.config)
+        if not any("*" in x["address"] for x in self.listeners):
+            self.bridge.wait_metric("sockets", lambda n: n == len(self.listeners))
 
     def start_agent(self, **more):
         return self.world.agent(self.relay, {"echo": self.echo.address, "kbs": self.kbs.address},
