@@ -8,11 +8,11 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "config/bridge.h"
 #include "qgs-bridge/fair.h"
 #include "qgs-bridge/vm.h"
-#include "qgs-bridge/who.h"
 #include "relay/reason.h"
 #include "relay/splice.h"
 #include "relay/timer.h"
@@ -25,27 +25,6 @@ struct qgs;
 struct quote;
 struct vms;
 struct worker;
-
-/* How a socket that a caller came by is to be described. */
-struct bridge_place {
-	const struct entrance_config *config; /* valid during the call */
-	struct who_place who;
-	const char *path; /* Unix, hybrid: as in the config, '*' replaced; else NULL */
-	uint32_t port;	  /* TCP, vsock, hybrid */
-};
-
-/* A connection from a guest, or from its VMM for it. */
-struct caller {
-	struct bridge *bridge;
-	struct vm *vm;
-	uint64_t id, began; /* began: worker_now */
-	char listener[65];  /* its name */
-	struct who who;
-	bool forwarded; /* not to QGS */
-	/* A chardev's: told when the caller is over, so that it connects again. May be NULL. */
-	void (*over)(void *arg);
-	void *over_arg;
-};
 
 struct bridge {
 	struct worker *worker;
@@ -85,30 +64,5 @@ void bridge_end(struct bridge *b);
 void bridge_deinit(struct bridge *b);
 /* One line on how things are, for systemd and SIGUSR1. Returns buf. */
 const char *bridge_status(const struct bridge *b, char *buf, size_t size);
-
-/*
- * Somebody has connected. fd is consumed. over: as in struct caller, or NULL. True: there is a
- * caller, over will be called; false: turned away.
- */
-bool bridge_accept(struct bridge *b, const struct bridge_place *place, int fd,
-		   const struct peer *peer);
-/* The same for a conduit that is there already (a chardev): consumed. */
-bool bridge_accept_conduit(struct bridge *b, const struct bridge_place *place, struct conduit *c,
-			   int fd, void (*over)(void *arg), void *arg);
-/* One more may come: NULL, or what there is too little of. */
-const char *bridge_admit(const struct bridge *b);
-
-/* How it ended, for the log line (which is the audit record) and for the counters. */
-struct caller_end {
-	const char *to;	   /* "qgs", or the service */
-	const char *via;   /* address or relay; "" */
-	enum reason why;
-	const char *detail; /* "" or words */
-	bool answered;	   /* a whole reply was given; or a stream was joined */
-	uint64_t up, down; /* bytes */
-	uint64_t waited_ms; /* in the queue */
-};
-/* Logs and counts it and frees the caller, whose conduit is closed or lingers elsewhere. */
-void bridge_caller_over(struct caller *c, const struct caller_end *end);
 
 #endif

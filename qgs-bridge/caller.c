@@ -6,7 +6,7 @@
  * line, which is the audit record, and one count. Whoever is turned away has a line as well, at a
  * bounded rate, and is counted by reason.
  */
-#include "qgs-bridge/bridge.h"
+#include "qgs-bridge/caller.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "qgs-bridge/bridge.h"
 #include "qgs-bridge/forward.h"
 #include "qgs-bridge/plain.h"
 #include "qgs-bridge/quote.h"
@@ -71,7 +72,7 @@ static void log_caller(const struct caller *c, const struct caller_end *e, bool 
 			   (unsigned)(ms % 1000), reason_word(e->why));
 }
 
-const char *bridge_admit(const struct bridge *b)
+const char *caller_admit(const struct bridge *b)
 {
 	if (b->connections >= b->config->limits.connections)
 		return "limits.connections is reached";
@@ -93,7 +94,7 @@ static void count_vm(struct bridge *b, struct vm *vm, bool forwarded, const stru
 		counts->waited_max_ms = e->waited_ms;
 }
 
-void bridge_caller_over(struct caller *c, const struct caller_end *end)
+void caller_over(struct caller *c, const struct caller_end *end)
 {
 	struct bridge *b = c->bridge;
 
@@ -123,7 +124,7 @@ static void refuse(struct bridge *b, struct caller *c, const char *to, enum reas
 }
 
 /* Where a listener leads to; NULL: nowhere for this VM. */
-static const char *destination(const struct bridge *b, const struct bridge_place *place,
+static const char *destination(const struct bridge *b, const struct caller_place *place,
 			       const struct who *who)
 {
 	const char *forward = place->config->forward;
@@ -136,7 +137,7 @@ static const char *destination(const struct bridge *b, const struct bridge_place
 }
 
 /* REASON_NONE, and the VM counts one more connection; or why not. */
-static enum reason judge(struct bridge *b, struct caller *c, const struct bridge_place *place,
+static enum reason judge(struct bridge *b, struct caller *c, const struct caller_place *place,
 			 char detail[64])
 {
 	int line = 0;
@@ -161,7 +162,7 @@ static enum reason judge(struct bridge *b, struct caller *c, const struct bridge
 	return REASON_NONE;
 }
 
-static struct caller *caller_new(struct bridge *b, const struct bridge_place *place, int fd,
+static struct caller *caller_new(struct bridge *b, const struct caller_place *place, int fd,
 				 const struct peer *peer)
 {
 	struct caller *c = calloc(1, sizeof(*c));
@@ -190,7 +191,7 @@ static void send_on(struct bridge *b, struct caller *c, struct conduit *client, 
 }
 
 /* client: consumed. fd: its socket, to ask the kernel about. */
-static bool take_in(struct bridge *b, const struct bridge_place *place, struct conduit *client,
+static bool take_in(struct bridge *b, const struct caller_place *place, struct conduit *client,
 		    int fd, const struct peer *peer, void (*over)(void *arg), void *arg)
 {
 	struct caller *c = client ? caller_new(b, place, fd, peer) : NULL;
@@ -222,7 +223,7 @@ static bool take_in(struct bridge *b, const struct bridge_place *place, struct c
 	return true;
 }
 
-bool bridge_accept(struct bridge *b, const struct bridge_place *place, int fd,
+bool caller_accept(struct bridge *b, const struct caller_place *place, int fd,
 		   const struct peer *peer)
 {
 	struct conduit *client = fd_conduit_of(b->worker, fd, peer->family);
@@ -232,7 +233,7 @@ bool bridge_accept(struct bridge *b, const struct bridge_place *place, int fd,
 	return take_in(b, place, client, fd, peer, NULL, NULL);
 }
 
-bool bridge_accept_conduit(struct bridge *b, const struct bridge_place *place,
+bool caller_accept_conduit(struct bridge *b, const struct caller_place *place,
 			   struct conduit *client, int fd, void (*over)(void *arg), void *arg)
 {
 	const struct sockaddr_storage from = { .ss_family = AF_UNIX };

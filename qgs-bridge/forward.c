@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "qgs-bridge/bridge.h"
+#include "qgs-bridge/caller.h"
 #include "qgs-bridge/pool.h"
 #include "relay/conduit.h"
 #include "relay/splice.h"
@@ -54,7 +55,7 @@ static void over(struct forward *f, struct caller_end *end)
 	f->caller = NULL; /* consumed */
 	end->to = f->service;
 	end->via = f->via;
-	bridge_caller_over(caller, end);
+	caller_over(caller, end);
 	worker_reap(f->bridge->worker, &f->reapable);
 }
 
@@ -127,7 +128,7 @@ void forward_new(struct bridge *b, struct caller *caller, struct conduit *client
 		struct caller_end end = { .to = service, .why = REASON_NO_MEMORY, .detail = "" };
 
 		conduit_close(client, REASON_NO_MEMORY);
-		bridge_caller_over(caller, &end);
+		caller_over(caller, &end);
 		return;
 	}
 	f->bridge = b;

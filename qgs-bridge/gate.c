@@ -32,6 +32,7 @@
 #include <unistd.h>
 
 #include "qgs-bridge/bridge.h"
+#include "qgs-bridge/caller.h"
 #include "qgs-bridge/chardev.h"
 #include "qgs-bridge/entrance.h"
 #include "relay/conduit.h"
@@ -40,12 +41,12 @@
 
 /* --- who comes --- */
 
-static struct bridge_place place_of(const struct gate *g)
+static struct caller_place place_of(const struct gate *g)
 {
 	bool is_path = g->address.kind == ADDRESS_UNIX || g->address.kind == ADDRESS_HYBRID;
 	bool is_hybrid = g->address.kind == ADDRESS_HYBRID;
 
-	return (struct bridge_place){
+	return (struct caller_place){
 		.config = g->config,
 		.who = { .name = g->name[0] ? g->name : NULL,
 			 .port = g->port,
@@ -63,7 +64,7 @@ static struct gate *of(struct acceptor *a)
 
 static const char *on_admit(struct acceptor *a)
 {
-	return of(a)->shut ? NULL : bridge_admit(of(a)->bridge);
+	return of(a)->shut ? NULL : caller_admit(of(a)->bridge);
 }
 
 static void on_none(struct acceptor *a)
@@ -74,12 +75,12 @@ static void on_none(struct acceptor *a)
 static void on_accepted(struct acceptor *a, int fd, const struct peer *peer)
 {
 	struct gate *g = of(a);
-	struct bridge_place place = place_of(g);
+	struct caller_place place = place_of(g);
 
 	if (g->shut)
 		close(fd);
 	else
-		bridge_accept(g->bridge, &place, fd, peer); /* consumed */
+		caller_accept(g->bridge, &place, fd, peer); /* consumed */
 }
 
 static const struct acceptor_events accepting = {
@@ -97,10 +98,10 @@ static void on_over(void *chardev)
 static void on_spoken(void *user, struct conduit *c)
 {
 	struct gate *g = user;
-	struct bridge_place place = place_of(g);
+	struct caller_place place = place_of(g);
 	struct chardev *chardev = g->chardev;
 
-	if (!bridge_accept_conduit(g->bridge, &place, c, fd_conduit_socket(c), on_over, chardev))
+	if (!caller_accept_conduit(g->bridge, &place, c, fd_conduit_socket(c), on_over, chardev))
 		chardev_again(chardev);
 }
 

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 
 #include "qgs-bridge/bridge.h"
+#include "qgs-bridge/caller.h"
 #include "qgs-bridge/ticket.h"
 #include "relay/conduit.h"
 #include "relay/splice.h"
@@ -57,7 +58,7 @@ static void over(struct plain *p, struct caller_end *end)
 	p->caller = NULL; /* consumed */
 	worker_reap(p->bridge->worker, &p->reapable);
 	ticket_over(&p->ticket);
-	bridge_caller_over(caller, end);
+	caller_over(caller, end);
 }
 
 /* Before it was joined. */
@@ -144,7 +145,7 @@ void plain_new(struct bridge *b, struct caller *caller, struct conduit *client)
 		const struct caller_end end = { .to = "qgs", .why = REASON_NO_MEMORY };
 
 		conduit_close(client, REASON_NO_MEMORY);
-		bridge_caller_over(caller, &end);
+		caller_over(caller, &end);
 		return;
 	}
 	p->bridge = b;

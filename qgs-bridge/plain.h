@@ -13,7 +13,7 @@ struct bridge;
 struct caller;
 struct conduit;
 
-/* Both consumed: bridge_caller_over is called when it is over, perhaps before this returns. */
+/* Both consumed: caller_over is called when it is over, perhaps before this returns. */
 void plain_new(struct bridge *b, struct caller *caller, struct conduit *client);
 /* As quote_qgs_changed, which does it for these as well. */
 void plain_qgs_changed(struct bridge *b);

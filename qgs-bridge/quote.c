@@ -32,6 +32,7 @@
 #include <string.h>
 
 #include "qgs-bridge/bridge.h"
+#include "qgs-bridge/caller.h"
 #include "qgs-bridge/framing.h"
 #include "qgs-bridge/gather.h"
 #include "qgs-bridge/qgs.h"
@@ -103,7 +104,7 @@ static void over(struct quote *q, enum reason why, const char *detail)
 		q->next->prevp = q->prevp;
 	q->caller = NULL; /* consumed */
 	worker_reap(q->bridge->worker, &q->reapable);
-	bridge_caller_over(caller, &end);
+	caller_over(caller, &end);
 }
 
 /* Without a whole reply. */
@@ -503,7 +504,7 @@ void quote_new(struct bridge *b, struct caller *caller, struct conduit *client)
 		const struct caller_end end = { .to = "qgs", .why = REASON_NO_MEMORY };
 
 		conduit_close(client, REASON_NO_MEMORY);
-		bridge_caller_over(caller, &end);
+		caller_over(caller, &end);
 		return;
 	}
 	q->bridge = b;

@@ -10,7 +10,7 @@
  *
  * A framed reply is whole by its length; the reply to a raw report has none and is whole when QGS
  * ends it. A client that goes while QGS works on its request does not free the slot: QGS still
- * works. What is counted of a VM is for bridge_caller_over to count.
+ * works. What is counted of a VM is for caller_over to count.
  */
 #ifndef QGS_BRIDGE_QUOTE_H
 #define QGS_BRIDGE_QUOTE_H
@@ -23,7 +23,7 @@ struct conduit;
 
 #define QUOTE_RAW_MS 20 /* a raw report has no length: for what may come behind its 1024 bytes */
 
-/* Both consumed: bridge_caller_over is called when it is over, perhaps before this returns. */
+/* Both consumed: caller_over is called when it is over, perhaps before this returns. */
 void quote_new(struct bridge *b, struct caller *caller, struct conduit *client);
 /* QGS came, went, or got wedged: lines are served, or everybody in them fails at once. */
 void quote_qgs_changed(struct bridge *b);

@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "qgs-bridge/caller.h"
 #include "qgs-bridge/entrance.c"
 
 #include "relay/conduit.h"
@@ -39,7 +40,7 @@ static const char *short_of;         /* what there is too little of */
 static struct entrance *close_in_it; /* closed while it accepts */
 static bool turn_away;
 
-static void write_down(const struct bridge_place *place, int fd)
+static void write_down(const struct caller_place *place, int fd)
 {
 	if (got.fd >= 0)
 		close(got.fd);
@@ -54,12 +55,12 @@ static void write_down(const struct bridge_place *place, int fd)
 	CHECK_INT(place->who.own_netns, bridge.netns);
 }
 
-const char *bridge_admit(const struct bridge *b)
+const char *caller_admit(const struct bridge *b)
 {
 	return short_of;
 }
 
-bool bridge_accept(struct bridge *b, const struct bridge_place *place, int fd,
+bool caller_accept(struct bridge *b, const struct caller_place *place, int fd,
 		   const struct peer *peer)
 {
 	CHECK(b == &bridge);
@@ -69,7 +70,7 @@ bool bridge_accept(struct bridge *b, const struct bridge_place *place, int fd,
 	return true;
 }
 
-bool bridge_accept_conduit(struct bridge *b, const struct bridge_place *place, struct conduit *c,
+bool caller_accept_conduit(struct bridge *b, const struct caller_place *place, struct conduit *c,
 			   int fd, void (*over)(void *arg), void *arg)
 {
 	write_down(place, -1);

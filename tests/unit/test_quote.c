@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "qgs-bridge/bridge.h"
+#include "qgs-bridge/caller.h"
 #include "qgs-bridge/plain.h"
 #include "qgs-bridge/qgs.h"
 #include "qgs-bridge/quote.h"
@@ -34,7 +35,7 @@ static struct vm vm[3];
 static struct end ends[ENDS_MAX];
 static unsigned n_ends;
 
-void bridge_caller_over(struct caller *c, const struct caller_end *end)
+void caller_over(struct caller *c, const struct caller_end *end)
 {
 	CHECK(n_ends < ENDS_MAX);
 	CHECK_STR(end->to, "qgs");
