@@ -100,6 +100,13 @@ class Image:
         shutil.copy(os.path.join(HERE, "guest", name), self.at(path))
         os.chmod(self.at(path), 0o755)
 
+    def scripts(self, checks, *others):
+        """init, the checks that it starts, and what those source."""
+        self.script("init", "/init")
+        self.script(checks, "/checks")
+        for name in others:
+            self.script(name, "/" + name)
+
     def modules(self, names, folder="/modules"):
         """With a list of them in the order of loading."""
         found = {}
@@ -148,8 +155,8 @@ class Results:
         assert self.checks[name] is None, f"{name}: {self.checks[name]}{self.tail()}"
 
 
-def boot(image, limit, memory=768):
-    """Boots it, and returns what it said when it is off. It has limit seconds."""
+def boot(image, limit, memory=768, more=()):
+    """Boots it, and returns what it said when it is off. It has limit seconds. more: devices."""
     results = Results()
     console = image.folder + ".console"
     start = time.monotonic()
@@ -158,7 +165,7 @@ def boot(image, limit, memory=768):
          "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
          "-serial", f"file:{console}", "-serial", "stdio",
          "-kernel", kernel(), "-initrd", image.pack(),
-         "-append", "console=ttyS0 quiet panic=-1"],
+         "-append", "console=ttyS0 quiet panic=-1", *more],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     results.how = "it was off before it said 'end'"
     try:
@@ -189,6 +196,17 @@ def boot(image, limit, memory=768):
     if results.ended:
         results.how = f"it ran {time.monotonic() - start:.1f} s"
     return results
+
+
+def bridge_config():
+    """QGS by its Unix socket; limits so wide that one CID may be 200 clients."""
+    return {
+        "listeners": [{"name": "vsock", "address": "vsock:any:4050"}],
+        "qgs": {"address": "unix:/run/qgs.sock"},
+        "timeouts": {"drain": "10s"},
+        "limits": {"connections_per_vm": 512, "queue_per_vm": 512, "rate_per_vm": 10000,
+                   "burst_per_vm": 10000},
+    }
 
 
 def credentials(image):
