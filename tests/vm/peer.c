@@ -5,6 +5,7 @@
  *   vm-peer call ADDRESS KIND UP DOWN [N]     N calls at once; 0: all were right
  *   vm-peer storm ADDRESS SECONDS N           N threads that call, and call again when refused
  *   vm-peer errno ADDRESS                     print what connecting, or the first read, says
+ *   vm-peer connects ADDRESS                  0: somebody listens there; else print why
  *
  * ADDRESS is vsock:CID:PORT (any to listen) or unix:PATH.
  *
@@ -349,10 +350,20 @@ static int report_errno(const struct place *p)
 	return 0;
 }
 
+static int connects(const struct place *p)
+{
+	int fd = place_socket(p), r = connect(fd, &p->to.any, p->len);
+
+	if (r < 0)
+		printf("%s\n", strerrorname_np(errno));
+	close(fd);
+	return r < 0 ? 1 : 0;
+}
+
 static int usage(void)
 {
 	fprintf(stderr, "usage: vm-peer serve ADDRESS | call ADDRESS late|early|rest UP DOWN [N]\n"
-			"       | storm ADDRESS SECONDS N | errno ADDRESS\n");
+			"       | storm ADDRESS SECONDS N | errno ADDRESS | connects ADDRESS\n");
 	return 2;
 }
 
@@ -370,6 +381,8 @@ int main(int argc, char **argv)
 	place_parse(&p, argv[2]);
 	if (argc == 3 && strcmp(argv[1], "errno") == 0)
 		return report_errno(&p);
+	if (argc == 3 && strcmp(argv[1], "connects") == 0)
+		return connects(&p);
 	if ((argc == 6 || argc == 7) && strcmp(argv[1], "call") == 0) {
 		n = argc == 7 ? (unsigned)strtoul(argv[6], NULL, 10) : 1;
 		if (!n || n > THREADS_MAX)

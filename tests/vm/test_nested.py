@@ -21,7 +21,9 @@ FIRMWARE = ["bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin", "pvh.bin"]
 # What is checked in guest/nested.sh, where each name stands for a function.
 CHECKS = [
     "guests-boot", "relay-answers-guests", "relay-tells-guests-apart", "relay-late-answer",
-    "relay-early-end", "relay-100-at-once", "nobody-listens", "relay-notices-a-dead-guest",
+    "relay-early-end", "relay-100-at-once", "nobody-listens", "bridge-answers-guests",
+    "bridge-tells-guests-apart", "bridge-late-reply", "bridge-flood-starves-nobody",
+    "bridge-denies-after-reload", "bridge-withdraws", "relay-notices-a-dead-guest",
 ]
 
 RELAY = {
@@ -36,7 +38,7 @@ RELAY = {
 def guest():
     image = rig.Image("guest")
     image.modules(GUEST)
-    image.built("vm-peer")
+    image.built("vm-peer", "quote-load")
     image.script("inner", "/init")
     return image
 
@@ -58,10 +60,9 @@ def emulator(image):
 def vm():
     image = rig.Image("nested")
     image.modules(rig.LOOPBACK + HOST)
-    image.built("attest-relay", "vm-peer")
-    for name, path in {"init": "/init", "lib.sh": "/lib.sh", "guests.sh": "/guests.sh",
-                       "nested.sh": "/checks"}.items():
-        image.script(name, path)
+    image.built("attest-relay", "qgs-bridge", "qgs-stand-in", "quote-load", "vm-peer")
+    image.scripts("nested.sh", "lib.sh", "guests.sh", "qgs.sh")
+    image.file("/etc/bridge.yaml", yaml.safe_dump(rig.bridge_config()))
     image.file("/etc/relay.yaml", yaml.safe_dump(RELAY))
     emulator(image)
     return rig.boot(image, LIMIT, memory=1536)

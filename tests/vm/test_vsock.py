@@ -11,12 +11,17 @@ import rig  # noqa: E402
 
 LIMIT = 240  # seconds for everything in the VM
 
-# What is checked in guest/plain.sh, where each name stands for a function.
+# What is checked in guest/relay.sh and guest/bridge.sh, where each name stands for a function.
 CHECKS = [
     "relay-listens-at-any-cid", "relay-late-answer", "tunnel-late-answer", "relay-early-end",
     "tunnel-early-end", "nobody-listens", "relay-target-refuses", "relay-names-the-caller",
     "relay-200-at-once", "tunnel-200-at-once", "relay-restart-in-order", "relay-restart-killed",
     "relay-rebinds-while-draining", "relay-ends-in-order",
+    "bridge-listens-at-any-cid", "bridge-serves-qemu", "bridge-serves-libtdx",
+    "bridge-serves-raw", "bridge-late-reply", "bridge-mends-split-requests",
+    "bridge-names-the-caller", "bridge-200-at-once", "bridge-qgs-on-vsock", "bridge-withdraws",
+    "bridge-withdraws-on-vsock", "bridge-denies-after-reload", "bridge-restart-in-order",
+    "bridge-restart-killed", "bridge-rebinds-while-draining", "bridge-ends-in-order",
 ]
 
 
@@ -44,10 +49,11 @@ def relay_config(token_hash):
 def vm():
     image = rig.Image("plain")
     image.modules(rig.LOOPBACK)
-    image.built("attest-relay", "attest-tunnel", "vm-peer")
-    for name, path in {"init": "/init", "lib.sh": "/lib.sh", "plain.sh": "/checks"}.items():
-        image.script(name, path)
+    image.built("attest-relay", "attest-tunnel", "qgs-bridge", "qgs-stand-in", "quote-load",
+                "vm-peer")
+    image.scripts("plain.sh", "lib.sh", "relay.sh", "qgs.sh", "bridge.sh")
     image.file("/etc/relay.yaml", yaml.safe_dump(relay_config(rig.credentials(image))))
+    image.file("/etc/bridge.yaml", yaml.safe_dump(rig.bridge_config()))
     return rig.boot(image, LIMIT)
 
 

@@ -16,11 +16,10 @@ guest_start() {
 
 # guest_wait CID N SECONDS: for the end of its order number N
 guest_wait() {
-    tries=$(($3 * 5))
+    last=$(($(uptime_seconds) + $3))
     until grep -q "^done $2 " "$logs/guest$1"; do
-        tries=$((tries - 1))
-        [ $tries -gt 0 ] || fail "guest $1 has not done order $2 within $3 s"
-        gone "qemu$1" && fail "the guest $1 is gone: $(tail -n 1 "$logs/qemu$1")"
+        [ "$(uptime_seconds)" -lt $last ] || fail "guest $1 has not done order $2 within $3 s"
+        ! gone "qemu$1" || fail "the guest $1 is gone: $(tail -n 1 "$logs/qemu$1")"
         sleep 0.2
     done
 }

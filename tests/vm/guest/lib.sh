@@ -5,7 +5,9 @@ pids=/run/pid
 mkdir -p "$logs" "$pids"
 failed=''
 
+uptime_seconds() { cut -d. -f1 /proc/uptime; }
 uptime_now() { cut -d' ' -f1 /proc/uptime; }
+since() { awk "BEGIN { printf \"%.1f\", $(uptime_now) - $1 }"; }
 
 # check NAME: runs the function of this name (check_ and _ for -) and says how it went. Its last
 # line is the reason when it fails, and all its lines are shown.
@@ -13,7 +15,7 @@ check() {
     began=$(uptime_now)
     ( set -e; "check_$(echo "$1" | tr - _)" ) >/run/said 2>&1
     code=$?
-    spent=$(awk "BEGIN { printf \"%.1f\", $(uptime_now) - $began }")
+    spent=$(since "$began")
     if [ $code -eq 0 ]; then
         echo "ok $1 ($spent s)"
     else
@@ -54,10 +56,9 @@ pid_of() { cat "$pids/$1"; }
 until_true() {
     what=$1
     shift
-    tries=300
+    last=$(($(uptime_seconds) + 30))
     until "$@" >/dev/null 2>&1; do
-        tries=$((tries - 1))
-        [ $tries -gt 0 ] || fail "not within 30 s: $what"
+        [ "$(uptime_seconds)" -lt $last ] || fail "not within 30 s: $what"
         sleep 0.1
     done
 }
@@ -65,8 +66,11 @@ until_true() {
 # logged NAME PATTERN [TIMES]: in the log of a program, at least so often
 logged() { [ "$(grep -c -e "$2" "$logs/$1")" -ge "${3:-1}" ]; }
 
-# gone NAME: the process has ended
-gone() { ! kill -0 "$(pid_of "$1")"; }
+# gone NAME, or PID: the process has ended
+gone() { ! kill -0 "$(pid_of "$1" 2>/dev/null || echo "$1")" 2>/dev/null; }
+
+# refused ADDRESS: nobody listens there
+refused() { [ "$(vm-peer connects "$1")" = ECONNRESET ]; }
 
 # expect WHAT IS: two words that are to be the same
 expect() { [ "$1" = "$2" ] || fail "expected $2, got $1"; }
