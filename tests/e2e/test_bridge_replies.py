@@ -39,14 +39,15 @@ def test_cut_at_any_byte(world, client):
     qgs = StandIn(world, quote_bytes=68)
     bridge = Bridge(world, qgs)
     whole = 28 + 68
-    for cut in range(1, whole):
+    cuts = range(1, whole, 1 if client == "tdx" else 8)
+    for cut in cuts:
         qgs.behave(f"cut:{cut}", 1)
         result = ask(bridge.address(), client=client)
         assert (result["outcome"], result["bytes"]) == ("closed-early", 0), (cut, result)
     assert ask(bridge.address(), client=client)["bytes"] == whole
     assert bridge.wait_end(reason="cut-short")
     bridge.wait_quiet()
-    assert bridge.reasons() == {"cut-short": whole - 1, "eof": 1}
+    assert bridge.reasons() == {"cut-short": len(cuts), "eof": 1}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -62,7 +63,7 @@ def test_usual_reply_cut(world, qgs, kind):
 
 
 def test_cut_without_a_length(world, qgs):
-    """A bare quote has no length: its end is where QGS ends it, and the client judges."""
+    """A bare quote has no length and is passed on as it comes: the client judges."""
     bridge = Bridge(world, qgs)
     qgs.behave("cut:100")
     result = ask(bridge.address(), client="raw")
@@ -95,25 +96,24 @@ def test_sizes(world, kind, size):
 def test_too_large(world):
     qgs = StandIn(world, quote_bytes=65536)
     bridge = Bridge(world, qgs, qgs_more={"reply_max": "64KiB"})
-    for client in "qemu", "raw":
-        qgs.tell(f"quote-bytes {65536 + (client == 'raw')}")
-        result = ask(bridge.address(), client=client)
-        assert (result["outcome"], result["bytes"]) == ("closed-early", 0), result
-    bridge.wait_quiet()
-    assert bridge.reasons() == {"too-large": 2}
+    result = ask(bridge.address())
+    assert (result["outcome"], result["bytes"]) == ("closed-early", 0), result
+    assert bridge.wait_end()["reason"] == "too-large"
+    # one without a length is passed on as it comes
+    assert ask(bridge.address(), client="raw")["outcome"] == "ok"
     qgs.tell("quote-bytes 5000")
     assert ask(bridge.address())["outcome"] == "ok"
 
 
 def test_slow(world):
-    qgs = StandIn(world, work_ms=2000)
-    bridge = Bridge(world, qgs, KINDS)
+    qgs = StandIn(world, work_ms=2000, threads=9)
+    bridge = Bridge(world, qgs, KINDS, qgs_more={"in_flight": 9})
     clients = [asking(bridge.address(kind), client=client) for kind in KINDS
                for client in ("qemu", "tdx", "raw")]
     results = [c.result() for c in clients]
     assert [r["outcome"] for r in results] == ["ok"] * 9
     assert all(r["ms"] >= 2000 for r in results)
-    assert assert_never_disturbed(bridge, qgs)["max_at_work"] == 4
+    assert assert_never_disturbed(bridge, qgs)["max_at_work"] == 9
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -256,13 +256,13 @@ def test_killed_clients(world, qgs):
                            stdout=subprocess.PIPE)
     try:
         assert vmm.stdout.readline() == b"all\n"
-        bridge.wait_metric("qgs_waiting", lambda v: v == 12)
+        bridge.wait_metric("qgs_waiting", lambda v: v == 13)
     finally:
         os.kill(vmm.pid, signal.SIGKILL)
         vmm.wait()
         vmm.stdout.close()
     bridge.wait_metric("qgs_waiting", lambda v: v == 0)
-    assert bridge.metric("qgs_in_flight") == 4
+    assert bridge.metric("qgs_in_flight") == 3
     qgs.behave("ok")
     bridge.wait_quiet()
     assert ask_by_vms(to=bridge.address(), vms=2, requests=50)["ok"] == 50
