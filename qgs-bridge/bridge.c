@@ -33,7 +33,7 @@ static bool is_wanted_open(const struct bridge *b, const struct entrance_config 
 {
 	if (b->draining)
 		return false;
-	return config->forward || (b->qgs && qgs_state(b->qgs) == QGS_UP);
+	return config->forward || (b->qgs && qgs_takes_new(b->qgs));
 }
 
 static void open_or_close(struct bridge *b, struct entrance *e)
@@ -47,14 +47,21 @@ static void open_or_close(struct bridge *b, struct entrance *e)
 static void on_qgs_changed(struct qgs *q)
 {
 	struct bridge *b = qgs_user(q);
+	const char *detail = qgs_detail(q);
 	char where[ADDRESS_TEXT_MAX];
+	size_t len;
 
 	address_format(&b->qgs_config->qgs.address, where, sizeof(where));
-	if (qgs_state(q) == QGS_UP)
+	len = strlen(where);
+	if (strncmp(detail, where, len) == 0 && detail[len] == ':') /* once is enough */
+		detail += len + 2;
+	if (qgs_state(q) == QGS_UP && qgs_takes_new(q))
 		log_info("QGS at %s is up", where);
+	else if (qgs_state(q) == QGS_UP)
+		log_info("QGS at %s has ended; a new one is waited for", where);
 	else
 		log_warning("QGS at %s is %s: %s; guests are turned away until it is back", where,
-			    qgs_state_word(qgs_state(q)), qgs_detail(q));
+			    qgs_state_word(qgs_state(q)), detail);
 	for (size_t i = 0; i < b->n_entrances; i++)
 		open_or_close(b, b->entrances[i]);
 	quote_qgs_changed(b);

@@ -214,7 +214,7 @@ static void complain(struct pool *p, const char *address, const char *detail)
 {
 	bool named = strstr(detail, address);
 
-	snprintf(p->detail, sizeof(p->detail), "relay %s%s%s", named ? "" : address,
+	snprintf(p->detail, sizeof(p->detail), "relay %.*s%s%.400s", named ? 0 : 100, address,
 		 named ? "" : ": ", detail);
 	log_limited(LOG_LEVEL_WARNING, NULL, 0, "%s", p->detail);
 }

@@ -7,7 +7,8 @@
  *   DOWN    -> UP      a probe connected
  *   UP      -> away    (a flag) a probe or a request was refused: probes every QGS_PROBE_SOON_MS
  *   away    -> UP      a probe connected; changed is called, for those who wait
- *   away    -> DOWN    QGS_GRACE_MS are over
+ *   away    -> DOWN    QGS_GRACE_MS are over; if the process that listened has ended, changed is
+ *                      called at once for those who might still come
  *   UP      -> suspect (a flag) stuck_count silences in a row: a platform-info request of our own
  *                      is sent. A guest may know requests that hang, and must not be believed
  *   suspect -> UP      it was answered, or another one was
@@ -75,6 +76,7 @@ struct qgs {
 	struct command *command; /* NULL: none */
 	int pidfd; /* -1: none */
 	pid_t pid; /* whose; 0: none */
+	bool ended; /* that process has, and no other one was met since */
 	struct edge process;
 	struct qgs_counts counts;
 	char detail[256];
@@ -142,6 +144,8 @@ static void refused(struct qgs *q, const char *detail)
 		return;
 	q->changes++;
 	q->away = true;
+	if (q->ended)
+		worker_defer(q->worker, &q->tell);
 	timer_set(q->worker, &q->grace, QGS_GRACE_MS, on_grace);
 }
 
@@ -256,6 +260,9 @@ static void on_process_end(struct edge *e, uint32_t events)
 
 	forget_process(q);
 	q->changes++;
+	q->ended = true;
+	if (q->away)
+		worker_defer(q->worker, &q->tell);
 	probe_soon(q);
 }
 
@@ -323,6 +330,7 @@ static void on_probed(void *user, struct conduit *c, enum reason why, const char
 			qgs_met_silence(q);
 	} else {
 		q->soon = 0;
+		q->ended = false;
 		watch_process(q, c);
 		if (q->state == QGS_WEDGED || (q->suspect && !q->away)) {
 			ask(q, c);
@@ -438,6 +446,11 @@ bool qgs_is_away(const struct qgs *q)
 uint64_t qgs_changes(const struct qgs *q)
 {
 	return q->changes;
+}
+
+bool qgs_takes_new(const struct qgs *q)
+{
+	return q->state == QGS_UP && !(q->away && q->ended);
 }
 
 const char *qgs_state_word(enum qgs_state s)

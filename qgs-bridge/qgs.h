@@ -47,6 +47,11 @@ enum qgs_state qgs_state(const struct qgs *q);
  * because it has not been looked at yet. Requests wait.
  */
 bool qgs_is_away(const struct qgs *q);
+/*
+ * UP, and no crash is behind its absence: guests may come. After a crash those who are here already
+ * wait for the grace, others are better off failing at connect.
+ */
+bool qgs_takes_new(const struct qgs *q);
 const char *qgs_state_word(enum qgs_state s); /* "down", "up", "wedged" */
 /* Why it is not up, for people; "" if it is. Valid until the next change. */
 const char *qgs_detail(const struct qgs *q);

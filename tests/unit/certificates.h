@@ -20,7 +20,7 @@ struct issued {
 
 static const char *path_of(const char *name)
 {
-	static char text[4][128];
+	static char text[4][512];
 	static unsigned turn;
 
 	turn = (turn + 1) % 4;

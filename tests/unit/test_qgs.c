@@ -209,10 +209,14 @@ static void test_dies(void)
 	began = now_ms();
 	CHECK_INT(kill(pid, SIGKILL), 0);
 	UNTIL(qgs_is_away(q));
-	if (has_pidfd())
+	if (has_pidfd()) {
 		CHECK(now_ms() - began < QGS_PROBE_MS - QGS_GRACE_MS); /* no probe was due */
+		UNTIL(told == 2); /* who is not here yet is to stay away, at once */
+		CHECK(!qgs_takes_new(q));
+		expect(QGS_UP, true);
+	}
 	CHECK_INT(waitpid(pid, NULL, 0), pid);
-	expect_change(2, QGS_DOWN);
+	expect_change(has_pidfd() ? 3 : 2, QGS_DOWN);
 	CHECK_INT(unlink(path), 0);
 	done();
 }
@@ -223,6 +227,7 @@ static void test_refusal(void)
 	begin_up();
 	qgs_met_refusal(q, REASON_DIAL_REFUSED, "unix:x: refused");
 	expect(QGS_UP, true);
+	CHECK(qgs_takes_new(q)); /* it has not crashed: it may be there in a moment */
 	CHECK_STR(qgs_detail(q), "unix:x: refused");
 	qgs_met_refusal(q, REASON_DIAL_REFUSED, "unix:x: refused");
 	expect_change(2, QGS_UP);
