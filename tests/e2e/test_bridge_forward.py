@@ -2,14 +2,16 @@
 # (attest-tunnel) -> a service; whose they are, how they end, what becomes of them when a part of the
 # way goes.
 import os
+import random
 import select
 import signal
 import socket
+import threading
 import time
 
 import pytest
 
-from harness import MB, data, free_port, wait_for
+from harness import MB, Task, data, free_port, wait_for
 from node import (FORWARDED, Node, Serial, at_once, attest, drop_in, issue_node, issue_stranger,
                   listeners_of, make_vm)
 from streams import Aborted, dial, roundtrip
@@ -590,3 +592,64 @@ def test_idle(world):
         guest.recv()
     node.bridge.wait_end(reason="half-closed-idle")
     node.wait_quiet()
+
+
+def test_storm(world):
+    """Guests of all manners, while relays come and go, drop-ins change and configs are read again."""
+    os.mkdir(world.path("vms.d"))
+    node = Node(world, listeners_of(world, "by-vm", ["unix", "tcp"]), vms_dir=world.path("vms.d"),
+                vms=[{"listener": "unix", "service": "echo.acme"}],
+                limits={"connections_per_vm": 400}, timeouts={"pickup": "3s"},
+                relay_timeouts={"drain": "200ms"})
+    descriptors = node.bridge.fds()
+    over = threading.Event()
+    whole = []
+
+    def guests(seed):
+        dice = random.Random(seed)
+        while not over.is_set():
+            try:
+                with node.guest(dice.choice(["unix", "tcp"])) as guest:
+                    manner = dice.choice(["all", "all", "say", "close", "abort", "eof"])
+                    if manner in ("say", "abort", "eof"):
+                        guest.send(data(dice.choice([1, 1000, 300_000])) if manner != "say"
+                                   else b"x")
+                    if manner == "all":
+                        roundtrip(guest, data(dice.choice([1, 1000, 300_000])))
+                        whole.append(1)
+                    elif manner == "say":
+                        guest.recv()
+                    elif manner == "abort":
+                        guest.abort()
+                    elif manner == "eof":
+                        guest.eof()
+            except (Aborted, AssertionError):  # cut off, which is fine here
+                pass
+
+    def trouble():
+        relay = node.relay
+        for n in range(1, 13):
+            drop_in(world.path("vms.d"), "a", {"vms": [
+                {"listener": "tcp", "service": "echo.acme" if n % 3 else "nobody.acme2"}]})
+            node.bridge.reload(relay={**node.relay_leg, "connections": 1 + n % 3})
+            served = len(whole)
+            wait_for(lambda: len(whole) >= served + 20, "some are served")
+            if n % 4 == 0:
+                relay.kill()
+                relay = world.restart(relay)
+            elif n % 4 == 2:
+                relay.stop()
+                relay = world.restart(relay)
+    tasks = [Task(guests, i) for i in range(24)]
+    try:
+        Task(trouble).result(120)
+    finally:
+        over.set()
+    for task in tasks:
+        task.result()
+    node.bridge.wait_metric("connections", lambda n: n == 0)
+    node.bridge.wait_metric("relay_streams", lambda n: n == 0)
+    node.bridge.wait_metric("relay_waiting", lambda n: n == 0)
+    wait_for(lambda: node.bridge.fds() <= descriptors + 3, "all but a session's descriptors")
+    with node.guest("unix") as guest:
+        roundtrip(guest, data(MB))
