@@ -29,8 +29,8 @@
 struct forward {
 	struct bridge *bridge;
 	struct caller *caller;
-	struct conduit *client; /* WISHING */
-	struct splice *splice;	/* JOINED */
+	struct conduit *client;  /* WISHING */
+	struct splice *splice;   /* JOINED */
 	struct splice_spec spec; /* with the time-outs that held when it began */
 	struct pool_wish wish;
 	struct forward *next, **prevp;

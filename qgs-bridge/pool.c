@@ -43,8 +43,8 @@
 
 #define POOL_DETAIL_MAX 512
 #define STREAMS_TOTAL ((1u << 29) - 1) /* then a fresh session takes over */
-#define POOL_TRIES 4		       /* at least, within timeouts.pickup */
-#define POOL_LOOK_MS 50		       /* between looks whether a full leg has room again */
+#define POOL_TRIES 4                   /* at least, within timeouts.pickup */
+#define POOL_LOOK_MS 50                /* between looks whether a full leg has room again */
 
 enum leg_state { CONNECTING, GREETING, UP, RETIRING };
 
@@ -56,11 +56,11 @@ struct leg {
 	struct carrier_shared shared; /* its tls: a reference */
 	struct carrier *carrier;      /* CONNECTING */
 	struct session *session;      /* from GREETING on */
-	unsigned turn;		      /* the pool's, when it was made */
-	bool full;		      /* the relay takes no more streams, when last asked */
-	uint64_t since;		      /* in this state; RETIRING: UP since, 0: never */
-	uint64_t opened;	      /* streams ever, when it was last looked whether it is idle */
-	struct timer timer;	      /* GREETING: until it has to be UP; UP: idle */
+	unsigned turn;                /* the pool's, when it was made */
+	bool full;                    /* the relay takes no more streams, when last asked */
+	uint64_t since;               /* in this state; RETIRING: UP since, 0: never */
+	uint64_t opened;              /* streams ever, when it was last looked whether it is idle */
+	struct timer timer;           /* GREETING: until it has to be UP; UP: idle */
 	struct reapable reapable;
 	char address[ADDRESS_TEXT_MAX];
 };

@@ -20,13 +20,13 @@ struct pool;
 struct worker;
 
 #define POOL_IDLE_MS 60000    /* a session without streams is closed after */
-#define POOL_SPREAD 32	      /* streams in each session before there is another one */
+#define POOL_SPREAD 32        /* streams in each session before there is another one */
 #define POOL_WAITING_MAX 4096 /* wishes waiting for a session: more are refused */
 
 /* Somebody who wants a stream. Embedded; zero at first. */
 struct pool_wish {
 	const char *service; /* must outlive the wish */
-	char id[24];	     /* our number for it, for the far end's logs */
+	char id[24];         /* our number for it, for the far end's logs */
 	/*
 	 * Once, from the loop or from inside pool_open: a stream the callee owns (bytes may follow
 	 * at once; what the relay says of it comes as its abort, see session_stream_reason), or
@@ -56,7 +56,7 @@ void pool_open(struct pool *p, struct pool_wish *w);
 void pool_cancel(struct pool_wish *w); /* no wish: nothing */
 
 struct pool_counts {
-	unsigned sessions, streams, waiting;	   /* now */
+	unsigned sessions, streams, waiting;     /* now */
 	uint64_t sessions_made, sessions_failed; /* ever */
 };
 struct pool_counts pool_counts(const struct pool *p);

@@ -34,8 +34,8 @@
 
 #define VMS_SETTLE_MS 50 /* from the first event to the reading */
 #define VMS_LOOK_MS 2000 /* between looks at the way there */
-#define EVENTS                                                                                \
-	(IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_CREATE | IN_ATTRIB |   \
+#define EVENTS                                                                              \
+	(IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_CREATE | IN_ATTRIB | \
 	 IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR)
 
 /* What tells one state of a file from another. */
@@ -64,11 +64,11 @@ struct vms {
 	void *user;
 	struct files files;
 	struct edge watch; /* an inotify instance; fd -1: none */
-	int folder;	   /* its watch; -1: the folder is not there, or cannot be watched */
-	dev_t dev;	   /* of the folder watched */
+	int folder;        /* its watch; -1: the folder is not there, or cannot be watched */
+	dev_t dev;         /* of the folder watched */
 	ino_t ino;
-	bool due;	   /* to be read when the timer fires */
-	bool told;	   /* that it cannot be watched */
+	bool due;  /* to be read when the timer fires */
+	bool told; /* that it cannot be watched */
 	struct timer timer;
 };
 
@@ -224,7 +224,7 @@ static void read_folder(struct vms *v)
 		log_error("%s: %d files; only %d are read", v->config->vms_dir, n, VMS_FILES_MAX);
 	new.at = n > 0 ? calloc((size_t)n, sizeof(*new.at)) : NULL;
 	for (int i = 0; i < n; i++) {
-		if (new.at && new.n < VMS_FILES_MAX) {
+		if (new.at &&new.n < VMS_FILES_MAX) {
 			take_file(v, &old, list[i]->d_name, &new.at[new.n]);
 			new.n += new.at[new.n].name != NULL;
 		}

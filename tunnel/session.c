@@ -177,8 +177,8 @@ static void flush(struct deferred *d)
 	if (s->phase == PHASE_OPEN && !refused)
 		snprintf(s->detail, sizeof(s->detail), "sending failed: %s", strerror(-r));
 	end(s, s->phase != PHASE_OPEN ? s->why
-	       : refused	      ? REASON_HANDSHAKE_FAILED
-	       : r == -ENOMEM	      ? REASON_NO_MEMORY
+	       : refused              ? REASON_HANDSHAKE_FAILED
+	       : r == -ENOMEM         ? REASON_NO_MEMORY
 				      : REASON_TUNNEL_LOST);
 }
 

@@ -30,7 +30,7 @@ struct relay {
 	struct tls_context *tls;
 	uint32_t streams; /* in a session */
 	bool mute, deaf;  /* deaf: nobody is accepted */
-	bool goes;	  /* says GOAWAY as soon as somebody has come */
+	bool goes;        /* says GOAWAY as soon as somebody has come */
 	struct sockaddr_in at;
 };
 
@@ -543,8 +543,7 @@ static void test_reload(void)
 	EVENTUALLY(n_taken == 2 && fars[0].streams == 2);
 	/* another relay, and a certificate for it, which is another file later */
 	other = configure(relays[1].address, NULL, "certificate: node.pem, key: node.key", "");
-	other->relay.certificate =
-		(free(other->relay.certificate), strdup(path_of("node.pem")));
+	other->relay.certificate = (free(other->relay.certificate), strdup(path_of("node.pem")));
 	other->relay.key = (free(other->relay.key), strdup(path_of("node.key")));
 	CHECK_INT(pool_reload(p, other, &why), 0);
 	bridge_config_unref(config);
