@@ -229,6 +229,14 @@ def test_listener_of_a_drop_in(world):
     live = dial(f"unix:{path}")
     live.send(b"x")
     assert live.read_exactly(1) == b"x"
+    inode = os.stat(path).st_ino
+    node.bridge.reload()
+    drop_in(world.path("vms.d"), "vm-8", {"vms": [{"cid": 8, "service": "kbs.acme"}]})
+    live.send(b"z")
+    assert live.read_exactly(1) == b"z"
+    with dial(f"unix:{path}") as guest:
+        roundtrip(guest, b"the socket is the same one")
+    assert os.stat(path).st_ino == inode
     os.unlink(world.path("vms.d/vm-7.yaml"))
     wait_for(lambda: not os.path.exists(path), "the drop-in's socket is gone")
     live.send(b"y")
@@ -320,6 +328,31 @@ def test_next_relay(world):
     with node.guest() as guest:
         roundtrip(guest, b"by the second")
     assert node.bridge.wait_end(reason="eof")["via"] == node.relay.listeners["nodes"]
+
+
+def test_relay_on_a_unix_socket(world):
+    """A relay on the same machine: TLS and certificates all the same."""
+    node = Node(world)
+    other = world.relay(name="beside", front=False, listeners=[
+        {"name": "nodes", "address": f"unix:{world.path('relay.sock')}", "doors": ["connect"],
+         "client_ca": world.certificates.ca}],
+        services=[{"name": "echo.acme", "targets": [node.echo.address]}])
+    node.bridge.reload(relay={**node.relay_leg, "addresses": [other.listeners["nodes"]]})
+    with node.guest() as guest:
+        roundtrip(guest, data(MB))
+    assert node.bridge.wait_end(reason="eof")["via"] == other.listeners["nodes"]
+    # taken away from the config: its streams go on, nobody new comes
+    live = node.guest()
+    live.send(b"x")
+    assert live.read_exactly(1) == b"x"
+    at = node.bridge.address().removeprefix("unix:")
+    node.bridge.reload(listeners=[{"name": "quotes", "address": f"unix:{world.path('q.sock')}"}],
+                       relay={})
+    assert not os.path.exists(at)
+    roundtrip(live, data(MB))
+    live.close()
+    node.bridge.wait_metric("streams_total", lambda n: n == 2, reason="eof")
+    node.bridge.wait_metric("connections", lambda n: n == 0)
 
 
 # ---- who may ----
