@@ -250,6 +250,6 @@ class Inotify:
         os.close(self.fd)
 
 
-def until(moment):
-    """Of a lower bound: the time from moment on, in seconds."""
+def since(moment):
+    """Seconds: for lower bounds."""
     return time.monotonic() - moment

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from bridge import (KINDS, Bridge, assert_never_disturbed, connect, read_all, request, until)
+from bridge import KINDS, Bridge, assert_never_disturbed, connect, read_all, request, since
 from harness import Task
 from qgs import StandIn, ask, vms_asking
 
@@ -64,7 +64,7 @@ def test_refused_in_time(world, qgs, row):
     for s in socks:
         with s:
             assert read_all(s) == b""
-    assert until(begun) >= PATIENCE
+    assert since(begun) >= PATIENCE
     ends = bridge.wait_end(n=3, reason="request-timeout")
     assert {x["bytes_up"] for x in ends} == {len(row)}
     assert all(PATIENCE * 1000 <= x["duration_ms"] for x in ends)

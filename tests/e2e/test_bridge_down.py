@@ -1,5 +1,5 @@
-# When QGS is not there, not yet, not any more, or does not answer: clients fail as they would without
-# the bridge, and at once; and nobody fails while QGS only makes its socket anew.
+# When QGS is not there, not yet, not any more, or does not answer: clients fail as they would
+# without the bridge, and at once; and nobody fails while QGS only makes its socket anew.
 import errno
 import os
 import signal
@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from bridge import (KINDS, Bridge, Inotify, assert_never_disturbed, connect, connect_error,
-                    listener, path_of, read_all, request, settled, until)
-from harness import DEADLINE, wait_for
-from qgs import StandIn, ask, ask_by_vms, asking, vms_asking
+from bridge import (KINDS, Bridge, Inotify, assert_never_disturbed, connect_error, path_of,
+                    settled, since)
+from harness import wait_for
+from qgs import StandIn, ask, asking, vms_asking
 
 # what a client gets at connect from a listener that is not there
 ABSENT = {"unix": errno.ENOENT, "hybrid": errno.ENOENT, "tcp": errno.ECONNREFUSED}
@@ -182,7 +182,8 @@ def test_recreated(world, address, how):
     before = os.stat(qgs.path).st_ctime_ns
     if how == "signal":
         qgs.signal(signal.SIGHUP)
-        wait_for(lambda: os.path.exists(qgs.path) and os.stat(qgs.path).st_ctime_ns != before, "a new socket")
+        wait_for(lambda: os.path.exists(qgs.path) and os.stat(qgs.path).st_ctime_ns != before,
+                 "a new socket")
     else:
         qgs.tell("recreate")
     for kind in KINDS:
@@ -259,7 +260,7 @@ def test_wedged(world, address):
     for c in clients:
         result = c.result()
         assert (result["outcome"], result["bytes"]) == ("closed-early", 0), result
-    assert until(begun) >= 0.3
+    assert since(begun) >= 0.3
     bridge.wait_state("wedged")
     wait_away(bridge)
     assert bridge.reasons() == {"qgs-stuck": 12}

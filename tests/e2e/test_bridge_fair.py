@@ -1,4 +1,4 @@
-# One QGS for all VMs: how many requests it gets at a time, whose turn it is, and how long a line is.
+# One QGS for all VMs: how many requests it gets at a time, whose turn it is, how long lines are.
 import os
 import socket
 import statistics
@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from bridge import (Bridge, assert_never_disturbed, client_address, connect, read_all, request)
+from bridge import Bridge, assert_never_disturbed, client_address, connect, read_all, request
 from harness import wait_for
 from qgs import StandIn, ask, ask_by_vms, asking, vms_asking
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from bridge import (KINDS, REPLY, Bridge, assert_never_disturbed, connect, read_all, settled, until)
+from bridge import (KINDS, REPLY, Bridge, assert_never_disturbed, connect, read_all, settled, since)
 from harness import World
 from qgs import StandIn, ask, asking
 
@@ -125,7 +125,7 @@ def test_silence(world):
     for s in [connect(bridge.address(kind)) for kind in KINDS]:
         with s:
             assert read_all(s) == b""
-    assert until(begun) >= 0.3
+    assert since(begun) >= 0.3
     assert {x["listener"] for x in bridge.wait_end(n=3, reason="request-timeout")} == set(KINDS)
     assert bridge.reasons() == {"request-timeout": 3}
     assert_never_disturbed(bridge, qgs)

@@ -217,7 +217,6 @@ def test_pods(world, qgs, cgroup, driver):
 
 def test_identity_in_lines(world, qgs):
     folders(world, "web-1")
-    port = None
     bridge = Bridge(world, qgs, ["unix", "tcp", "hybrid",
                                  {"name": "vms", "address": f"hybrid:{world.folder}/vms/*/v:4050"}])
     bridge.wait_metric("sockets", lambda v: v == 4)
@@ -268,7 +267,8 @@ def test_labels_are_bounded(world, qgs):
 def test_metrics_are_well_formed(world, qgs):
     """Every series has its HELP and TYPE, once, and a number."""
     folders(world, "x")
-    bridge = Bridge(world, qgs, ["unix", {"name": "vms", "address": f"unix:{world.folder}/vms/*/s"}])
+    bridge = Bridge(world, qgs, [
+        "unix", {"name": "vms", "address": f"unix:{world.folder}/vms/*/s"}])
     ask(bridge.address())
     with socket.create_connection(("127.0.0.1", bridge.metrics_port), DEADLINE) as s:
         s.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
