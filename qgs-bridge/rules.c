@@ -8,6 +8,7 @@
 
 #include <fnmatch.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/socket.h>
 
 #include "qgs-bridge/who.h"
@@ -16,6 +17,16 @@
 static bool text_holds(const char *pattern, const char *text)
 {
 	return !pattern || (text[0] && fnmatch(pattern, text, 0) == 0);
+}
+
+/* The same of what a cgroup tells; to deny, it is enough that it may be so. */
+static bool cgroup_holds(const struct rule_config *r, const struct who *who)
+{
+	bool maybe = who->unsure && r->action == RULE_DENY;
+
+	return ((maybe && strncmp(who->vm, "pid:", 4) == 0) || text_holds(r->vm, who->vm)) &&
+	       (maybe || text_holds(r->pod, who->pod)) &&
+	       (maybe || text_holds(r->domain, who->domain));
 }
 
 static bool number_holds(const char *range, bool known, uint64_t number)
@@ -29,11 +40,10 @@ static bool number_holds(const char *range, bool known, uint64_t number)
 
 static bool rule_holds(const struct rule_config *r, const char *listener, const struct who *who)
 {
-	return text_holds(r->listener, listener) && text_holds(r->vm, who->vm) &&
+	return text_holds(r->listener, listener) && cgroup_holds(r, who) &&
 	       number_holds(r->cid, who->peer.family == AF_VSOCK, who->peer.a) &&
 	       number_holds(r->uid, who->uid != UINT32_MAX, who->uid) &&
 	       number_holds(r->gid, who->gid != UINT32_MAX, who->gid) &&
-	       text_holds(r->pod, who->pod) && text_holds(r->domain, who->domain) &&
 	       text_holds(r->label, who->label);
 }
 

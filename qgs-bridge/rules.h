@@ -10,8 +10,9 @@ struct who;
 
 /*
  * The first rule of which all that is said holds decides; with rules, but none that matches: no.
- * What a rule asks for and the kernel does not know does not hold. *line: that of the rule that
- * decided, 0: none did.
+ * What a rule asks for and the kernel does not know does not hold; but where it only cannot be told
+ * any more (a Unix peer whose process has gone), what a rule denies does. *line: that of the rule
+ * that decided, 0: none did.
  */
 bool rules_allow(const struct bridge_config *c, const char *listener, const struct who *who,
 		 int *line);

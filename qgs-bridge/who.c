@@ -5,13 +5,14 @@
  *
  * A pid is a name that is given again: the process is pinned by a pidfd (the socket's own, from
  * Linux 6.5 on; else one opened for the pid), its cgroup is read, and if the pidfd then says that
- * the process is gone, what was read may be another's and is not believed.
+ * the process is gone, what was read may be another's and is not believed. Whoever has gone by then
+ * shares one key with all who have: else a pod could be as many VMs as it has processes to end.
  *
  * A cgroup path is made from its outside in: whoever runs a container or a VM decides about the
  * outer part, who is in it may add to the inner one and call it what he likes. So the outermost
  * part that names a VM counts; one that looks as if and is none ends the search. A path that begins
  * with ".." is seen from inside of a cgroup namespace: what it begins with is hidden, so nothing
- * may stand before the part that counts.
+ * may stand before the part that counts. Below user.slice nothing does: users make that themselves.
  *
  * What becomes part of a name has no characters but letters, digits, '.', '_', '-'.
  */
@@ -67,6 +68,19 @@ static bool cut_at(struct piece *p, const char *text)
 		return false;
 	p->len = (size_t)(found - p->at);
 	return true;
+}
+
+/* The same where it is for the last time. */
+static bool cut_at_last(struct piece *p, const char *text)
+{
+	size_t len = strlen(text);
+
+	for (size_t end = p->len; end >= len; end--)
+		if (memcmp(p->at + end - len, text, len) == 0) {
+			p->len = end - len;
+			return true;
+		}
+	return false;
 }
 
 static bool ends_with(struct piece p, const char *text)
@@ -146,7 +160,9 @@ static void read_pod(struct piece path, bool hidden, char pod[WHO_POD_MAX])
 {
 	struct piece c, rest;
 
-	while (next_component(&path, &c)) {
+	for (bool outermost = true; next_component(&path, &c); outermost = false) {
+		if (outermost && is(c, "user.slice"))
+			return;
 		rest = c;
 		take(&rest, "kubelet-"); /* its --cgroup-root, as kind has it */
 		if (take(&rest, "kubepods")) {
@@ -227,7 +243,7 @@ static void read_domain(struct piece path, char domain[WHO_DOMAIN_MAX])
 			return;
 	while (ends_with(c, systemd ? ".slice" : ".partition"));
 	if (!systemd) {
-		if (cut_at(&c, ".libvirt-"))
+		if (cut_at_last(&c, ".libvirt-")) /* a name may have it, too */
 			take_domain(c, domain);
 	} else if (ends_with(c, ".scope") && c.len < sizeof(name) && take(&c, "machine-")) {
 		c.len -= strlen(".scope");
@@ -299,18 +315,25 @@ static size_t read_file(const char *path, char *buf, size_t size)
 	return len;
 }
 
-static void ask_cgroup(struct who *w, int fd, pid_t pid)
+/* False: it is gone. */
+static bool ask_cgroup(struct who *w, int fd, pid_t pid)
 {
 	char path[64], text[CGROUP_MAX];
 	int pidfd = pin(fd, pid);
+	size_t len;
+	bool alive;
 
 	if (pidfd < 0)
-		return;
+		return false;
 	snprintf(path, sizeof(path), "/proc/%d/cgroup", (int)pid);
-	who_read_cgroup(text, read_file(path, text, sizeof(text)), w->pod, w->domain);
-	if (!lives(pidfd))
+	len = read_file(path, text, sizeof(text));
+	who_read_cgroup(text, len, w->pod, w->domain);
+	alive = lives(pidfd);
+	if (!alive)
 		w->pod[0] = w->domain[0] = '\0';
+	w->unsure = !alive || !len;
 	close(pidfd);
+	return alive;
 }
 
 /*
@@ -347,18 +370,20 @@ static void ask_label(struct who *w, int fd)
 	w->label[len] = '\0';
 }
 
-static void ask_unix(struct who *w, int fd)
+/* The pid that it is to be told from others by; 0: it cannot be. */
+static uint32_t ask_unix(struct who *w, int fd)
 {
 	struct ucred cred;
 	socklen_t len = sizeof(cred);
 
+	w->unsure = true;
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0)
-		return;
+		return 0;
 	w->uid = cred.uid;
 	w->gid = cred.gid;
-	if (cred.pid > 0) /* 0: in a namespace that we do not see into */
-		ask_cgroup(w, fd, cred.pid);
 	ask_label(w, fd);
+	/* 0: in a namespace that we do not see into */
+	return cred.pid > 0 && ask_cgroup(w, fd, cred.pid) ? (uint32_t)cred.pid : 0;
 }
 
 /* The hash is the same at any time, so that dashboards and rules may rely on it. */
@@ -374,7 +399,7 @@ static void shorten(char vm[WHO_KEY_MAX], const char *key)
 			 (unsigned long long)hash_string(&fixed, key));
 }
 
-static void name_vm(struct who *w, const struct who_place *place)
+static void name_vm(struct who *w, const struct who_place *place, uint32_t pid)
 {
 	char key[PATH_MAX], at[24] = "";
 
@@ -389,7 +414,7 @@ static void name_vm(struct who *w, const struct who_place *place)
 	else if (w->domain[0])
 		snprintf(key, sizeof(key), "domain:%s", w->domain);
 	else if (w->peer.family == AF_UNIX)
-		snprintf(key, sizeof(key), "pid:%u", w->peer.a);
+		snprintf(key, sizeof(key), "pid:%u", pid);
 	else
 		snprintf(key, sizeof(key), "port:%u%s", place->port, at);
 	shorten(w->vm, key);
@@ -403,9 +428,7 @@ void who_of(struct who *w, int fd, const struct peer *peer, const struct who_pla
 	w->netns = place->netns;
 	if (place->name && strlen(place->name) < sizeof(w->name))
 		strcpy(w->name, place->name);
-	if (peer->family == AF_UNIX)
-		ask_unix(w, fd);
-	name_vm(w, place);
+	name_vm(w, place, peer->family == AF_UNIX ? ask_unix(w, fd) : 0);
 }
 
 const char *who_format(const struct who *w, char *buf, size_t size)

@@ -9,6 +9,7 @@
 #ifndef QGS_BRIDGE_WHO_H
 #define QGS_BRIDGE_WHO_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -29,8 +30,8 @@ struct who {
 	 *   cid:42         vsock; cid:42@NETNS in a network namespace other than the bridge's own
 	 *   pod:UID        Kubernetes
 	 *   domain:NAME    libvirt
-	 *   pid:4711       any other Unix peer: one process is one VM; pid:0: all those of another
-	 *                  pid namespace, which the bridge does not see into
+	 *   pid:4711       any other Unix peer: one process is one VM; pid:0: all those of whom nothing
+	 *                  is known: of another pid namespace, or gone since they connected
 	 *   port:1080      TCP: one port for each VM; @NETNS as above
 	 */
 	char vm[WHO_KEY_MAX];
@@ -38,6 +39,7 @@ struct who {
 	char pod[WHO_POD_MAX];
 	char domain[WHO_DOMAIN_MAX];
 	char label[WHO_LABEL_MAX];
+	bool unsure;	   /* whether pod and domain are "" because there is none is not known */
 	uint32_t uid, gid; /* UINT32_MAX: not known */
 	ino_t netns;	   /* the namespace of the listener; 0: not known */
 };

@@ -122,10 +122,36 @@ static void test_each(void)
 	CHECK(!holds((struct rule_config){ .cid = text("0-4294967295") }, &pod));
 }
 
+/* Who has gone may be anybody: nothing is allowed by that, and what is denied is. */
+static void test_gone(void)
+{
+	struct who w = { .peer = { .family = AF_UNIX, .a = 77 },
+			 .uid = 107,
+			 .gid = 36,
+			 .vm = "pid:0",
+			 .unsure = true };
+	struct rule_config rules[] = { { .action = RULE_ALLOW, .pod = text("1234") },
+				       { .action = RULE_DENY, .pod = text("evil") },
+				       { .action = RULE_ALLOW } };
+	struct rule_config by_vm[] = { { .action = RULE_DENY, .vm = text("domain:evil") },
+				       { .action = RULE_ALLOW } };
+
+	CHECK(!allow(rules, 3, "qgs", &w, 2));
+	CHECK(!allow(by_vm, 2, "qgs", &w, 1));
+	rules[1].uid = text("108"); /* which is known */
+	CHECK(allow(rules, 3, "qgs", &w, 3));
+	snprintf(w.vm, sizeof(w.vm), "name:vm-1"); /* so is this, by its folder */
+	CHECK(allow(by_vm, 2, "qgs", &w, 2));
+	w.unsure = false; /* it is in no pod */
+	rules[1].uid = NULL;
+	CHECK(allow(rules, 3, "qgs", &w, 3));
+}
+
 int main(void)
 {
 	test_none();
 	test_first_decides();
 	test_each();
+	test_gone();
 	return 0;
 }

@@ -124,6 +124,9 @@ static const struct cgroup {
 	  "", "" },
 	{ "0::/user.slice/machine.slice/machine-qemu\\x2d1\\x2dother.scope\n", "", "" },
 	{ "0::/..kubepods-pod" OTHER_ ".slice/x\n", "", "" },
+	{ "0::/user.slice/user-1000.slice/user@1000.service/kubepods.slice/kubepods-pod" OTHER_
+	  ".slice/x\n", "", "" },
+	{ "0::/user.slice/user-1000.slice/user@1000.service/kubepods/pod" OTHER "\n", "", "" },
 
 	/* no pods */
 	{ "0::/\n", "", "" },
@@ -153,7 +156,7 @@ static const struct cgroup {
 	/* without */
 	{ "0::/machine/qemu-3-guest1.libvirt-qemu/emulator\n", "", "guest1" },
 	{ "0::/machine/prod.partition/qemu-3-web-01.libvirt-qemu/vcpu0\n", "", "web-01" },
-	{ "0::/machine/qemu-3-a.libvirt-b.libvirt-qemu\n", "", "a" },
+	{ "0::/machine/qemu-3-a.libvirt-b.libvirt-qemu\n", "", "a.libvirt-b" },
 	/* for logs: no byte that could be taken for something else */
 	{ "0::/machine.slice/machine-qemu\\x2d3\\x2da\\x0ab\\x00c\\x2fd e\\xzz.scope\n", "",
 	  "a?b?c?d?e?xzz" },
@@ -339,13 +342,14 @@ static void test_pod_of_a_process(void)
 		snprintf(expected, sizeof(expected), "pod:%s", uid);
 		CHECK_STR(w.pod, uid);
 		CHECK_STR(w.vm, expected);
+		CHECK(!w.unsure);
 		CHECK_INT(w.peer.a, pid);
 		ends(pid, hold);
 		/* gone, and its number free for others: nothing is believed */
 		ask(&w, fd);
 		CHECK_STR(w.pod, "");
-		snprintf(expected, sizeof(expected), "pid:%d", (int)pid);
-		CHECK_STR(w.vm, expected);
+		CHECK(w.unsure);
+		CHECK_STR(w.vm, "pid:0"); /* with all of whom nothing can be said */
 		CHECK_INT(w.uid, getuid());
 		close(fd);
 		/* the number is given to another while we ask */
