@@ -30,8 +30,8 @@ struct who {
 	 *   cid:42         vsock; cid:42@NETNS in a network namespace other than the bridge's own
 	 *   pod:UID        Kubernetes
 	 *   domain:NAME    libvirt
-	 *   pid:4711       any other Unix peer: one process is one VM; pid:0: all those of whom nothing
-	 *                  is known: of another pid namespace, or gone since they connected
+	 *   pid:4711       any other Unix peer: one process is one VM; pid:0: all those of whom
+	 *                  nothing is known: of another pid namespace, or gone since they came
 	 *   port:1080      TCP: one port for each VM; @NETNS as above
 	 */
 	char vm[WHO_KEY_MAX];
