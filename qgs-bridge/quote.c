@@ -13,7 +13,8 @@
  * same; one that is gone altogether is noticed where the kind of socket can tell.
  *
  * The reply to a raw request has no length and is passed on as it comes, no faster than the client
- * takes it.
+ * takes it; but it keeps its slot meanwhile, so from the first time that it is slow, timeouts.reply
+ * is all that it has.
  *
  * QGS's end before the reply is whole is read, not guessed: what it wrote before closing comes
  * first. Whether it answered at all, and when, is told to qgs.h.
@@ -67,6 +68,7 @@ struct quote {
 	size_t request_len;	/* of a whole one */
 	size_t sent, given;	/* of the request to QGS, of the reply to the client */
 	size_t taken;		/* raw: of what reply holds, by the client */
+	uint64_t patience;	/* raw: worker_now till which it may be slow; 0: it was not yet */
 	struct timer timer;	/* of the state; a ticket has its own */
 	struct quote *next, **prevp;
 	struct reapable reapable;
@@ -280,9 +282,13 @@ static bool give_raw(struct quote *q)
 		q->given += (size_t)n;
 	}
 	if (q->client && q->taken < q->reply.len) {
+		const uint64_t now = worker_now(w);
+
 		conduit_want(q->client, READY_WRITE | READY_ABORT | READY_GONE);
 		conduit_want(q->qgs, READY_ABORT);
-		timer_set(w, &q->timer, q->bridge->config->timeouts.reply, on_timer);
+		if (!q->patience)
+			q->patience = now + q->bridge->config->timeouts.reply;
+		timer_set(w, &q->timer, q->patience > now ? q->patience - now : 0, on_timer);
 		return false;
 	}
 	q->reply.len = q->taken = 0;

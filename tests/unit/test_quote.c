@@ -918,6 +918,17 @@ static void test_slow_raw_client(void)
 	CHECK_INT(qgs.silences, 0);
 	close(c);
 	close(s);
+
+	/* nor is a little now and then enough: others wait for the slot */
+	c = slow_raw_client(&s);
+	while (n_ends == 3) {
+		CHECK(recv(c, got, 2048, MSG_DONTWAIT) != 0);
+		usleep(10000);
+		turn(false);
+	}
+	expect_over(4, REASON_REPLY_TIMEOUT, false);
+	close(c);
+	close(s);
 	done();
 }
 
