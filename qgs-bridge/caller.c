@@ -3,8 +3,10 @@
  *
  * Theory of operation: who it is comes first, then the rules, then the limits; what passes goes to
  * QGS (quote, or plain) or to the relay (forward), which give it back with how it ended: one log
- * line, which is the audit record, and one count. Whoever is turned away has a line as well, at a
- * bounded rate, and is counted by reason.
+ * line, which is the audit record, and one count. Whoever is turned away has a line as well, and is
+ * counted by reason. Lines about failures come at a bounded rate, of each VM's own, so that none
+ * hides what becomes of another; processes, which may be many, and those whom no rule lets in, share
+ * one.
  */
 #include "qgs-bridge/caller.h"
 
@@ -28,6 +30,13 @@
 
 #define TO_QGS "qgs"
 #define TO_SERVICE "service:" /* a listener's forward begins with it */
+
+static struct log_rate *rate_of(const struct caller *c)
+{
+	static struct log_rate shared;
+
+	return c->vm && strncmp(c->vm->key, "pid:", 4) != 0 ? &c->vm->failures : &shared;
+}
 
 static void log_caller(const struct caller *c, const struct caller_end *e, bool refused)
 {
@@ -55,15 +64,15 @@ static void log_caller(const struct caller *c, const struct caller_end *e, bool 
 
 	who_format(&c->who, text, sizeof(text));
 	if (refused)
-		log_limited(LOG_LEVEL_WARNING, fields, n,
-			    "#%" PRIu64 " %s -> %s (%s): refused: %s: %s", c->id, text, e->to,
-			    c->listener, reason_word(e->why), words);
+		log_limited_by(rate_of(c), LOG_LEVEL_WARNING, fields, n,
+			       "#%" PRIu64 " %s -> %s (%s): refused: %s: %s", c->id, text, e->to,
+			       c->listener, reason_word(e->why), words);
 	else if (!e->answered)
-		log_limited(LOG_LEVEL_WARNING, fields, n,
-			    "#%" PRIu64 " %s -> %s (%s): %" PRIu64 " up, no answer after %" PRIu64
-			    ".%03u s: %s: %s",
-			    c->id, text, e->to, c->listener, e->up, ms / 1000,
-			    (unsigned)(ms % 1000), reason_word(e->why), words);
+		log_limited_by(rate_of(c), LOG_LEVEL_WARNING, fields, n,
+			       "#%" PRIu64 " %s -> %s (%s): %" PRIu64
+			       " up, no answer after %" PRIu64 ".%03u s: %s: %s",
+			       c->id, text, e->to, c->listener, e->up, ms / 1000,
+			       (unsigned)(ms % 1000), reason_word(e->why), words);
 	else
 		log_fields(LOG_LEVEL_INFO, fields, n,
 			   "#%" PRIu64 " %s -> %s (%s): %" PRIu64 " up, %" PRIu64 " down, %" PRIu64
@@ -72,10 +81,23 @@ static void log_caller(const struct caller *c, const struct caller_end *e, bool 
 			   (unsigned)(ms % 1000), reason_word(e->why));
 }
 
+/* Each place in QGS must have one left, or QGS would seem to be gone. */
+static bool has_descriptors(const struct bridge *b)
+{
+	uint64_t used;
+
+	if (!b->descriptors)
+		return true;
+	used = counter_get(&b->worker->counters.value[COUNTER_LIVE_SOCKETS]) + b->gates;
+	return used + b->config->qgs.in_flight < b->descriptors;
+}
+
 const char *caller_admit(const struct bridge *b)
 {
 	if (b->connections >= b->config->limits.connections)
 		return "limits.connections is reached";
+	if (!has_descriptors(b))
+		return "there are too few descriptors: raise LimitNOFILE=";
 	return NULL;
 }
 
@@ -115,11 +137,11 @@ static void refuse(struct bridge *b, struct caller *c, const char *to, enum reas
 	const struct caller_end end = { .to = to, .why = why, .detail = detail };
 
 	b->refused[why]++;
+	log_caller(c, &end, true);
 	if (c->vm) {
 		c->vm->counts.failed++;
 		vm_over(&b->vms_known, c->vm);
 	}
-	log_caller(c, &end, true);
 	free(c);
 }
 

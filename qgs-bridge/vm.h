@@ -13,6 +13,7 @@
 #include "qgs-bridge/fair.h"
 #include "qgs-bridge/who.h"
 #include "relay/hash.h"
+#include "relay/log.h"
 #include "relay/table.h"
 
 struct vm_counts {
@@ -30,6 +31,7 @@ struct vm {
 	unsigned connections; /* live */
 	struct fair_line line;
 	struct vm_counts counts;
+	struct log_rate failures; /* lines about them */
 	bool labelled;		  /* has metrics of its own */
 	struct vm *older, *newer; /* of all, by last use */
 };

@@ -39,8 +39,8 @@ void log_fields(enum log_level level, const struct log_field *fields, unsigned n
 	} while (0)
 
 /*
- * For lines a stranger can cause: at most LOG_RATE_BURST per call site in LOG_RATE_SECONDS; the
- * first line after a gap says how many were left out.
+ * For lines a stranger can cause: at most LOG_RATE_BURST per call site, or per rate, zero at first,
+ * in LOG_RATE_SECONDS; the first line after a gap says how many were left out.
  */
 #define LOG_RATE_BURST 10
 #define LOG_RATE_SECONDS 10
@@ -53,8 +53,13 @@ bool log_rate_allows(struct log_rate *rate, unsigned *dropped);
 #define log_limited(level, fields, n, ...)                                                         \
 	do {                                                                                       \
 		static struct log_rate rate_;                                                      \
+		log_limited_by(&rate_, level, fields, n, __VA_ARGS__);                             \
+	} while (0)
+
+#define log_limited_by(rate, level, fields, n, ...)                                                \
+	do {                                                                                       \
 		unsigned dropped_;                                                                 \
-		if (log_enabled(level) && log_rate_allows(&rate_, &dropped_)) {                    \
+		if (log_enabled(level) && log_rate_allows(rate, &dropped_)) {                      \
 			if (dropped_)                                                              \
 				log_fields(level, 0, 0, "%u lines like the next were left out",    \
 					   dropped_);                                              \
