@@ -24,6 +24,11 @@
  * Who listens is known from SO_PEERCRED of a probe (who called listen(2)); a pidfd of that process
  * tells its end.
  *
+ * A vsock or hybrid address has no pid to watch: there the probe's connection is left standing.
+ * Nothing is sent in it. It ends with QGS, or after QGS's 30 s; either way it is time for a probe.
+ *
+ * Longer than other files: each sign is weighed against all others.
+ *
  * With framing: none nothing is known of what is asked: there is no WEDGED, and who does not accept
  * refuses.
  */
@@ -70,13 +75,14 @@ struct qgs {
 	uint64_t changes;  /* qgs_changes */
 	struct dial *dial;
 	struct conduit *asked; /* a platform-info request waits for its reply */
+	struct conduit *standing; /* nothing is said in it: its end may be QGS's */
 	struct timer probe, grace;
 	struct deferred tell;
 	struct pathwatch *path; /* NULL: no path, or no inotify */
 	struct command *command; /* NULL: none */
 	int pidfd; /* -1: none */
 	pid_t pid; /* whose; 0: none */
-	bool ended; /* that process has, and no other one was met since */
+	bool ended; /* it has, or may have, and none was met since */
 	struct edge process;
 	struct qgs_counts counts;
 	char detail[256];
@@ -305,6 +311,40 @@ static void on_probe_answer(struct conduit *c, unsigned events)
 		qgs_met_answer(q);
 }
 
+/* ---- a standing connection ---- */
+
+static void stop_standing(struct qgs *q)
+{
+	conduit_close(q->standing, REASON_EOF);
+	q->standing = NULL;
+}
+
+/* QGS has ended, or its 30 s for a connection are over: the next probe will tell. */
+static void on_standing_end(struct conduit *c, unsigned events)
+{
+	struct qgs *q = c->user;
+
+	stop_standing(q);
+	q->ended = true;
+	probe_soon(q);
+}
+
+/* A probe that connected, and has nothing more to do. */
+static void let_stand(struct qgs *q, struct conduit *c)
+{
+	stop_standing(q);
+	if (q->config->address.kind == ADDRESS_UNIX || q->config->framing != FRAMING_QGS) {
+		conduit_close(c, REASON_EOF);
+		return;
+	}
+	q->standing = c;
+	c->ready = on_standing_end;
+	c->user = q;
+	conduit_want(c, READY_READ);
+}
+
+/* ---- a request of our own ---- */
+
 static void ask(struct qgs *q, struct conduit *c)
 {
 	q->asked = c;
@@ -335,7 +375,7 @@ static void on_probed(void *user, struct conduit *c, enum reason why, const char
 		if (q->state == QGS_WEDGED || (q->suspect && !q->away)) {
 			ask(q, c);
 		} else {
-			conduit_close(c, REASON_EOF);
+			let_stand(q, c);
 			if (!q->known || q->away || q->state == QGS_DOWN)
 				become(q, QGS_UP, "");
 		}
@@ -355,8 +395,8 @@ static void on_probe_due(struct timer *t)
 	if (q->asked && q->suspect)
 		wedged(q);
 	stop_asking(q);
-	if (q->state == QGS_UP && !q->away && !q->suspect && !q->soon && q->answered &&
-	    now - q->answered < QGS_PROBE_MS) {
+	if (q->state == QGS_UP && !q->away && !q->suspect && !q->soon &&
+	    (q->standing || (q->answered && now - q->answered < QGS_PROBE_MS))) {
 		probe_later(q);
 		return;
 	}
@@ -421,6 +461,7 @@ struct qgs *qgs_free(struct qgs *q)
 	worker_undefer(&q->tell);
 	dial_cancel(q->dial);
 	stop_asking(q);
+	stop_standing(q);
 	forget_process(q);
 	pathwatch_free(q->path);
 	command_free(q->command);

@@ -9,7 +9,8 @@
  *
  * A socket that vanishes is not DOWN at once: QGS_GRACE_MS for the one that takes its place (SIGHUP
  * makes QGS re-create it). Watched by inotify (the path), a pidfd (the process that listens, where
- * it can be seen), slow probes (vsock has neither), and what requests meet.
+ * it can be seen), for vsock by a connection in which nothing is said, by slow probes, and by what
+ * requests meet.
  */
 #ifndef QGS_BRIDGE_QGS_H
 #define QGS_BRIDGE_QGS_H

@@ -203,6 +203,20 @@ def test_qgs_in_a_guest(world, path):
     bridge.wait_state("wedged")
 
 
+def test_qgs_that_crashes_in_a_guest(world, path):
+    """Its socket is the VMM's and stays: a connection that stands open tells."""
+    qgs = StandIn(world, listen=f"unix:{world.path('inner.sock')}", behave="1.26")
+    Vmm(path, to_unix(qgs.address))
+    bridge = Bridge(world, f"hybrid:{path}:4050", [listener(world, "hybrid")])
+    for _ in range(3):
+        assert ask(bridge.address("hybrid"))["outcome"] == "ok"
+    bridge.wait_quiet()
+    qgs.wait_stats(open=1, connections=4)
+    qgs.kill()
+    bridge.wait_state("down")
+    assert ask(bridge.address("hybrid"))["errno"] == "ENOENT"
+
+
 def test_guest_that_waits_for_us(world, path):
     """socket: connect at a hybrid address: the bridge goes to the guest's port and waits for it."""
     need("openssl")
