@@ -22,6 +22,7 @@ enum counter {
 	COUNTER_LIVE_PARKED,	   /* gauge */
 	COUNTER_LIVE_SPLICES,	   /* gauge */
 	COUNTER_LIVE_TUNNELS,	   /* gauge */
+	COUNTER_LIVE_H2_CLIENTS,   /* gauge: HTTP/2 connections at the connect door */
 	COUNTER_LIVE_SOCKETS,	   /* gauge: of conduits; those that only still close included */
 	COUNTERS
 };

@@ -3,9 +3,9 @@
  *
  * Theory of operation: start binds every listener first (so that all that is wrong is said at
  * once), then makes the workers, then starts their threads. Draining closes the listeners, tells
- * HTTP/2 clients to open no more streams, and waits for streams to end, at most timeouts.drain;
- * ending cuts what is left, tells the agents, and stops each worker when its last conduit is gone,
- * or after END_MS.
+ * HTTP/2 clients to open no more streams, and waits for streams to end and for those clients to
+ * have them whole, at most timeouts.drain; ending cuts what is left, tells the agents, and stops
+ * each worker when its last conduit is gone, or after END_MS.
  */
 #include "relay/gateway.h"
 
@@ -289,7 +289,9 @@ bool gateway_is_idle(const struct gateway *g)
 
 		live += counter_get(&c->value[COUNTER_LIVE_INTAKES]) +
 			counter_get(&c->value[COUNTER_LIVE_OPENINGS]) +
-			counter_get(&c->value[COUNTER_LIVE_SPLICES]);
+			counter_get(&c->value[COUNTER_LIVE_SPLICES]) +
+			/* a stream's last bytes may wait for its window when its splice is over */
+			counter_get(&c->value[COUNTER_LIVE_H2_CLIENTS]);
 	}
 	return live == 0;
 }

@@ -44,6 +44,8 @@ static const struct {
 	{ COUNTER_LIVE_PARKED, "live_parked", "gauge", "Streams that wait for a tunnel." },
 	{ COUNTER_LIVE_SPLICES, "live_splices", "gauge", "Streams joined." },
 	{ COUNTER_LIVE_TUNNELS, "live_tunnels", "gauge", "Tunnels." },
+	{ COUNTER_LIVE_H2_CLIENTS, "live_h2_clients", "gauge",
+	  "Clients' HTTP/2 connections, with and without streams." },
 };
 
 static void put_header(struct evbuffer *out, const char *name, const char *type, const char *help)

@@ -84,6 +84,7 @@ static void client_over(struct h2_client *k)
 		k->next->prevp = k->prevp;
 	gateway_target_restored(g);
 	gateway_connection_over(g);
+	counter_add(&k->worker->counters.value[COUNTER_LIVE_H2_CLIENTS], (uint64_t)-1);
 	worker_reap(k->worker, &k->reapable);
 }
 
@@ -192,6 +193,7 @@ static struct h2_client *client_new(struct listener *l, struct worker *w, const 
 		k->next->prevp = &k->next;
 	gw->h2_clients = k;
 	gateway_target_unneeded(l->gateway);
+	counter_add(&w->counters.value[COUNTER_LIVE_H2_CLIENTS], 1);
 	return k;
 }
 

@@ -61,6 +61,25 @@ def worker_of(relay, port):
     raise AssertionError("no worker watches it")
 
 
+def both_workers(relay, make):
+    """A client in the tunnel's own worker, and one in another."""
+    found = {}
+
+    def one():
+        c = make()
+        c.ping()
+        return c
+    for _ in range(50):  # a worker that is busy leaves some to the other
+        for c in [t.result() for t in [Task(one) for _ in range(12)]]:
+            worker = worker_of(relay, c.conn.sock.getsockname()[1])
+            if found.setdefault(worker, c) is not c:
+                c.close()
+        if len(found) == 2:
+            break
+    assert len(found) == 2, "all connections went to one worker"
+    return list(found.values())
+
+
 class Setting:
     def __init__(self, world):
         self.world, self.certificates = world, world.certificates
@@ -82,22 +101,7 @@ class Setting:
         return client(self.relay, self.certificates, how, **more)
 
     def both(self, how):
-        """A client in the tunnel's own worker, and one in another."""
-        found = {}
-
-        def one():
-            c = self.client(how)
-            c.ping()
-            return c
-        for _ in range(50):  # a worker that is busy leaves some to the other
-            for c in [t.result() for t in [Task(one) for _ in range(12)]]:
-                worker = worker_of(self.relay, c.conn.sock.getsockname()[1])
-                if found.setdefault(worker, c) is not c:
-                    c.close()
-            if len(found) == 2:
-                break
-        assert len(found) == 2, "all connections went to one worker"
-        return list(found.values())
+        return both_workers(self.relay, lambda: self.client(how))
 
     def pair(self, c, early=b"first"):
         """A stream and the service's end of it."""
@@ -487,6 +491,42 @@ def test_drain(world, setting):
         c.wait_closed()
         assert c.closed == "end"
     assert relay.running() is False or relay.wait() == 0
+    relay.finish()
+
+
+@pytest.mark.parametrize("size", [65535, 65535 + 20_000])  # END_STREAM alone; bytes as well
+def test_drain_of_what_waits_for_a_window(world, setting, size):
+    """A reply that the service has ended is whole, however late its client reads it."""
+    relay = world.relay(timeouts={"drain": "20s"})
+    world.agent(relay, {"kbs": setting.svc.address})
+    both = both_workers(relay, lambda: client(relay, world.certificates, "plain"))
+    streams, reply = [], data(size)
+    for c in both:
+        s = c.connect("kbs.acme")
+        s.held = True
+        s.send(b"all", end=True)
+        service = setting.svc.accept()
+        assert service.read_exactly(3) == b"all"
+        service.send(reply)
+        c.wait(lambda: len(s.got) == 65535)
+        service.close()
+        streams.append(s)
+    # all but the one in the tunnel's worker, if it has bytes left
+    relay.wait_metric("live_splices", lambda n: n == (size > 65535))
+
+    def is_over(s):
+        port = s.client.conn.sock.getsockname()[1]
+        return relay.count(rf"127.0.0.1:{port} -> kbs.acme via .* eof")
+    relay.signal(signal.SIGTERM)
+    for s in sorted(streams, key=is_over):
+        s.client.wait(lambda: len(s.client.goaways) >= 2)
+        time.sleep(0.5)  # the relay looks several times whether it is idle
+        s.held = False
+        s.client.credit(s)
+        s.client.flush()
+        assert s.read_all() == reply
+        s.client.wait_closed()
+        assert s.client.closed == "end"
     relay.finish()
 
 
