@@ -44,6 +44,8 @@ struct bridge {
 	struct plain *plains;
 	struct forward *forwards;
 	unsigned connections;	  /* from guests, now: callers */
+	unsigned gates;		  /* sockets that listen, now */
+	uint64_t descriptors;	  /* for guests, those gates, and connections for guests; 0: any */
 	uint64_t next_id;
 	/* By how they ended: requests, streams forwarded, those turned away when they came. */
 	uint64_t requests[REASONS], streams[REASONS], refused[REASONS];

@@ -221,6 +221,7 @@ static bool listens(struct gate *g)
 	/* what it accepts inherits this; others than TCP refuse: fine */
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	g->fd = fd;
+	g->bridge->gates++;
 	g->port = port_of(fd);
 	g->acceptor = (struct acceptor){ .fd = -1 };
 	if (acceptor_start(&g->acceptor, g->bridge->worker, fd, g->config->name, &accepting) < 0) {
@@ -244,6 +245,7 @@ static void unmake(struct gate *g)
 		close(g->fd);
 	}
 	g->fd = -1;
+	g->bridge->gates--;
 }
 
 bool gate_is_open(const struct gate *g)

@@ -6,9 +6,9 @@
  *
  *   options   flags and file become one config; --check-config and --dump-config end here
  *   log       from here on everything is said through the log
- *   harden    no core dumps (requests pass through memory), as many descriptors as we may have
+ *   harden    no core dumps: requests pass through memory
  *   prepare   worker; SIGTERM and SIGINT: end in order, a second one at once; SIGHUP: read the
- *             config again; SIGUSR1: a line on how things are
+ *             config again; SIGUSR1: a line on how things are; as many descriptors as we may have
  *   bridge    every listener is tried once; then those are opened that may be
  *   metrics
  *   loop      one worker on this thread, until drained
@@ -41,7 +41,7 @@
 #define TICK_MS 100	     /* how often it is looked whether all are gone */
 #define STATUS_MS 10000	     /* how often systemd gets a line */
 #define END_MS 3000	     /* lingering closes take 2 s at most */
-#define DESCRIPTORS_SPARE 64 /* for files, listeners, probes */
+#define DESCRIPTORS_SPARE 64 /* for files, watches, probes, metrics; of few, a quarter */
 
 struct program {
 	int argc;
@@ -61,24 +61,38 @@ static struct program program;
 
 /* ---- stages ---- */
 
-static void harden(const struct bridge_config *config)
+static void harden(void)
 {
-	struct rlimit files;
-
 #ifndef __SANITIZE_ADDRESS__ /* its leak checker attaches to the process */
 	prctl(PR_SET_DUMPABLE, 0);
 #endif
 	signal(SIGPIPE, SIG_IGN);
+}
+
+/* As many descriptors as we may have, and what they are for. Pipes of splices take two each. */
+static void share_descriptors(struct program *p, const struct bridge_config *config)
+{
+	struct rlimit files;
+	uint64_t all, spare, needed;
+
 	if (getrlimit(RLIMIT_NOFILE, &files) < 0)
 		return;
 	if (files.rlim_cur < files.rlim_max) {
 		files.rlim_cur = files.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &files);
 	}
-	if (files.rlim_cur < config->limits.connections + config->qgs.in_flight + DESCRIPTORS_SPARE)
-		log_warning("only %" PRIu64 " file descriptors may be open, too few for "
-			    "limits.connections (%" PRIu64 "): raise LimitNOFILE=, or lower it",
-			    (uint64_t)files.rlim_cur, config->limits.connections);
+	all = files.rlim_cur;
+	if (all / 16 < p->worker->pipes_max)
+		p->worker->pipes_max = (unsigned)(all / 16);
+	spare = all / 4 < DESCRIPTORS_SPARE ? all / 4 : DESCRIPTORS_SPARE;
+	spare += 2 * (uint64_t)p->worker->pipes_max;
+	p->bridge.descriptors = all - spare;
+	needed = config->limits.connections + config->qgs.in_flight + spare;
+	if (all < needed)
+		log_warning("only %" PRIu64 " file descriptors may be open: guests will have to "
+			    "wait before limits.connections (%" PRIu64 ") is reached; raise "
+			    "LimitNOFILE= to %" PRIu64 " and one more for each listening socket",
+			    all, config->limits.connections, needed);
 }
 
 /* ---- telling systemd ---- */
@@ -261,12 +275,14 @@ static bool start_metrics(struct program *p, const struct bridge_config *config)
 	return p->metrics;
 }
 
-static bool prepare(struct program *p)
+static bool prepare(struct program *p, const struct bridge_config *config)
 {
 	evthread_use_pthreads();
 	p->worker = worker_new(0);
-	if (p->worker && watch_signals(p))
+	if (p->worker && watch_signals(p)) {
+		share_descriptors(p, config);
 		return true;
+	}
 	log_error("cannot start: %s", strerror(errno));
 	return false;
 }
@@ -294,8 +310,9 @@ static int run(struct program *p, struct bridge_config *config)
 
 	log_setup((enum log_level)config->log.level, (enum log_format)config->log.format,
 		  (enum log_target)config->log.target);
-	harden(config);
-	if (prepare(p) && bridge_start(&p->bridge, p->worker, config) && start_metrics(p, config)) {
+	harden();
+	if (prepare(p, config) && bridge_start(&p->bridge, p->worker, config) &&
+	    start_metrics(p, config)) {
 		start_watchdog(p);
 		log_info("qgs-bridge " VERSION " ready, %zu listeners", p->bridge.n_entrances);
 		sd_notify(0, "READY=1");
