@@ -5,8 +5,8 @@
  * QGS (quote, or plain) or to the relay (forward), which give it back with how it ended: one log
  * line, which is the audit record, and one count. Whoever is turned away has a line as well, and is
  * counted by reason. Lines about failures come at a bounded rate, of each VM's own, so that none
- * hides what becomes of another; processes, which may be many, and those whom no rule lets in, share
- * one.
+ * hides what becomes of another; processes, which may be many, and those whom no rule lets in
+ * share one.
  */
 #include "qgs-bridge/caller.h"
 

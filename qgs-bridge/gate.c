@@ -9,15 +9,12 @@
  * is away, and had they been in QGS' own queue, they would have been reset just so.
  *
  * A VM's folder may belong to the VM's owner. Below what '*' stands for no symbolic link is
- * followed to where the socket is made, nor is '*' itself one; what changes under our hands,
- * bind_path.c copes with.
+ * followed to where the socket is made and removed, nor is '*' itself one: bind_path.c's business.
  */
 #include "qgs-bridge/gate.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
-#include <linux/openat2.h>
 #include <linux/vm_sockets.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -28,7 +25,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "qgs-bridge/bridge.h"
@@ -121,37 +117,13 @@ static void complain(struct gate *g, const char *why)
 	g->told = strdup(why);
 }
 
-/* The folder that the socket is to be made in: 0, or -errno. */
-static int check_way(const struct gate *g)
+/* So many bytes of the path lead to the VM's folder; 0: it is in none. */
+static size_t own_folder(const struct gate *g)
 {
-	struct open_how how = { .flags = O_PATH | O_DIRECTORY | O_CLOEXEC,
-				.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS };
-	/* the folder that '*' is part of is as many components from the end as in the pattern */
-	const char *rest = strchr(strchr(g->config->address.name, '*'), '/');
-	char path[PATH_MAX], *below;
-	int top, fd;
+	/* the folder that '*' is part of is as many bytes from the end as in the pattern */
+	const char *rest = g->name[0] ? strchr(strchr(g->config->address.name, '*'), '/') : NULL;
 
-	if (!rest)
-		return 0;
-	snprintf(path, sizeof(path), "%s", g->address.name);
-	below = path + strlen(path) - strlen(rest);
-	*below++ = '\0';
-	top = open(path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (top < 0)
-		return -errno;
-	rest = strrchr(below, '/');
-	if (!rest) { /* right in it */
-		close(top);
-		return 0;
-	}
-	below[rest - below] = '\0';
-	fd = (int)syscall(SYS_openat2, top, below, &how, sizeof(how));
-	if (fd < 0)
-		fd = errno == ENOSYS ? 0 : -errno; /* Linux before 5.6 */
-	else
-		close(fd);
-	close(top);
-	return fd < 0 ? fd : 0;
+	return rest ? strlen(g->address.name) - strlen(rest) : 0;
 }
 
 static mode_t mode_of(const char *octal)
@@ -169,15 +141,9 @@ static int make(struct gate *g, char **why)
 		.netns = g->config->netns,
 		.mode = mode_of(g->config->mode),
 		.directory_mode = g->name[0] ? 0 : mode_of(g->config->directory_mode),
+		.beneath = own_folder(g),
 	};
-	int r = g->name[0] ? check_way(g) : 0;
 
-	if (r < 0) {
-		if (asprintf(why, "%s: its folder: %s%s", g->address.name, strerror(-r),
-			     r == -ELOOP ? "; links are not followed in a VM's folder" : "") < 0)
-			*why = NULL;
-		return -1;
-	}
 	g->file = (struct bind_file){ 0 };
 	return bind_listen_with(&g->address, &access, &g->file, &g->netns, why);
 }

@@ -220,29 +220,35 @@ int bind_listen_with(const struct address *a, const struct bind_access *access,
 	return fd;
 }
 
-bool bind_is_there(const struct address *a, const struct bind_file *file)
+/* False: it is no file. */
+static bool file_of(const struct address *a, struct sockaddr_un *un)
 {
-	struct sockaddr_un un;
 	socklen_t len;
 
 	return (a->kind == ADDRESS_UNIX || a->kind == ADDRESS_HYBRID) &&
-	       unix_path(a, &un, &len) == 0 && un.sun_path[0] &&
-	       bind_path_is(un.sun_path, file);
+	       unix_path(a, un, &len) == 0 && un->sun_path[0];
+}
+
+bool bind_is_there(const struct address *a, const struct bind_file *file)
+{
+	struct sockaddr_un un;
+
+	return file_of(a, &un) && bind_path_is(un.sun_path, file);
 }
 
 void bind_withdraw(const struct address *a, const struct bind_file *file)
 {
-	if (bind_is_there(a, file))
-		bind_forget(a);
+	struct sockaddr_un un;
+
+	if (file_of(a, &un))
+		bind_path_remove(un.sun_path, file);
 }
 
 void bind_forget(const struct address *a)
 {
 	struct sockaddr_un un;
-	socklen_t len;
 
-	if ((a->kind == ADDRESS_UNIX || a->kind == ADDRESS_HYBRID) &&
-	    unix_path(a, &un, &len) == 0 && un.sun_path[0])
+	if (file_of(a, &un))
 		unlink(un.sun_path);
 }
 

@@ -26,6 +26,11 @@ struct bind_access {
 	const char *netns;	   /* TCP, vsock: namespace file to listen in, or NULL */
 	mode_t mode;		   /* Unix: of the socket; 0: by the umask */
 	mode_t directory_mode;	   /* Unix: of folders made because they are missing; 0: none are */
+	/*
+	 * Unix: so many bytes of the path lead to a folder of somebody whom we do not trust:
+	 * neither it nor what is below may be a symbolic link. 0: links are followed.
+	 */
+	size_t beneath;
 };
 
 /*
@@ -35,6 +40,7 @@ struct bind_access {
 struct bind_file {
 	dev_t dev;
 	ino_t ino; /* 0: no file */
+	size_t beneath; /* as in bind_access, when it was made */
 };
 
 /*

@@ -5,7 +5,9 @@
  * mode and its owner, made to listen, and then renamed. Nobody can connect before it listens, so
  * the umask needs no change, which would be every thread's. The folder may belong to somebody we
  * do not trust (the VMM's user): all that changes the file goes to the one inode that was opened
- * without following links and has no other name, never to a path a second time.
+ * without following links and has no other name, never to a path a second time. Where he may change
+ * folders on the way there as well (beneath), the path is walked once, without links, and all that
+ * follows happens in the folder that was found.
  *
  *   nothing there            renamed, but not over what came meanwhile
  *   a socket, nobody serves  removed, then the same
@@ -21,6 +23,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
+#include <linux/openat2.h>
 #include <pwd.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -29,6 +32,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -42,6 +46,7 @@
 struct place {
 	const char *path, *name; /* where it is to be; the last component of that */
 	char folder[PATH_MAX];
+	size_t beneath;           /* of struct bind_access */
 	int dir;                  /* the folder, O_PATH */
 	char aside[NAME_MAX + 1]; /* its name until then */
 	struct sockaddr_un at;    /* the same as an address */
@@ -64,12 +69,75 @@ static int fail(struct place *p, const char *fmt, ...)
 
 /* --- what is there --- */
 
-bool bind_path_is(const char *path, const struct bind_file *file)
+/* Into text, of PATH_MAX. Returns the last component. */
+static const char *folder_of(const char *path, char *text)
+{
+	const char *name = strrchr(path, '/');
+
+	snprintf(text, PATH_MAX, "%.*s", name > path ? (int)(name - path) : 1, path);
+	return name + 1;
+}
+
+/* O_PATH, or -1. beneath: of struct bind_access. */
+static int open_way(const char *folder, size_t beneath)
+{
+	const int how = O_PATH | O_DIRECTORY | O_CLOEXEC;
+	const struct open_how no_links = { .flags = (unsigned)how,
+					   .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS };
+	char top_path[PATH_MAX];
+	int top, dir;
+
+	if (!beneath || beneath > strlen(folder))
+		return open(folder, how);
+	snprintf(top_path, sizeof(top_path), "%.*s", (int)beneath, folder);
+	top = open(top_path, how | O_NOFOLLOW);
+	folder += beneath + strspn(folder + beneath, "/");
+	if (top < 0 || !*folder)
+		return top;
+	dir = (int)syscall(SYS_openat2, top, folder, &no_links, sizeof(no_links));
+	if (dir < 0 && errno == ENOSYS) /* Linux before 5.6 */
+		dir = openat(top, folder, how | O_NOFOLLOW);
+	close(top);
+	return dir;
+}
+
+static bool is_file(int dir, const char *name, const struct bind_file *file)
 {
 	struct stat st;
 
-	return file->ino && lstat(path, &st) == 0 && st.st_dev == file->dev &&
+	return fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_dev == file->dev &&
 	       st.st_ino == file->ino;
+}
+
+/* Is path that file? If so, and it is to go, it goes. */
+static bool look(const char *path, const struct bind_file *file, bool remove)
+{
+	char folder[PATH_MAX];
+	const char *name;
+	bool same;
+	int dir;
+
+	if (!file->ino || !strchr(path, '/'))
+		return false;
+	name = folder_of(path, folder);
+	dir = open_way(folder, file->beneath);
+	if (dir < 0)
+		return false;
+	same = is_file(dir, name, file);
+	if (same && remove)
+		unlinkat(dir, name, 0);
+	close(dir);
+	return same;
+}
+
+bool bind_path_is(const char *path, const struct bind_file *file)
+{
+	return look(path, file, false);
+}
+
+void bind_path_remove(const char *path, const struct bind_file *file)
+{
+	look(path, file, true);
 }
 
 static bool is_served(const struct sockaddr_un *at)
@@ -85,12 +153,13 @@ static bool is_served(const struct sockaddr_un *at)
 	return served;
 }
 
-int bind_path_clear(const char *path, char *why, size_t size)
+/* path: the same as name in dir. */
+static int clear(int dir, const char *name, const char *path, char *why, size_t size)
 {
 	struct sockaddr_un at = { .sun_family = AF_UNIX };
 	struct stat st;
 
-	if (lstat(path, &st) < 0)
+	if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return 0; /* or bind(2) says what is wrong */
 	memcpy(at.sun_path, path, strlen(path));
 	if (!S_ISSOCK(st.st_mode)) {
@@ -101,8 +170,13 @@ int bind_path_clear(const char *path, char *why, size_t size)
 		snprintf(why, size, "another program listens there");
 		return -1;
 	}
-	unlink(path);
+	unlinkat(dir, name, 0);
 	return 0;
+}
+
+int bind_path_clear(const char *path, char *why, size_t size)
+{
+	return clear(AT_FDCWD, path, path, why, size);
 }
 
 /* --- the folder --- */
@@ -141,18 +215,19 @@ static int make_folders(struct place *p, mode_t mode)
 
 static int open_folder(struct place *p, mode_t mode)
 {
-	const int how = O_PATH | O_DIRECTORY | O_CLOEXEC;
-
-	p->dir = open(p->folder, how);
+	p->dir = open_way(p->folder, p->beneath);
 	if (p->dir < 0 && errno == ENOENT && mode) {
 		if (make_folders(p, mode) < 0)
 			return -1;
-		p->dir = open(p->folder, how);
+		p->dir = open_way(p->folder, p->beneath);
 	}
 	if (p->dir >= 0)
 		return 0;
 	return fail(p, "the folder %s: %s%s", p->folder, strerror(errno),
-		    errno == ENOENT ? "; make it, or have it made (directory_mode)" : "");
+		    errno == ELOOP && p->beneath ? "; links are not followed in a VM's folder"
+		    : errno == ENOENT && !p->beneath
+			    ? "; make it, or have it made (directory_mode)"
+			    : "");
 }
 
 /* --- whose it is --- */
@@ -294,9 +369,9 @@ static int put_in_place(struct place *p, const struct bind_file *ours)
 {
 	unsigned how = RENAME_NOREPLACE;
 
-	if (bind_path_is(p->path, ours))
+	if (ours->ino && is_file(p->dir, p->name, ours))
 		how = 0;
-	else if (bind_path_clear(p->path, p->why, p->size) < 0)
+	else if (clear(p->dir, p->name, p->path, p->why, p->size) < 0)
 		return -1;
 	if (renameat2(p->dir, p->aside, p->dir, p->name, how) == 0)
 		return 0;
@@ -324,19 +399,20 @@ static int make_and_place(struct place *p, int fd, const struct bind_access *acc
 	if (r < 0)
 		unlinkat(p->dir, p->aside, 0);
 	else
-		*made = (struct bind_file){ .dev = st.st_dev, .ino = st.st_ino };
+		*made = (struct bind_file){ st.st_dev, st.st_ino, p->beneath };
 	return r;
 }
 
-/* Its other name: PATH's folder, and if that is too long, the folder by its descriptor. */
+/* Its other name: PATH's folder; if that is too long, or may lead elsewhere, its descriptor. */
 static void name_aside(struct place *p)
 {
 	const size_t max = sizeof(p->at.sun_path);
 
 	snprintf(p->aside, sizeof(p->aside), ".%s.%d", p->name, (int)getpid());
 	p->at = (struct sockaddr_un){ .sun_family = AF_UNIX };
-	if ((size_t)snprintf(p->at.sun_path, max, "%s/%s", p->folder, p->aside) < max)
-		return;
+	if (p->beneath >= strlen(p->folder) || !p->beneath)
+		if ((size_t)snprintf(p->at.sun_path, max, "%s/%s", p->folder, p->aside) < max)
+			return;
 	snprintf(p->aside, sizeof(p->aside), ".%d", (int)getpid());
 	snprintf(p->at.sun_path, max, "/proc/self/fd/%d/.%d", p->dir, (int)getpid());
 }
@@ -344,17 +420,16 @@ static void name_aside(struct place *p)
 int bind_path_listen(const char *path, const struct bind_access *access, struct bind_file *made,
 		     char *why, size_t size)
 {
-	struct place p = { .path = path, .dir = -1, .why = why, .size = size };
+	struct place p = {
+		.path = path, .dir = -1, .beneath = access->beneath, .why = why, .size = size
+	};
 	uid_t uid = KEEP;
 	gid_t gid = KEEP;
 	int fd = -1;
 
-	p.name = strrchr(path, '/');
-	if (!p.name)
+	if (!strchr(path, '/'))
 		return fail(&p, "the path has to begin with /");
-	snprintf(p.folder, sizeof(p.folder), "%.*s", p.name > path ? (int)(p.name - path) : 1,
-		 path);
-	p.name++;
+	p.name = folder_of(path, p.folder);
 	if (find_owner(&p, access, &uid, &gid) < 0 || open_folder(&p, access->directory_mode) < 0)
 		return -1;
 	name_aside(&p);

@@ -17,5 +17,6 @@ int bind_path_clear(const char *path, char *why, size_t size);
 int bind_path_listen(const char *path, const struct bind_access *access, struct bind_file *made,
 		     char *why, size_t size);
 bool bind_path_is(const char *path, const struct bind_file *file);
+void bind_path_remove(const char *path, const struct bind_file *file); /* if it is that file */
 
 #endif

@@ -414,6 +414,53 @@ static void test_abstract(void)
 	address_deinit(&a);
 }
 
+/* Below somebody else's folder no link is followed, neither to make a socket nor to remove one. */
+static void test_beneath(void)
+{
+	const struct bind_access access = { .mode = 0600,
+					    .beneath = strlen(in_dir("", "his")) };
+	struct bind_file file = { 0 };
+	struct address a;
+	char text[256];
+	int fd;
+
+	snprintf(text, sizeof(text), "%s", in_dir("unix:", "his/sub/s"));
+	a = parse(text);
+	CHECK_INT(mkdir(in_dir("", "his"), 0700), 0);
+	CHECK_INT(mkdir(in_dir("", "his/sub"), 0700), 0);
+	CHECK_INT(mkdir(in_dir("", "other"), 0700), 0);
+	fd = made(&a, &access, &file);
+	CHECK_INT(connecting(in_dir("", "his/sub/s")), 0);
+	/* the very socket, but by a link */
+	CHECK_INT(rename(in_dir("", "his/sub/s"), in_dir("", "other/s")), 0);
+	CHECK_INT(rmdir(in_dir("", "his/sub")), 0);
+	CHECK_INT(symlink("../other", in_dir("", "his/sub")), 0);
+	CHECK(!bind_is_there(&a, &file));
+	bind_withdraw(&a, &file);
+	CHECK_INT(entries(in_dir("", "other")), 1);
+	CHECK_INT(unlink(in_dir("", "other/s")), 0);
+	close(fd);
+	refused(text, &access, "links are not followed");
+	CHECK_INT(entries(in_dir("", "other")), 0);
+	CHECK_INT(unlink(in_dir("", "his/sub")), 0);
+	refused(text, &access, "No such file");
+
+	CHECK_INT(mkdir(in_dir("", "his/sub"), 0700), 0);
+	file = (struct bind_file){ 0 };
+	fd = made(&a, &access, &file);
+	bind_withdraw(&a, &file);
+	close(fd);
+	CHECK_INT(rmdir(in_dir("", "his/sub")), 0);
+	CHECK_INT(rmdir(in_dir("", "his")), 0);
+	CHECK_INT(symlink("other", in_dir("", "his")), 0);
+	CHECK_INT(mkdir(in_dir("", "other/sub"), 0700), 0);
+	refused(text, &access, "Not a directory");
+	CHECK_INT(unlink(in_dir("", "his")), 0);
+	CHECK_INT(rmdir(in_dir("", "other/sub")), 0);
+	CHECK_INT(rmdir(in_dir("", "other")), 0);
+	address_deinit(&a);
+}
+
 int main(void)
 {
 	alarm(100);
@@ -427,6 +474,7 @@ int main(void)
 	test_others();
 	test_long();
 	test_abstract();
+	test_beneath();
 	CHECK_INT(rmdir(dir), 0);
 	return 0;
 }
