@@ -1,5 +1,8 @@
 # Listeners over time: folders of VMs that come and go, sockets of systemd's, flags, a config that
 # changes, and the end.
+import errno
+import http.client
+import json
 import os
 import shutil
 import signal
@@ -11,7 +14,7 @@ import pytest
 
 from bridge import (KINDS, Bridge, assert_never_disturbed, client_address, connect, connect_error,
                     listener, path_of, read_all, request, since)
-from harness import DEADLINE, PYTHON, Program, binary, wait_for
+from harness import DEADLINE, PYTHON, Program, binary, free_port, need, wait_for
 from qgs import StandIn, ask, ask_by_vms, asking, vms_asking
 
 
@@ -159,7 +162,7 @@ def test_stale_path(world, qgs):
     """A socket left over by a crash is replaced; one at which somebody listens is not."""
     bridge = Bridge(world, qgs, name="first")
     bridge.kill()
-    assert connect_error(bridge.address()) == 111
+    assert connect_error(bridge.address()) == errno.ECONNREFUSED
     again = Bridge(world, qgs, bridge.config["listeners"])
     assert ask(again.address())["outcome"] == "ok"
     third = Program(world, "third", [binary("ATTEST_BRIDGE"), "--qgs", qgs.address, "--listen",
@@ -168,6 +171,75 @@ def test_stale_path(world, qgs):
     third.finish()
     assert "listens there" in third.log()
     assert ask(again.address())["outcome"] == "ok"
+
+
+def test_restart_after_a_crash(world, qgs):
+    """With a socket left over in every VM's folder."""
+    config, at = pattern(world, "hybrid")
+    for i in range(20):
+        make_vm(world, f"vm{i}")
+    bridge = Bridge(world, qgs, [config, *KINDS], name="first")
+    bridge.wait_metric("sockets", lambda v: v == 23)
+    bridge.kill()
+    again = Bridge(world, qgs, bridge.config["listeners"])
+    again.wait_metric("sockets", lambda v: v == 23)
+    for address in [at(f"vm{i}") for i in range(20)] + [again.address(k) for k in KINDS]:
+        assert ask(address)["outcome"] == "ok"
+
+
+# ---- pods with a network of their own ----
+
+@pytest.fixture
+def netns():
+    """Makes a network namespace: its path, and how to run something in it."""
+    if os.geteuid() != 0:
+        pytest.skip("takes root: network namespaces")
+    need("ip")
+    made = []
+
+    def make():
+        name = f"qgs-bridge-test-{os.getpid()}-{len(made)}"
+        subprocess.run(["ip", "netns", "add", name], check=True, timeout=DEADLINE)
+        made.append(name)
+        inside = ["ip", "netns", "exec", name]
+        subprocess.run([*inside, "ip", "link", "set", "lo", "up"], check=True, timeout=DEADLINE)
+        return f"/run/netns/{name}", inside
+    yield make
+    for name in made:
+        subprocess.run(["ip", "netns", "del", name], timeout=DEADLINE)
+
+
+def ask_inside(inside, address):
+    done = subprocess.run([*inside, binary("ATTEST_QUOTE_LOAD"), "one", "--to", address],
+                          capture_output=True, text=True, timeout=DEADLINE)
+    return json.loads(done.stdout)["outcome"]
+
+
+def test_pods_with_the_same_port(world, qgs, netns):
+    pods = [netns() for _ in range(2)]
+    port = free_port()
+    bridge = Bridge(world, qgs, ["unix"] + [
+        {"name": f"pod{i}", "address": f"tcp:127.0.0.1:{port}", "netns": path}
+        for i, (path, _) in enumerate(pods)])
+    for _, inside in pods:
+        assert ask_inside(inside, f"tcp:127.0.0.1:{port}") == "ok"
+    assert connect_error(f"tcp:127.0.0.1:{port}") == errno.ECONNREFUSED  # not out here
+    ends = {x["listener"]: x for x in bridge.wait_end(n=2)}
+    for i, (path, _) in enumerate(pods):
+        inode = os.stat(path).st_ino
+        assert (ends[f"pod{i}"]["vm"], ends[f"pod{i}"]["netns"]) == (f"port:{port}@{inode}", inode)
+
+
+def test_pod_that_comes_later(world, qgs, netns):
+    path, inside = netns()
+    later, port = world.path("netns"), free_port()
+    bridge = Bridge(world, qgs, [{"name": "pod", "address": f"tcp:127.0.0.1:{port}",
+                                  "netns": later}], wait=False)
+    bridge.wait_state("up")
+    assert bridge.metric("sockets") == 0
+    os.symlink(path, later)
+    bridge.wait_metric("sockets", lambda v: v == 1)
+    assert ask_inside(inside, f"tcp:127.0.0.1:{port}") == "ok"
 
 
 # ---- sockets handed over ----
@@ -203,6 +275,64 @@ def test_systemd_socket(world):
     wait_for(lambda: ask(f"unix:{path}")["outcome"] == "ok", "answers again")
     bridge.stop()
     assert os.stat(path).st_ino == inode  # it is not ours to remove
+
+
+class Notified:
+    """What systemd is told."""
+
+    def __init__(self, path):
+        self.path, self.seen = path, []
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.sock.bind(path)
+        self.sock.settimeout(DEADLINE)
+
+    def wait(self, word):
+        """The message that begins with it; those before are dropped."""
+        while True:
+            got = self.sock.recv(4096).decode()
+            if got.startswith(word):
+                return got
+
+    def close(self):
+        self.sock.close()
+
+
+def test_systemd_is_told(world, qgs):
+    told = world.add(Notified(world.path("notify")))
+    bridge = Bridge(world, qgs, env={"NOTIFY_SOCKET": told.path, "WATCHDOG_USEC": "200000"})
+    told.wait("READY=1")
+    assert "QGS" in told.wait("STATUS=")
+    told.wait("WATCHDOG=1")
+    told.wait("WATCHDOG=1")
+    bridge.reload()
+    assert "MONOTONIC_USEC=" in told.wait("RELOADING=1")
+    told.wait("READY=1")
+    bridge.signal(signal.SIGTERM)
+    told.wait("STOPPING=1")
+    bridge.finish()
+
+
+def test_health(world, qgs):
+    """For probes of Kubernetes: well, until it drains."""
+    bridge = Bridge(world, qgs, timeouts={"drain": "1h"})
+    qgs.behave("wedged")
+
+    def health():
+        c = http.client.HTTPConnection("127.0.0.1", bridge.metrics_port, timeout=DEADLINE)
+        try:
+            c.request("GET", "/healthz")
+            return c.getresponse().status
+        finally:
+            c.close()
+    assert health() == 200
+    client = asking(bridge.address())
+    qgs.wait_stats(at_work=1)
+    bridge.signal(signal.SIGTERM)
+    bridge.wait_log("no new connections")
+    assert health() == 503
+    qgs.behave("ok")
+    assert client.result()["outcome"] == "ok"
+    bridge.finish()
 
 
 # ---- the command line ----
