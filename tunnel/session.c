@@ -15,7 +15,7 @@
  * before the session's own bound.
  *
  * Time. A PING every ping_ms; whatever is received proves the peer alive, and dead_ms without a
- * byte ends the session.
+ * byte ends the session; also when it is not read because it does not read either.
  *
  * Life: OPEN -> CLOSING (session_close, an error of the peer's, or nothing left after GOAWAY) ->
  * GOODBYE -> LINGER -> ENDED. Each step is taken by flush when all is sent. After LINGER_MS, or
@@ -228,6 +228,10 @@ static bool input(struct session *s)
 				session_begin_close(s, REASON_PROTOCOL, "%s",
 						    nghttp2_strerror((int)r));
 		}
+		if (session_is_stuffed(s)) {
+			conduit_want(s->carrier, READY_WRITE);
+			break;
+		}
 		if (n < INPUT_SMALL)
 			break;
 	}
@@ -290,7 +294,7 @@ static void on_time(struct timer *t)
 	uint64_t now = worker_now(s->worker);
 
 	/* when this process slept, the proof of life may lie unread in the carrier */
-	if (s->phase == PHASE_OPEN && is_dead(s) && !input(s))
+	if (s->phase == PHASE_OPEN && is_dead(s) && !session_is_stuffed(s) && !input(s))
 		return;
 	if (s->phase != PHASE_OPEN) {
 		if (s->timer.at <= now) /* not when input() has only just begun to close */
@@ -298,7 +302,8 @@ static void on_time(struct timer *t)
 		return;
 	}
 	if (is_dead(s)) {
-		snprintf(s->detail, sizeof(s->detail), "nothing received for %llu ms",
+		snprintf(s->detail, sizeof(s->detail), "%s for %llu ms",
+			 session_is_stuffed(s) ? "the peer has read nothing" : "nothing received",
 			 (unsigned long long)s->limits.dead_ms);
 		end(s, REASON_TUNNEL_DEAD);
 		return;

@@ -108,6 +108,12 @@ ssize_t session_payload_max(nghttp2_session *h2, uint8_t type, int32_t id, int32
 int session_data_out(nghttp2_session *h2, nghttp2_frame *frame, const uint8_t *header, size_t len,
 		     nghttp2_data_source *source, void *session);
 
+/*
+ * The peer takes nothing of what it is told, and much of that waits: nothing more is read from it,
+ * since nearly all that it says has an answer. Lifted when the carrier takes something.
+ */
+bool session_is_stuffed(const struct session *s);
+
 /* Sends at the end of this turn. From anywhere. */
 void session_schedule(struct session *s);
 

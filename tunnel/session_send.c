@@ -9,7 +9,9 @@
  *
  * What the carrier does not take becomes rest: when it is much, the buffer itself, and the worker
  * gets a new one. nghttp2 is not asked for more until rest is gone: so rest is bounded by
- * WORKER_SCRATCH and one frame, and everything else waits at its source.
+ * WORKER_SCRATCH and one frame, and everything else waits at its source; but for frames without
+ * DATA, which nghttp2 keeps. They are answers to what the peer sends: when there are ANSWERS_MAX of
+ * them and the carrier takes nothing, the peer is not read (session_is_stuffed).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -21,6 +23,12 @@
 #define FRAME_MAX ((size_t)SESSION_FRAME_MAX)
 #define FRAME_MIN ((size_t)16384) /* what every peer takes: one TLS record with the header */
 #define REST_SMALL ((size_t)32 * 1024)
+#define ANSWERS_MAX 16384 /* frames waiting, some 160 bytes each */
+
+bool session_is_stuffed(const struct session *s)
+{
+	return s->blocked && nghttp2_session_get_outbound_queue_size(s->h2) >= ANSWERS_MAX;
+}
 
 ssize_t session_payload_max(nghttp2_session *h2, uint8_t type, int32_t id, int32_t session_window,
 			    int32_t stream_window, uint32_t frame_max, void *session)
@@ -148,7 +156,8 @@ int session_send(struct session *s)
 
 		if (r == -EAGAIN) {
 			s->blocked = true;
-			conduit_want(s->carrier, READY_READ | READY_WRITE);
+			conduit_want(s->carrier,
+				     READY_WRITE | (session_is_stuffed(s) ? 0 : READY_READ));
 			return 0;
 		}
 		if (r < 0)

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import ssl
 import time
 
@@ -13,6 +14,7 @@ from streams import Aborted, Doors, Refused, Service, TlsConn, dial, echo, http_
 
 try:
     import h2  # noqa: F401
+    import hpack
     from h2_client import (CONNECT_ERROR, NO_ERROR, PROTOCOL_ERROR, REFUSED_STREAM, H2Client,
                            over_tls)
 except ImportError:
@@ -461,6 +463,77 @@ def test_rapid_reset(setting, world):
             assert bad.goaways and bad.goaways[-1][1] != NO_ERROR
         roundtrip(live, data(MB))
     assert setting.agent.running()
+
+
+def frame(type, flags, id, payload=b""):
+    return len(payload).to_bytes(3, "big") + bytes([type, flags]) + id.to_bytes(4, "big") + payload
+
+
+class Flood:
+    """Requests without end, from a client that has not seen the relay's SETTINGS."""
+
+    def __init__(self, relay, method="CONNECT"):
+        fields = [(":method", method), (":authority", "kbs.nobody")]
+        if method == "GET":
+            fields += [(":scheme", "https"), (":path", "/")]
+        encoder = hpack.Encoder()
+        self.first, self.block = encoder.encode(fields), encoder.encode(fields)
+        self.flags = 5 if method == "GET" else 4
+        self.sent = 0
+        self.sock = socket.socket()
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            self.sock.setsockopt(socket.SOL_SOCKET, option, 16384)
+        self.sock.connect(("127.0.0.1", relay.port()))
+        self.sock.sendall(PREFACE + SETTINGS + frame(1, self.flags, 1, self.first))
+
+    def run(self, n):
+        for at in range(1, n, 1000):
+            self.sock.sendall(b"".join(frame(1, self.flags, 2 * i + 1, self.block)
+                                       for i in range(at, at + 1000)))
+            self.sent = at + 1000
+        return self.sent
+
+
+@pytest.mark.parametrize("method", ["CONNECT", "GET"])
+def test_answers_that_nobody_reads(world, method):
+    """Who reads no answers is not read either, and that is its end: they would fill the memory."""
+    relay = world.relay(limits={"streams_per_tunnel": 100}, timeouts={"ping": "1s", "dead": "3s"})
+    flood = Flood(relay, method)
+    with pytest.raises(OSError):
+        flood.run(2_000_000)
+    relay.wait_log(r"HTTP/2\) ended: tunnel-dead \(the peer has read nothing for 3000 ms\)")
+    flood.sock.close()
+
+
+def test_answers_that_are_read_late(world):
+    """More of them than the relay keeps: they all come, once the client reads."""
+    relay = world.relay(limits={"streams_per_tunnel": 100})
+    flood = Flood(relay)
+    sending = Task(flood.run, 1_000_000)
+    last = [None, 0]
+
+    def stuck():
+        if flood.sent != last[0]:
+            last[:] = flood.sent, time.monotonic()
+        return time.monotonic() - last[1] > 1
+    wait_for(stuck, "the relay reads no more")
+    assert flood.sent < 1_000_000
+    answered, got = set(), bytearray()
+    while len(answered) < 1_000_000:
+        more = flood.sock.recv(262144)
+        assert more, "the relay has ended it"
+        got += more
+        at = 0
+        while len(got) - at >= 9:
+            size = 9 + int.from_bytes(got[at:at + 3], "big")
+            if len(got) - at < size:
+                break
+            if got[at + 3] in (1, 3):  # HEADERS, RST_STREAM
+                answered.add(bytes(got[at + 5:at + 9]))
+            at += size
+        del got[:at]
+    assert sending.result() >= 1_000_000
+    flood.sock.close()
 
 
 # ---- time ----
