@@ -76,6 +76,7 @@ struct qgs {
 	struct dial *dial;
 	struct conduit *asked; /* a platform-info request waits for its reply */
 	struct conduit *standing; /* nothing is said in it: its end may be QGS's */
+	uint64_t stood_at; /* worker_now: since when */
 	struct timer probe, grace;
 	struct deferred tell;
 	struct pathwatch *path; /* NULL: no path, or no inotify */
@@ -323,10 +324,16 @@ static void stop_standing(struct qgs *q)
 static void on_standing_end(struct conduit *c, unsigned events)
 {
 	struct qgs *q = c->user;
+	uint8_t byte;
 
+	if (conduit_read(c, &byte, 1) == -EAGAIN)
+		return;
 	stop_standing(q);
 	q->ended = true;
-	probe_soon(q);
+	if (worker_now(q->worker) - q->stood_at >= QGS_PROBE_DOWN_MS)
+		probe_soon(q);
+	else if (!q->dial) /* perhaps it lets nobody stand there: not too often */
+		timer_set(q->worker, &q->probe, QGS_PROBE_DOWN_MS, on_probe_due);
 }
 
 /* A probe that connected, and has nothing more to do. */
@@ -338,6 +345,7 @@ static void let_stand(struct qgs *q, struct conduit *c)
 		return;
 	}
 	q->standing = c;
+	q->stood_at = worker_now(q->worker);
 	c->ready = on_standing_end;
 	c->user = q;
 	conduit_want(c, READY_READ);
