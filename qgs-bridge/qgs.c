@@ -403,7 +403,7 @@ static void on_probe_due(struct timer *t)
 	if (q->asked && q->suspect)
 		wedged(q);
 	stop_asking(q);
-	if (q->state == QGS_UP && !q->away && !q->suspect && !q->soon &&
+	if (q->state == QGS_UP && !q->away && !q->suspect && !q->soon && !q->ended &&
 	    (q->standing || (q->answered && now - q->answered < QGS_PROBE_MS))) {
 		probe_later(q);
 		return;
