@@ -341,7 +341,9 @@ static bool is_own_qgs(const struct entrance_config *l, const struct address *qg
 	/* /var/run is /run */
 	path += strncmp(path, "/var/run/", 9) == 0 ? 4 : 0;
 	other += strncmp(other, "/var/run/", 9) == 0 ? 4 : 0;
-	return strcmp(path, other) == 0;
+	/* a '*' might stand for its folder, too */
+	return strcmp(path, other) == 0 ||
+	       (path[0] == '/' && strchr(path, '*') && fnmatch(path, other, FNM_PATHNAME) == 0);
 }
 
 /* "name:line:1", or the name alone of what a flag said. Returns buf. */

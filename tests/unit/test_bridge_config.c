@@ -467,6 +467,9 @@ static void test_run(void)
 	run_refuses("listeners: [{name: a, address: 'unix:/run/tdx-qgs/qgs.socket'}]\n",
 		    "b.yaml:1:1: ", "the listener a has the address of QGS itself");
 	run_refuses(LISTENER "qgs: {address: 'unix:/run/q/q.socket'}\n", "b.yaml:1:1: ", "itself");
+	run_refuses("listeners: [{name: a, address: 'unix:/var/run/*/qgs.socket'}]\n",
+		    "b.yaml:1:1: ", "ask itself"); /* as soon as QGS is away */
+	run_accepts("listeners: [{name: a, address: 'unix:/run/*/x/qgs.socket'}]\n");
 	run_refuses("listeners: [{name: a, address: 'vsock:any:1'}]\n"
 		    "qgs: {address: 'vsock:local:1'}\n",
 		    "b.yaml:1:1: ", "ask itself");
