@@ -286,6 +286,7 @@ static bool same_qgs(const struct bridge_config *a, const struct bridge_config *
 {
 	return address_equal(&a->qgs.address, &b->qgs.address) &&
 	       a->qgs.framing == b->qgs.framing && a->qgs.stuck_count == b->qgs.stuck_count &&
+	       a->qgs.stuck_after == b->qgs.stuck_after &&
 	       a->timeouts.common.dial == b->timeouts.common.dial &&
 	       same_texts(&a->qgs.stuck_command, &b->qgs.stuck_command);
 }
@@ -332,6 +333,7 @@ bool bridge_reload(struct bridge *b, struct bridge_config *config)
 	}
 	b->config = bridge_config_ref(config);
 	b->vms = vms;
+	vms_inherit(vms, old_vms);
 	if (b->qgs && !same_qgs(b->qgs_config, config)) {
 		let_qgs_go(b);
 		make_qgs(b); /* requests that wait go there */

@@ -246,6 +246,8 @@ const struct entrance_config *entrance_config(const struct entrance *e)
 void entrance_adopt(struct entrance *e, const struct entrance_config *config)
 {
 	e->config = config;
+	if (e->folders)
+		folders_limit(e->folders, (unsigned)e->bridge->config->limits.vms);
 	for (struct gate *g = e->gates; g; g = g->next)
 		gate_adopt(g, config);
 }

@@ -66,7 +66,7 @@ struct folders {
 	char *above, *before, *after, *rest;
 	const char *awaited; /* the part of above that is not there, or NULL: above is watched */
 	struct folder *known;
-	unsigned n, max;
+	unsigned n, room, max;
 };
 
 /* --- names --- */
@@ -151,7 +151,7 @@ static void tell_went(struct folders *f, unsigned at)
 
 static void add(struct folders *f, unsigned at, const char *name, ino_t ino)
 {
-	if (f->n == f->max) {
+	if (f->n >= f->max || f->n == f->room) {
 		log_limited(LOG_LEVEL_WARNING, NULL, 0,
 			    "%s: more than %u match (limits.vms): the others are left out",
 			    f->above, f->max);
@@ -412,7 +412,8 @@ struct folders *folders_new(struct worker *w, const char *pattern, unsigned max,
 	f->max = max;
 	f->wd = -1;
 	f->fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
-	f->known = calloc(max ? max : 1, sizeof(f->known[0]));
+	f->room = max ? max : 1;
+	f->known = calloc(f->room, sizeof(f->known[0]));
 	r = f->fd < 0 ? -errno : !f->known ? -ENOMEM : take_apart(f, pattern);
 	if (r == 0)
 		r = edge_watch(w, &f->edge, f->fd, EPOLLIN, on_readable);
@@ -425,6 +426,19 @@ struct folders *folders_new(struct worker *w, const char *pattern, unsigned max,
 	f->stamp.ino = (ino_t)-1;
 	timer_set(w, &f->timer, 0, on_timer);
 	return f;
+}
+
+void folders_limit(struct folders *f, unsigned max)
+{
+	struct folder *known = max > f->room ? realloc(f->known, max * sizeof(*known)) : NULL;
+
+	if (known) {
+		f->known = known;
+		f->room = max;
+	}
+	if (max > f->max)
+		f->stamp = (struct stamp){ 0 }; /* for those that were left out */
+	f->max = max;
 }
 
 struct folders *folders_free(struct folders *f)

@@ -37,6 +37,8 @@ struct folders_events {
 struct folders *folders_new(struct worker *w, const char *pattern, unsigned max,
 			    const struct folders_events *events, void *user);
 struct folders *folders_free(struct folders *f); /* nothing is told; NULL is fine */
+/* Another max, from the next look on; those that are there stay, even if they are more. */
+void folders_limit(struct folders *f, unsigned max);
 bool folders_is_pattern(const char *path);
 
 #endif

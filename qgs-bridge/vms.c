@@ -240,6 +240,27 @@ static void read_folder(struct vms *v)
 	free_files(&old);
 }
 
+void vms_inherit(struct vms *v, struct vms *from)
+{
+	if (!v->config->vms_dir || !from->config->vms_dir ||
+	    strcmp(v->config->vms_dir, from->config->vms_dir) != 0)
+		return;
+	for (size_t i = 0; i < v->files.n; i++) {
+		struct file *to = &v->files.at[i], *before = find_file(&from->files, to->name);
+		struct config_errors e = { 0 };
+
+		/* beside the new config it may have become wrong */
+		if (!to->content && before && before->content &&
+		    vm_file_check(before->content, v->config, to->name, &e) == 0) {
+			log_error("%s/%s: what it said before stays in effect", v->config->vms_dir,
+				  to->name);
+			to->content = before->content;
+			before->content = NULL; /* moved */
+		}
+		config_errors_deinit(&e);
+	}
+}
+
 /* ---- watching ---- */
 
 static void on_time(struct timer *t);

@@ -27,6 +27,8 @@ struct worker;
 struct vms *vms_new(struct worker *w, const struct bridge_config *config,
 		    void (*changed)(void *user), void *user);
 struct vms *vms_free(struct vms *v); /* NULL is fine */
+/* What files that are wrong said before, from another that is to be freed. */
+void vms_inherit(struct vms *v, struct vms *from);
 
 /* Files are asked first, by name; then the config. NULL: nobody's. Valid until the loop goes on. */
 const char *vms_service(const struct vms *v, const char *listener, const struct who *who,

@@ -248,6 +248,32 @@ static void test_above(void)
 	folders_free(f);
 }
 
+/* A bound that is moved: those left out come then; those who are there stay. */
+static void test_other_limit(void)
+{
+	struct folders *f;
+
+	make("/bound");
+	make("/bound/a");
+	f = start("/bound/*/s", 1);
+	TOLD("+a");
+	make("/bound/b");
+	TOLD("");
+	folders_limit(f, 2);
+	timer_set(w, &f->timer, 0, on_timer);
+	TOLD("+b");
+	folders_limit(f, 1);
+	make("/bound/c");
+	TOLD("");
+	drop("/bound/a");
+	TOLD("-a");
+	drop("/bound/b");
+	TOLD("-b+c");
+	folders_free(f);
+	drop("/bound/c");
+	drop("/bound");
+}
+
 /* The kernel's queue is bounded: all that it lost is found. */
 static void test_overflow(void)
 {
@@ -352,6 +378,7 @@ int main(void)
 	test_left_out();
 	test_bound();
 	test_above();
+	test_other_limit();
 	test_overflow();
 	test_sockets();
 	test_many();

@@ -182,6 +182,29 @@ static void test_wrong_then_right(void)
 	end();
 }
 
+/* Nor does a reload of the main config make a difference to that. */
+static void test_wrong_over_a_reload(void)
+{
+	struct vms *old;
+
+	drop_in("a.yaml", VM("vm: \"name:a\"", "one.acme"));
+	begin();
+	drop_in("a.yaml", "- [\n");
+	UNTIL(changes == 1);
+	drop_in("b.yaml", VM("vm: \"name:b\"", "b.acme"));
+	UNTIL(is("b", "b.acme"));
+	drop_in("b.yaml", VM("vm: \"name:b\"", "new.acme"));
+	old = v;
+	v = vms_new(w, &config, on_changed, &changes);
+	CHECK(v);
+	CHECK(is("a", NULL));
+	vms_inherit(v, old);
+	vms_free(old);
+	CHECK(is("a", "one.acme"));
+	CHECK(is("b", "new.acme"));
+	end();
+}
+
 static void test_folder_comes_and_goes(void)
 {
 	shell("rm -rf d");
@@ -361,6 +384,7 @@ int main(void)
 	test_there_at_start();
 	test_come_and_go();
 	test_wrong_then_right();
+	test_wrong_over_a_reload();
 	test_folder_comes_and_goes();
 	test_other_folder_behind_a_link();
 	test_config_map();
