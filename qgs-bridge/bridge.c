@@ -118,6 +118,7 @@ static void keep_equal(struct bridge *b, struct wanted *w)
 		size_t at = find_equal(w, entrance_config(e));
 
 		if (at == SIZE_MAX) {
+			entrance_drain(e);
 			entrance_free(e);
 			continue;
 		}
@@ -350,6 +351,8 @@ bool bridge_reload(struct bridge *b, struct bridge_config *config)
 
 void bridge_drain(struct bridge *b)
 {
+	for (size_t i = 0; i < b->n_entrances; i++)
+		entrance_drain(b->entrances[i]);
 	b->draining = true;
 	for (size_t i = 0; i < b->n_entrances; i++)
 		entrance_free(b->entrances[i]);

@@ -206,6 +206,12 @@ void entrance_close(struct entrance *e)
 	on_work(&e->work);
 }
 
+void entrance_drain(struct entrance *e)
+{
+	for (struct gate *g = e->gates; g; g = g->next)
+		gate_drain(g);
+}
+
 bool entrance_is_open(const struct entrance *e)
 {
 	return e->open;

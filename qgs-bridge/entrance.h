@@ -24,6 +24,8 @@ struct entrance;
  * out of memory.
  */
 struct entrance *entrance_new(struct bridge *b, const struct entrance_config *config);
+/* Removes its paths, and takes in who is in its queues: before entrance_free, if they may stay. */
+void entrance_drain(struct entrance *e);
 /* Closes its sockets and removes their paths; connections that came by it go on. NULL is fine. */
 struct entrance *entrance_free(struct entrance *e);
 

@@ -5,6 +5,8 @@
  * that has lost its path (a VMM or an admin removed it), or whose network namespace is another one
  * now, can be reached by nobody new: who is in its queue already is taken in, and it is closed.
  *
+ * So it is when the listener or the program is to end (gate_drain).
+ *
  * When it is closed otherwise, who is in the kernel's queue is not taken in: that happens when QGS
  * is away, and had they been in QGS' own queue, they would have been reset just so.
  *
@@ -212,6 +214,14 @@ static void unmake(struct gate *g)
 	}
 	g->fd = -1;
 	g->bridge->gates--;
+}
+
+void gate_drain(struct gate *g)
+{
+	if (g->fd < 0 || g->address.kind == ADDRESS_FD)
+		return;
+	bind_withdraw(&g->address, &g->file);
+	acceptor_stop(&g->acceptor);
 }
 
 bool gate_is_open(const struct gate *g)

@@ -45,6 +45,11 @@ struct gate *gate_new(struct bridge *b, const struct entrance_config *config, co
  * be called while it accepts. NULL is fine.
  */
 struct gate *gate_free(struct gate *g);
+/*
+ * Who is in its queue already is taken in, nobody else; to be freed then. One of systemd's is left
+ * alone: its queue is for the next process.
+ */
+void gate_drain(struct gate *g);
 /* Tries once; open already: nothing. What fails is logged once for each cause. */
 void gate_open(struct gate *g);
 bool gate_is_open(const struct gate *g);

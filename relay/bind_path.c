@@ -23,7 +23,6 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
-#include <linux/openat2.h>
 #include <pwd.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -32,7 +31,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -82,22 +80,24 @@ static const char *folder_of(const char *path, char *text)
 static int open_way(const char *folder, size_t beneath)
 {
 	const int how = O_PATH | O_DIRECTORY | O_CLOEXEC;
-	const struct open_how no_links = { .flags = (unsigned)how,
-					   .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS };
-	char top_path[PATH_MAX];
-	int top, dir;
+	size_t len = beneath;
+	int dir = AT_FDCWD;
 
 	if (!beneath || beneath > strlen(folder))
 		return open(folder, how);
-	snprintf(top_path, sizeof(top_path), "%.*s", (int)beneath, folder);
-	top = open(top_path, how | O_NOFOLLOW);
-	folder += beneath + strspn(folder + beneath, "/");
-	if (top < 0 || !*folder)
-		return top;
-	dir = (int)syscall(SYS_openat2, top, folder, &no_links, sizeof(no_links));
-	if (dir < 0 && errno == ENOSYS) /* Linux before 5.6 */
-		dir = openat(top, folder, how | O_NOFOLLOW);
-	close(top);
+	do { /* first all that is ours, then a folder at a time */
+		char part[PATH_MAX];
+		int next;
+
+		snprintf(part, sizeof(part), "%.*s", (int)len, folder);
+		next = openat(dir, part, how | O_NOFOLLOW);
+		if (dir >= 0)
+			close(dir);
+		dir = next;
+		folder += len;
+		folder += strspn(folder, "/");
+		len = strcspn(folder, "/");
+	} while (dir >= 0 && len);
 	return dir;
 }
 
@@ -224,7 +224,7 @@ static int open_folder(struct place *p, mode_t mode)
 	if (p->dir >= 0)
 		return 0;
 	return fail(p, "the folder %s: %s%s", p->folder, strerror(errno),
-		    errno == ELOOP && p->beneath ? "; links are not followed in a VM's folder"
+		    errno == ENOTDIR && p->beneath ? "; links are not followed in a VM's folder"
 		    : errno == ENOENT && !p->beneath
 			    ? "; make it, or have it made (directory_mode)"
 			    : "");

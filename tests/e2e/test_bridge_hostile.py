@@ -1,7 +1,9 @@
 # What one guest may do to the others, and to what is written down of them.
+import errno
 import os
+import signal
 
-from bridge import Bridge, connect
+from bridge import REPLY, Bridge, connect, connect_error, read_all, request
 from qgs import StandIn
 
 
@@ -31,3 +33,34 @@ def test_line_of_its_own(world):
     fail(quiet)
     bridge.wait_end(vm="name:quiet", reason="protocol")
     assert 0 < len(bridge.ends(vm="name:loud")) < 30
+
+
+def test_queue_at_the_end(world):
+    """Who had connected before it was told to end is answered, though he was not accepted yet."""
+    qgs = StandIn(world, work_ms=200)
+    bridge = Bridge(world, qgs, ["unix", "tcp"])
+    bridge.signal(signal.SIGSTOP)
+    socks = [connect(bridge.address(kind)) for kind in ("unix", "tcp")]
+    for s in socks:
+        s.sendall(request())
+    bridge.signal(signal.SIGTERM)
+    bridge.signal(signal.SIGCONT)
+    for s in socks:
+        with s:
+            assert len(read_all(s)) == REPLY
+    bridge.finish()
+
+
+def test_queue_of_a_listener_that_goes(world):
+    """The same of a listener that another config does not have any more."""
+    qgs = StandIn(world)
+    bridge = Bridge(world, qgs, ["unix", "tcp"])
+    bridge.write_config(listeners=bridge.config["listeners"][1:])
+    address = f"unix:{world.path('bridge.sock')}"
+    bridge.signal(signal.SIGSTOP)
+    with connect(address) as s:
+        s.sendall(request())
+        bridge.signal(signal.SIGHUP)
+        bridge.signal(signal.SIGCONT)
+        assert len(read_all(s)) == REPLY
+    assert connect_error(address) == errno.ENOENT
