@@ -16,7 +16,9 @@
  * on what its own clients do. For others nghttp2's limit holds, and is the end of their session.
  *
  * Limits: limits.streams_per_tunnel in a session; limits.connections for sessions and streams
- * together, the windows as in a tunnel.
+ * together; the windows as in a tunnel for clients with a certificate. A stranger's stream begins
+ * with a quarter of limits.stream_window: while it waits for its target, or the target reads
+ * nothing, that is what it can make the relay hold. One that is read in time grows to the whole.
  */
 #include "tunnel/h2_door.h"
 
@@ -38,6 +40,9 @@
 #include "relay/worker.h"
 #include "tunnel/hub.h"
 #include "tunnel/session.h"
+
+#define STRANGERS_PART 4 /* as many times may a stream's window grow, see session_limits */
+#define WINDOW_MIN 16384u
 
 struct h2_client {
 	struct listener *listener;
@@ -197,6 +202,13 @@ static struct h2_client *client_new(struct listener *l, struct worker *w, const 
 	return k;
 }
 
+static uint32_t stream_window(const struct relay_config *config, bool known)
+{
+	uint32_t all = (uint32_t)config->limits.stream_window, part = all / STRANGERS_PART;
+
+	return known ? all : part < WINDOW_MIN ? WINDOW_MIN : part;
+}
+
 static void door_accept(struct listener *l, struct worker *w, struct conduit *c,
 			const struct peer *peer, enum reason verdict)
 {
@@ -205,7 +217,7 @@ static void door_accept(struct listener *l, struct worker *w, struct conduit *c,
 	const struct session_limits limits = {
 		.peer = known ? SESSION_PEER_CLIENT : SESSION_PEER_ANY,
 		.streams = (uint32_t)config->limits.streams_per_tunnel,
-		.stream_window = (uint32_t)config->limits.stream_window,
+		.stream_window = stream_window(config, known),
 		.session_window = (uint32_t)config->limits.session_window,
 		.ping_ms = config->timeouts.ping,
 		.dead_ms = config->timeouts.dead,

@@ -211,6 +211,7 @@ static void lost(struct session *s, ssize_t error)
 /* Reads what the carrier has. False: the session has ended. */
 static bool input(struct session *s)
 {
+	s->inputs++;
 	for (size_t turn = 0; turn < INPUT_TURN;) {
 		ssize_t n = conduit_read(s->carrier, s->worker->input, WORKER_SCRATCH), r;
 

@@ -70,6 +70,7 @@ struct session {
 	size_t room_len, room_used;
 
 	/* Memory: see session_settle. */
+	uint32_t inputs; /* times the carrier was read */
 	size_t held; /* bytes unread, in all streams */
 	size_t owed; /* bytes received, not yet given back to the connection's window */
 

@@ -7,10 +7,11 @@
  * offered to the owner there (peek and consume see it, no copy); what the owner leaves is copied
  * into blocks and told again from the loop for as long as the owner wants READ. What was consumed
  * opens the stream's window again, so unread bytes never exceed it. The window grows, up to
- * GROWTH_MAX doublings, while the owner takes everything at once and a whole window takes less than
- * RTT_PER_WINDOW of the shortest round trips to come (in a busy one there are wake-ups and queues
- * besides): then it is the window that slows the sender. In a larger one there would only be more
- * for the session's other streams to queue behind.
+ * GROWTH_MAX doublings, while the owner takes everything in the turn in which it came (at once, or
+ * when a stream that it feeds is pulled) and a whole window takes less than RTT_PER_WINDOW of the
+ * shortest round trips to come (in a busy one there are wake-ups and queues besides): then it is
+ * the window that slows the sender. In a larger one there would only be more for the session's
+ * other streams to queue behind.
  *
  * Sending. Nothing is buffered here. When the session can send a DATA frame of this stream, nghttp2
  * calls pull(): the owner is told READY_WRITE and writes right into the frame (room). A stream
@@ -82,13 +83,13 @@ static void reopen_window(struct stream *st, size_t len)
 	session_schedule(s);
 }
 
-static void grow_window(struct stream *st, size_t len)
+/* All that came in earlier turns has been taken in time. */
+static void grow_window(struct stream *st)
 {
 	struct session *s = st->session;
 	uint32_t window = s->limits.stream_window << st->growth;
 	uint64_t now, took;
 
-	st->prompt += (uint32_t)len;
 	if (st->prompt < window || st->growth == GROWTH_MAX || window > INT32_MAX / 2 ||
 	    st->eof_in || st->gone || st->reset)
 		return;
@@ -112,19 +113,21 @@ void stream_on_data(struct stream *st, const uint8_t *data, size_t len)
 			stream_reset(st, NGHTTP2_CANCEL);
 		return;
 	}
+	if (!st->received.held)
+		grow_window(st);
+	else if (st->held_since != s->inputs)
+		st->prompt = 0;
+	st->prompt += (uint32_t)len;
 	s->chunk_of = st;
 	s->chunk = data;
 	s->chunk_len = len;
 	if (!st->received.held && st->wants & READY_READ)
 		conduit_ready(&st->base, READY_READ);
 	s->chunk_of = NULL;
-	if (st->closed)
+	if (st->closed || s->chunk_len == 0)
 		return;
-	if (s->chunk_len == 0) {
-		grow_window(st, len);
-		return;
-	}
-	st->prompt = 0;
+	if (!st->received.held)
+		st->held_since = s->inputs;
 	if (append(st, s->chunk, s->chunk_len) < 0) {
 		drop_received(st);
 		stream_die(st, NGHTTP2_INTERNAL_ERROR, -ENOMEM);

@@ -24,8 +24,9 @@ struct stream {
 	struct deferred tell;
 	struct reapable reapable;
 	struct received received;
-	uint32_t prompt; /* bytes read at once since ... */
+	uint32_t prompt; /* bytes read in the turn they came in since ... */
 	uint64_t window_us; /* ... the last whole window of them (session_now_us) */
+	uint32_t held_since; /* session.inputs when what is held, if anything, began to come */
 	int32_t id;
 	uint32_t error; /* HTTP/2 code of the reset that killed it */
 	uint8_t wants;

@@ -258,6 +258,19 @@ def test_eager(setting):
             assert c.connect("gone.acme").refused() == (502, "dial-failed")
 
 
+def test_windows(setting):
+    """What a stranger's stream can make the relay hold unread: a quarter of limits.stream_window."""
+    with setting.client() as c:
+        c.ping()
+        assert c.h2.remote_settings.initial_window_size == 64 * 1024
+        for s in (c.connect("nobody.acme"), c.connect("kbs.acme")):  # parked; its target reads nothing
+            s.send(data(64 * 1024))
+            c.ping()
+            assert c.h2.local_flow_control_window(s.id) <= 64 * 1024
+            s.abort()
+        setting.svc.accept().close()
+
+
 # ---- refusals ----
 
 @pytest.mark.parametrize("how", HOW)
@@ -687,6 +700,7 @@ def test_certificate(setting, guarded, certificates):
     node = issue(certificates, "node")
     with client(guarded, certificates, pair=node) as c:
         roundtrip(c.open("echo.acme"), data(MB))
+        assert c.h2.remote_settings.initial_window_size == 256 * 1024
         assert reset_many(c, 10_000)  # it passes on what its own clients do
         roundtrip(c.open("echo.acme"), data(MB))
     context = certificates.client()

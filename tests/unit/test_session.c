@@ -68,6 +68,8 @@ struct owner {
 	enum reason close_why;
 	struct owner *victim; /* closed in the same events instead */
 	enum reason why;      /* session_stream_reason at death */
+	bool later;	      /* reads at the end of the turn */
+	struct deferred read_later;
 };
 
 static uint8_t pattern(unsigned seed, size_t i)
@@ -154,11 +156,24 @@ static void owner_write(struct owner *o)
 	}
 }
 
+static void on_read_later(struct deferred *d)
+{
+	struct owner *o = (struct owner *)((char *)d - offsetof(struct owner, read_later));
+
+	owner_read(o);
+	owner_want(o);
+}
+
 static void on_ready(struct conduit *c, unsigned events)
 {
 	struct owner *o = c->user;
 
 	CHECK(o->c == c);
+	if (events & READY_READ && o->later) {
+		o->read_later.run = on_read_later;
+		worker_defer(c->worker, &o->read_later);
+		events &= ~(unsigned)READY_READ;
+	}
 	if (events & o->close_on) {
 		struct owner *v = o->victim ? o->victim : o;
 
@@ -725,11 +740,12 @@ static void test_stalled(void)
 }
 
 /* A window grows on a path whose round trip takes long beside the time it is filled in. */
-static void test_growth(uint64_t rtt_us, uint8_t growth)
+static void test_growth(uint64_t rtt_us, bool later, uint8_t growth)
 {
 	struct session_limits l = defaults;
 
 	l.ping_ms = 0; /* which would measure one */
+	back_template.later = later;
 	start_with(&l, &l);
 	agent.s->least_rtt_us = rtt_us;
 	front[0].to_send = 32 * MIB;
@@ -1499,9 +1515,10 @@ int main(void)
 	TEST(test_refused);
 	TEST(test_abort_after_bytes);
 	TEST(test_stalled);
-	TEST(test_growth, 0, 0);
-	TEST(test_growth, 1, 0);
-	TEST(test_growth, UINT32_MAX, 2);
+	TEST(test_growth, 0, false, 0);
+	TEST(test_growth, 1, false, 0);
+	TEST(test_growth, UINT32_MAX, false, 2);
+	TEST(test_growth, UINT32_MAX, true, 2);
 	TEST(test_longer_path);
 	TEST(test_fair);
 	TEST(test_session_bound);
