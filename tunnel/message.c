@@ -215,9 +215,13 @@ static void got_connect(struct session *s, const nghttp2_frame *frame)
 /* The answer to what is neither a stream nor a control request. */
 static void answer_plain(struct session *s, int32_t id, const char *status)
 {
-	nghttp2_nv nv[] = { NV(":status", status, NGHTTP2_NV_FLAG_NONE) };
+	nghttp2_nv nv[] = {
+		NV(":status", status, NGHTTP2_NV_FLAG_NONE),
+		NV("allow", s->events->request ? "CONNECT, POST" : "CONNECT", NGHTTP2_NV_FLAG_NONE),
+	};
 
-	nghttp2_submit_response(s->h2, id, nv, 1, NULL);
+	/* RFC 9110 15.5.6: a 405 says what is allowed */
+	nghttp2_submit_response(s->h2, id, nv, strcmp(status, "405") == 0 ? 2 : 1, NULL);
 	session_schedule(s);
 }
 

@@ -186,6 +186,8 @@ static void flush(struct deferred *d)
 
 static void lost(struct session *s, ssize_t error)
 {
+	const char *text = error == -ECONNABORTED ? "the peer closed it without TLS's close_notify"
+			   : error ? strerror((int)-error) : "the peer closed it without a word";
 	enum reason why = s->why;
 
 	s->peer_closed = error == 0;
@@ -202,8 +204,7 @@ static void lost(struct session *s, ssize_t error)
 		why = error || s->n_streams ? REASON_RESET : REASON_EOF; /* few say goodbye */
 		if (s->role == SESSION_CLIENT || s->limits.peer > SESSION_PEER_CLIENT)
 			why = REASON_TUNNEL_LOST;
-		snprintf(s->detail, sizeof(s->detail), "%s",
-			 error ? strerror((int)-error) : "the peer closed it without a word");
+		snprintf(s->detail, sizeof(s->detail), "%s", text);
 	}
 	end(s, why);
 }

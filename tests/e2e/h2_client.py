@@ -21,7 +21,7 @@ NO_ERROR, PROTOCOL_ERROR, REFUSED_STREAM, CANCEL, CONNECT_ERROR = 0, 1, 7, 8, 10
 class Stream:
     def __init__(self, client, id):
         self.client, self.id = client, id
-        self.status, self.reason, self.reset = None, None, None
+        self.status, self.reason, self.reset, self.head = None, None, None, None
         self.ended, self.held = False, False
         self.got, self.owed = bytearray(), 0
 
@@ -127,7 +127,7 @@ class H2Client:
         elif stream is None:
             return
         elif isinstance(e, h2.events.ResponseReceived):
-            head = dict(e.headers)
+            head = stream.head = dict(e.headers)
             stream.status, stream.reason = int(head[":status"]), head.get("attest-reason")
         elif isinstance(e, h2.events.DataReceived):
             stream.got += e.data

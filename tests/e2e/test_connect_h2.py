@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from harness import MB, Task, data, free_port, missing, wait_for
+from harness import MB, Program, Task, data, free_port, missing, need, wait_for
 from streams import Aborted, Doors, Refused, Service, TlsConn, dial, echo, http_connect, read_head
 
 try:
@@ -304,6 +304,7 @@ def test_no_connect(setting, how):
         for method in ("GET", "POST", "OPTIONS"):
             stream = request(method, False)
             assert stream.refused()[0] == 405
+            assert stream.head["allow"] == "CONNECT"
             c.wait(lambda: stream.reset == NO_ERROR)
             assert request(method, True).refused()[0] == 405
         post = request("POST", False)
@@ -549,6 +550,59 @@ def test_answers_that_are_read_late(world):
     flood.sock.close()
 
 
+# ---- proxies ----
+
+HAPROXY = """
+global
+  maxconn 100
+defaults
+  mode http
+  timeout connect 10s
+  timeout client 10s
+  timeout server 10s
+frontend front
+  bind 127.0.0.1:{port}
+  default_backend relay
+backend relay
+  server relay {relay} proto h2 {tls}
+"""
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_haproxy(setting, world, certificates, how):
+    """HAProxy makes CONNECT over HTTP/1.1 one over HTTP/2."""
+    need("haproxy")
+    port, path = free_port(), world.path("haproxy.cfg")
+    with open(path, "w") as f:
+        f.write(HAPROXY.format(port=port, relay=f"127.0.0.1:{setting.relay.port()}",
+                               tls="" if how == "plain" else "ssl alpn h2 verify required "
+                               f"verifyhost localhost sni str(localhost) ca-file {certificates.ca}"))
+    proxy = Program(world, "haproxy", ["haproxy", "-db", "-f", path], expect=(143, 0, -15))
+
+    def up():
+        assert proxy.running(), proxy.tail()
+        try:
+            return dial(f"tcp:127.0.0.1:{port}")
+        except OSError:
+            return None
+    wait_for(up, "haproxy").close()
+    for _ in range(3):
+        conn = dial(f"tcp:127.0.0.1:{port}")
+        http_connect(conn, "echo.acme")
+        payload = data(MB)
+        task = Task(lambda: (conn.send(payload), conn.eof()))
+        assert conn.read_all() == payload
+        task.result()
+        conn.close()
+    for name, status in ("kbs.nobody", 404), ("nobody.acme", 504), ("broken.acme", 502):
+        conn = dial(f"tcp:127.0.0.1:{port}")
+        with pytest.raises(Refused) as refused:
+            http_connect(conn, name)
+        assert refused.value.status == status
+        conn.close()
+    proxy.stop()
+
+
 # ---- time ----
 
 def test_drain(world, setting):
@@ -656,6 +710,10 @@ def test_clients_in_the_log(world, setting):
         c.connect("nobody.acme")
         relay.wait_metric("live_parked", lambda n: n == 1)
     relay.wait_log(r"HTTP/2\) ended: reset \(.*\), 1 streams")
+    c = client(relay, world.certificates)
+    c.ping()
+    c.conn.truncate()
+    relay.wait_log(r"HTTP/2\) ended: reset \(the peer closed it without TLS's close_notify\), 0")
     relay.wait_log(r"-> nobody.acme \(front, connect\): refused after .*: reset")
     assert relay.metric("refused_total", reason="reset") == 1
 
