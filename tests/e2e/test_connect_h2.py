@@ -710,12 +710,12 @@ def test_clients_in_the_log(world, setting):
         c.connect("nobody.acme")
         relay.wait_metric("live_parked", lambda n: n == 1)
     relay.wait_log(r"HTTP/2\) ended: reset \(.*\), 1 streams")
+    relay.wait_log(r"-> nobody.acme \(front, connect\): refused after .*: reset")
+    assert relay.metric("refused_total", reason="reset") == 1
     c = client(relay, world.certificates)
     c.ping()
     c.conn.truncate()
     relay.wait_log(r"HTTP/2\) ended: reset \(the peer closed it without TLS's close_notify\), 0")
-    relay.wait_log(r"-> nobody.acme \(front, connect\): refused after .*: reset")
-    assert relay.metric("refused_total", reason="reset") == 1
 
 
 def test_dead_client(world, setting):
