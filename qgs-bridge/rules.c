@@ -38,10 +38,17 @@ static bool number_holds(const char *range, bool known, uint64_t number)
 	return known && config_range(range, &from, &to) == 0 && number >= from && number <= to;
 }
 
+/* Whoever has a network namespace of his own has what CIDs he likes there. */
+static bool is_cid_known(const struct rule_config *r, const struct who *who)
+{
+	return who->peer.family == AF_VSOCK &&
+	       (!who->elsewhere || r->listener || r->action == RULE_DENY);
+}
+
 static bool rule_holds(const struct rule_config *r, const char *listener, const struct who *who)
 {
 	return text_holds(r->listener, listener) && cgroup_holds(r, who) &&
-	       number_holds(r->cid, who->peer.family == AF_VSOCK, who->peer.a) &&
+	       number_holds(r->cid, is_cid_known(r, who), who->peer.a) &&
 	       number_holds(r->uid, who->uid != UINT32_MAX, who->uid) &&
 	       number_holds(r->gid, who->gid != UINT32_MAX, who->gid) &&
 	       text_holds(r->label, who->label);

@@ -74,19 +74,20 @@ struct vms {
 
 /* ---- looking up ---- */
 
-static bool in_range(const char *range, const struct who *who)
+/* A CID of another network namespace is told from our own by the listener alone. */
+static bool in_range(const struct vm_config *v, const struct who *who)
 {
 	uint64_t from, to;
 
-	return who->peer.family == AF_VSOCK && config_range(range, &from, &to) == 0 &&
-	       who->peer.a >= from && who->peer.a <= to;
+	return who->peer.family == AF_VSOCK && (!who->elsewhere || v->listener) &&
+	       config_range(v->cid, &from, &to) == 0 && who->peer.a >= from && who->peer.a <= to;
 }
 
 static bool matches(const struct vm_config *v, const char *listener, const struct who *who,
 		    const char *path, uint32_t port)
 {
 	return (!v->listener || strcmp(v->listener, listener) == 0) &&
-	       (!v->vm || strcmp(v->vm, who->vm) == 0) && (!v->cid || in_range(v->cid, who)) &&
+	       (!v->vm || strcmp(v->vm, who->vm) == 0) && (!v->cid || in_range(v, who)) &&
 	       (!v->path || (path && strcmp(v->path, path) == 0)) && (!v->port || v->port == port);
 }
 

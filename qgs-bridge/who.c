@@ -405,7 +405,7 @@ static void name_vm(struct who *w, const struct who_place *place, uint32_t pid)
 {
 	char key[PATH_MAX], at[24] = "";
 
-	if (place->netns && place->netns != place->own_netns)
+	if (w->elsewhere)
 		snprintf(at, sizeof(at), "@%llu", (unsigned long long)place->netns);
 	if (place->name)
 		snprintf(key, sizeof(key), "name:%s", place->name);
@@ -428,6 +428,7 @@ void who_of(struct who *w, int fd, const struct peer *peer, const struct who_pla
 	w->peer = *peer;
 	w->uid = w->gid = UINT32_MAX;
 	w->netns = place->netns;
+	w->elsewhere = place->netns && place->netns != place->own_netns;
 	if (place->name && strlen(place->name) < sizeof(w->name))
 		strcpy(w->name, place->name);
 	name_vm(w, place, peer->family == AF_UNIX ? ask_unix(w, fd) : 0);

@@ -42,6 +42,7 @@ struct who {
 	bool unsure;	   /* whether pod and domain are "" because there is none is not known */
 	uint32_t uid, gid; /* UINT32_MAX: not known */
 	ino_t netns;	   /* the namespace of the listener; 0: not known */
+	bool elsewhere;	   /* that is not the bridge's own: CIDs are given anew there */
 };
 
 /* What the socket that was connected to says. Strings are the caller's. */

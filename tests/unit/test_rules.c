@@ -147,11 +147,29 @@ static void test_gone(void)
 	CHECK(allow(rules, 3, "qgs", &w, 3));
 }
 
+/* A pod with a network namespace of its own gives its VMs what CIDs it likes. */
+static void test_elsewhere(void)
+{
+	struct who here = vsock_vm(42), there = vsock_vm(42);
+
+	there.elsewhere = true;
+	strcpy(there.vm, "cid:42@4026531840");
+	CHECK(holds((struct rule_config){ .cid = text("42") }, &here));
+	CHECK(!holds((struct rule_config){ .cid = text("42") }, &there));
+	CHECK(!holds((struct rule_config){ .vm = text("cid:42") }, &there));
+	CHECK(holds((struct rule_config){ .cid = text("42"), .listener = text("qgs") }, &there));
+	CHECK(holds((struct rule_config){ 0 }, &there));
+	CHECK(!allow((struct rule_config[]){ { .action = RULE_DENY, .cid = text("42") },
+					     { .action = RULE_ALLOW } },
+		     2, "qgs", &there, 1));
+}
+
 int main(void)
 {
 	test_none();
 	test_first_decides();
 	test_each();
 	test_gone();
+	test_elsewhere();
 	return 0;
 }

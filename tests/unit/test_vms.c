@@ -307,6 +307,13 @@ static void test_keys(void)
 	/* an address that has the same number in the same place is no CID */
 	who.peer.a = 42;
 	CHECK(!vms_service(v, "tcp", &who, NULL, 1));
+	/* nor is a pod's VM ours, because the pod gave it the same one */
+	who.peer.family = AF_VSOCK;
+	who.elsewhere = true;
+	CHECK(!vms_service(v, "pod", &who, NULL, 1));
+	drop_in("b.yaml", "vms: [{ listener: pod, cid: 42, service: pod.acme }]\n");
+	UNTIL(changes);
+	CHECK_STR(vms_service(v, "pod", &who, NULL, 1), "pod.acme");
 	end();
 }
 
