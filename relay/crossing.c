@@ -80,6 +80,8 @@ struct crossing {
 	bool answer_waits; /* to be carried out on inner */
 	bool refused;	   /* it was a no: only close follows, whatever its reason */
 	unsigned ends;	   /* not freed yet */
+	void (*over)(void *arg);
+	void *arg;
 	/* the near end's thread only */
 	struct conduit *inner; /* the splice's; no longer than that */
 	struct splice *splice;
@@ -452,6 +454,8 @@ static void end_free(struct reapable *r)
 	unlock(e);
 	if (left > 0)
 		return;
+	if (x->over)
+		x->over(x->arg);
 	pthread_mutex_destroy(&x->lock);
 	free(x);
 }
@@ -557,7 +561,7 @@ static void init_end(struct crossing *x, unsigned i, const struct conduit_ops *o
 	x->ends++;
 }
 
-struct conduit *crossing_new(struct conduit *inner)
+struct conduit *crossing_new(struct conduit *inner, void (*over)(void *arg), void *arg)
 {
 	struct crossing *x = calloc(1, sizeof(*x));
 	struct conduit *near, *far;
@@ -572,6 +576,8 @@ struct conduit *crossing_new(struct conduit *inner)
 	conduit_detach(far);
 	wake_enter(&x->end[NEAR].wake, inner->worker);
 	x->inner = inner;
+	x->over = over;
+	x->arg = arg;
 	/* NULL: both were aborted; the far end tells it */
 	x->splice = splice_new(inner->worker, inner, near, &near_spec, NULL);
 	return far;

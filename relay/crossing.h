@@ -19,7 +19,9 @@ struct conduit;
  * Takes inner over, in the thread of inner->worker. The far end (ops->name "crossing", with detach
  * and attach), or NULL: out of memory, and inner is still the caller's. The far end may be closed
  * while it is detached, and after its worker has been freed.
+ * over(arg), if not NULL, is called once when both ends are gone, and inner has or never will have
+ * what was sent to it: in either worker's thread.
  */
-struct conduit *crossing_new(struct conduit *inner);
+struct conduit *crossing_new(struct conduit *inner, void (*over)(void *arg), void *arg);
 
 #endif

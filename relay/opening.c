@@ -18,7 +18,8 @@
  * end is ours: one log line, counters, and the door's own words if nothing had been sent to the
  * client yet. What only the way there needed (struct search) is given back when joined.
  *
- * Limits: parked streams by limits.parked; all of them by limits.connections.
+ * Limits: parked streams by limits.parked; all of them by limits.connections, in which a stream
+ * behind a crossing counts until both of its ends are gone: its bytes may wait for its client.
  *
  * Longer than other files: every state leads to every other, through one struct nobody else sees.
  */
@@ -80,6 +81,7 @@ struct opening {
 	bool lingers;  /* the client's connection ends after us, and counts until then */
 	bool in_tunnel; /* joined to a stream, which takes no descriptor */
 	bool in_session; /* the client is a stream */
+	bool crossed;	 /* ... and the crossing it is behind counts until it is over */
 	char service[]; /* its name */
 };
 
@@ -248,21 +250,25 @@ static void unpark(struct opening *o)
 	gauge(o, COUNTER_LIVE_PARKED, -1);
 }
 
-/* Tells that the client's connection is gone for good. */
+/* Tells that the client's connection is gone for good. NULL: somebody else tells it. */
 static void (*counter_of(const struct opening *o))(void *gateway)
 {
+	if (o->crossed)
+		return NULL;
 	return o->in_session ? gateway_on_stream_over : gateway_on_connection_over;
 }
 
 static void release(struct opening *o)
 {
+	void (*over)(void *gateway) = counter_of(o);
+
 	unpark(o);
 	end_search(o);
 	if (!o->splice)
 		gauge(o, COUNTER_LIVE_OPENINGS, -1);
 	delist(o);
-	if (!o->lingers)
-		counter_of(o)(gateway_of(o));
+	if (over && !o->lingers)
+		over(gateway_of(o));
 	worker_reap(o->worker, &o->reapable);
 }
 
@@ -440,10 +446,12 @@ static bool unsettle(struct opening *o)
 		conduit_detach(o->client);
 		return true;
 	}
-	far = crossing_new(o->client); /* born detached */
-	if (far)
-		o->client = far;
-	return far;
+	far = crossing_new(o->client, gateway_on_stream_over, gateway_of(o)); /* born detached */
+	if (!far)
+		return false;
+	o->client = far;
+	o->crossed = true;
+	return true;
 }
 
 struct move {

@@ -387,6 +387,29 @@ def test_limits(world, setting):
         assert [s.aborted() for s in streams[3:]] == [REFUSED_STREAM] * 2
 
 
+def test_limit_of_what_waits_for_a_window(world, setting):
+    """A stream counts until its client has it whole, wherever its bytes wait meanwhile."""
+    relay = world.relay(limits={"connections": 16})
+    world.agent(relay, {"kbs": setting.svc.address})
+    for c in both_workers(relay, lambda: client(relay, world.certificates, "plain")):
+        streams, reply = [], data(65535 + 20_000)
+        for _ in range(13):  # with the clients themselves and the agent: 16
+            s = c.connect("kbs.acme", end=True)
+            s.held = True
+            with setting.svc.accept() as service:
+                service.send(reply)
+            c.wait(lambda: len(s.got) == 65535)
+            streams.append(s)
+        relay.wait_metric("live_splices", lambda n: n in (0, 13))  # of a crossing, or of none
+        assert c.connect("kbs.acme").refused() == (503, "limit")
+        for s in streams:
+            s.held = False
+            c.credit(s)
+            c.flush()
+            assert s.read_all() == reply
+        relay.wait_metric("connections", lambda n: n == 3)
+
+
 # ---- what strangers send ----
 
 def raw_settings(conn):

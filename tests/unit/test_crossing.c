@@ -120,6 +120,8 @@ static void stop_threads(void)
 		worker_join(at[i]);
 }
 
+static atomic_int alive; /* crossings that are not over */
+
 /* Nothing may be left. */
 static void stop(void)
 {
@@ -128,6 +130,7 @@ static void stop(void)
 	stop_threads();
 	for (int i = 0; i < WORKERS; i++)
 		at[i] = worker_free(at[i]);
+	CHECK_INT(atomic_load(&alive), 0);
 }
 
 /* --- a way: client, crossing, service --- */
@@ -172,12 +175,18 @@ static int inner_shutdown(struct conduit *c)
 	return fd_ops->shutdown(c);
 }
 
+static void on_over(void *count)
+{
+	CHECK(atomic_fetch_sub((atomic_int *)count, 1) > 0);
+}
+
 static void on_make(struct worker *in, void *arg)
 {
 	struct way *y = arg;
 	struct conduit *inner = fd_conduit_new(in, y->inner_fd);
 
 	CHECK(inner && y->inner_fd < 1024);
+	atomic_fetch_add(&alive, 1);
 	inner_of[y->inner_fd] = y;
 	fd_ops = inner->ops;
 	inner_ops = *fd_ops;
@@ -187,7 +196,7 @@ static void on_make(struct worker *in, void *arg)
 	inner_ops.detach = NULL; /* it cannot move */
 	inner_ops.attach = NULL;
 	inner->ops = &inner_ops;
-	y->far = crossing_new(inner);
+	y->far = crossing_new(inner, on_over, &alive);
 	CHECK(y->far && y->far->ops->detach && y->far->ops->attach && !y->far->worker);
 	CHECK_STR(y->far->ops->name, "crossing");
 	y->crossing = of(y->far)->crossing;
@@ -1015,6 +1024,7 @@ static void test_stop(bool near_first)
 		CHECK(atomic_load(&y[i].inner_closed) >= 0);
 		leave(&y[i]);
 	}
+	CHECK_INT(atomic_load(&alive), 0);
 }
 
 int main(void)
