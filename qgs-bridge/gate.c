@@ -261,7 +261,8 @@ bool gate_has_vanished(struct gate *g)
 	if ((!g->file.ino || bind_is_there(&g->address, &g->file)) &&
 	    (!netns || !g->netns || (stat(netns, &st) == 0 && st.st_ino == g->netns)))
 		return false;
-	log_info("listener %s: its socket has lost its place and is made anew", g->config->name);
+	log_limited(LOG_LEVEL_INFO, NULL, 0,
+		    "listener %s: its socket has lost its place and is made anew", g->config->name);
 	acceptor_stop(&g->acceptor); /* with those in its queue: they came in time */
 	unmake(g);
 	return true;
