@@ -1,8 +1,8 @@
 /*
  * peer: who is at the other end of a socket.
  *
- * Theory of operation: asked of the kernel once, right after accept; a few bytes that print on
- * demand.
+ * Theory of operation: asked of the kernel once, right after accept, or told by a PROXY header; a
+ * few bytes that print on demand.
  */
 #include "relay/peer.h"
 
@@ -14,45 +14,127 @@
 
 #include <linux/vm_sockets.h>
 
-void peer_of(struct peer *p, int fd, const struct sockaddr_storage *told)
+#define NO_UID UINT32_MAX /* no user has it: chown(2) */
+
+void peer_set_ip(struct peer *p, int family, const uint8_t *ip, uint16_t port)
 {
-	union {
-		struct sockaddr_storage any;
-		struct sockaddr_in in;
-		struct sockaddr_in6 in6;
-		struct sockaddr_vm vm;
-	} from = { .any = *told };
-	socklen_t len;
-	struct ucred cred;
+	static const uint8_t mapped[12] = { [10] = 0xff, [11] = 0xff };
+	bool is_mapped = family == AF_INET6 && memcmp(ip, mapped, sizeof(mapped)) == 0;
 
 	memset(p, 0, sizeof(*p));
-	p->family = from.any.ss_family;
-	switch (p->family) {
+	p->family = family == AF_INET || is_mapped ? AF_INET : AF_INET6;
+	p->port = port;
+	memcpy(p->ip, is_mapped ? ip + sizeof(mapped) : ip, p->family == AF_INET ? 4 : 16);
+}
+
+void peer_set_unix(struct peer *p)
+{
+	*p = (struct peer){ .family = AF_UNIX, .b = NO_UID };
+}
+
+union any_address {
+	struct sockaddr_storage any;
+	struct sockaddr_in in;
+	struct sockaddr_in6 in6;
+	struct sockaddr_vm vm;
+};
+
+static void set(struct peer *p, const union any_address *a)
+{
+	switch (a->any.ss_family) {
 	case AF_INET:
-		memcpy(p->ip, &from.in.sin_addr, 4);
-		p->port = ntohs(from.in.sin_port);
+		peer_set_ip(p, AF_INET, (const uint8_t *)&a->in.sin_addr, ntohs(a->in.sin_port));
 		break;
 	case AF_INET6:
-		p->port = ntohs(from.in6.sin6_port);
-		if (IN6_IS_ADDR_V4MAPPED(&from.in6.sin6_addr)) {
-			p->family = AF_INET;
-			memcpy(p->ip, from.in6.sin6_addr.s6_addr + 12, 4);
-		} else {
-			memcpy(p->ip, &from.in6.sin6_addr, 16);
-		}
+		peer_set_ip(p, AF_INET6, a->in6.sin6_addr.s6_addr, ntohs(a->in6.sin6_port));
 		break;
 	case AF_VSOCK:
-		p->a = from.vm.svm_cid;
-		p->b = from.vm.svm_port;
+		*p = (struct peer){ .family = AF_VSOCK, .a = a->vm.svm_cid, .b = a->vm.svm_port };
 		break;
-	case AF_UNIX:
-		len = sizeof(cred);
-		if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0) {
-			p->a = (uint32_t)cred.pid;
-			p->b = cred.uid;
-		}
-		break;
+	default:
+		*p = (struct peer){ .family = a->any.ss_family };
 	}
+}
+
+void peer_of(struct peer *p, int fd, const struct sockaddr_storage *told)
+{
+	const union any_address from = { .any = *told };
+	struct ucred cred;
+	socklen_t len = sizeof(cred);
+
+	set(p, &from);
+	if (p->family != AF_UNIX)
+		return;
+	peer_set_unix(p);
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0) {
+		p->a = (uint32_t)cred.pid;
+		p->b = cred.uid;
+	}
+}
+
+void peer_of_local(struct peer *p, int fd)
+{
+	union any_address at = { 0 };
+	socklen_t len = sizeof(at);
+
+	if (getsockname(fd, (struct sockaddr *)&at, &len) < 0)
+		at.any.ss_family = AF_UNSPEC;
+	set(p, &at);
+}
+
+/* Decimal digits alone, up to max; what ends it is for the caller. NULL: none. */
+static const char *number(const char *text, uint32_t max, uint32_t *value)
+{
+	uint64_t n = 0;
+	const char *at = text;
+
+	for (; *at >= '0' && *at <= '9' && n <= max; at++)
+		n = n * 10 + (uint64_t)(*at - '0');
+	*value = (uint32_t)n;
+	return at == text || n > max ? NULL : at;
+}
+
+static bool parse_tcp(struct peer *p, const char *text)
+{
+	int family = text[0] == '[' ? AF_INET6 : AF_INET;
+	const char *ip = family == AF_INET6 ? text + 1 : text;
+	size_t len = strcspn(ip, family == AF_INET6 ? "]" : ":");
+	char copy[INET6_ADDRSTRLEN];
+	const char *end = ip + len;
+	uint8_t bytes[16];
+	uint32_t port;
+
+	if (len >= sizeof(copy))
+		return false;
+	memcpy(copy, ip, len);
+	copy[len] = '\0';
+	if (family == AF_INET6 && *end++ != ']')
+		return false;
+	if (*end++ != ':' || inet_pton(family, copy, bytes) != 1)
+		return false;
+	end = number(end, UINT16_MAX, &port);
+	if (!end || *end)
+		return false;
+	peer_set_ip(p, family, bytes, (uint16_t)port);
+	return true;
+}
+
+bool peer_parse(struct peer *p, const char *text)
+{
+	uint32_t cid, port;
+
+	if (strncmp(text, "tcp:", 4) == 0)
+		return parse_tcp(p, text + 4);
+	if (strncmp(text, "vsock:", 6) != 0)
+		return false;
+	text = number(text + 6, UINT32_MAX, &cid);
+	if (!text || *text != ':')
+		return false;
+	text = number(text + 1, UINT32_MAX, &port);
+	if (!text || *text)
+		return false;
+	*p = (struct peer){ .family = AF_VSOCK, .a = cid, .b = port };
+	return true;
 }
 
 const char *peer_format(const struct peer *p, char *buf, size_t size)
@@ -72,7 +154,10 @@ const char *peer_format(const struct peer *p, char *buf, size_t size)
 		snprintf(buf, size, "vsock:%u:%u", p->a, p->b);
 		break;
 	case AF_UNIX:
-		snprintf(buf, size, "unix:pid=%u,uid=%u", p->a, p->b);
+		if (p->b == NO_UID)
+			snprintf(buf, size, "unix");
+		else
+			snprintf(buf, size, "unix:pid=%u,uid=%u", p->a, p->b);
 		break;
 	default:
 		snprintf(buf, size, "unknown");
