@@ -167,9 +167,9 @@ static void flush(struct deferred *d)
 	do {
 		if (s->phase == PHASE_ENDED)
 			return;
-		if (s->phase >= PHASE_CLOSING)
-			kill_streams(s);
 		r = s->phase == PHASE_LINGER ? 1 : session_send(s);
+		if (s->phase >= PHASE_CLOSING) /* those that were ended have sent END_STREAM now */
+			kill_streams(s);
 	} while (r > 0 && next_phase(s));
 	if (r >= 0)
 		return;

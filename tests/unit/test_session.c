@@ -1047,6 +1047,25 @@ static void test_close_blocked(void)
 	stop();
 }
 
+/* A stream that its owner has ended, and closed, ends so for the peer as well. */
+static void test_close_after_end(bool closed)
+{
+	start();
+	back_template.eof_after = true;
+	front[0].to_send = 1000;
+	open_stream(0);
+	open_stream(1);
+	UNTIL(n_back == 2 && back[0].got == 1000 && front[0].eof_seen);
+	CHECK_INT(conduit_shutdown(front[0].c), 0);
+	if (closed)
+		owner_close(&front[0], REASON_EOF);
+	session_close(relay.s, REASON_SHUTDOWN, NULL);
+	UNTIL(agent.ended);
+	CHECK(back[0].eof_seen && !back[0].error);
+	CHECK(!back[1].eof_seen && back[1].error); /* nobody has ended this one */
+	stop();
+}
+
 static void type(int fd, const void *bytes, size_t len)
 {
 	CHECK_INT(write(fd, bytes, len), len);
@@ -1532,6 +1551,8 @@ int main(void)
 	TEST(test_dead);
 	TEST(test_carrier_killed);
 	TEST(test_close_blocked);
+	TEST(test_close_after_end, true);
+	TEST(test_close_after_end, false);
 	TEST(test_answers_by_hand);
 	TEST(test_relay_by_hand);
 	TEST(test_client_by_hand);
