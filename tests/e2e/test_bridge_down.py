@@ -204,7 +204,8 @@ def test_recreated_with_requests_in_it(world, address, how):
         qgs.signal(signal.SIGHUP)
     else:
         qgs.tell("recreate")
-    qgs.wait_stats(requests=6)  # those in line, while the old ones still have their threads
+    # those in line, and perhaps some once more, while the old ones still have their threads
+    wait_for(lambda: qgs.stats()["requests"] >= 6, lambda: f"more requests\n{bridge.tail()}")
     qgs.behave("ok")
     assert [c.result()["outcome"] for c in clients] == ["ok"] * 6
     assert bridge.reasons() == {"eof": 6}
