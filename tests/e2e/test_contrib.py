@@ -162,6 +162,42 @@ def test_hook_and_bridge(world, libvirt):
     wait_for(served, "the drop-in is in effect again")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root: another user's folders")
+def test_hook_for_a_bridge_that_is_not_root(libvirt):
+    """As packaged: libvirt calls the hook as root, and the bridge has a user of its own."""
+    os.chown(libvirt.sockets, 4711, 4712)
+    umask = os.umask(0o077)  # libvirt's
+    try:
+        for operation in "prepare", "started":
+            assert libvirt.call("guest1", operation, domain()) == ""
+    finally:
+        os.umask(umask)
+    st = os.stat(os.path.join(libvirt.sockets, "guest1"))
+    assert (st.st_uid, st.st_gid, st.st_mode & 0o777) == (4711, 4712, 0o755)
+    st = os.stat(os.path.join(libvirt.vms, f"{UUID}.yaml"))
+    assert (st.st_uid, st.st_mode & 0o777) == (0, 0o644)
+
+
+def test_hook_follows_no_links(world, libvirt):
+    """Whoever may write to its folders does not have root write, or give away, what he likes."""
+    os.mkdir(world.path("elsewhere"))
+    with open(world.path("file"), "w") as f:
+        f.write("somebody's")
+    before = os.stat(world.path("elsewhere"))
+    os.symlink(world.path("elsewhere"), os.path.join(libvirt.sockets, "guest1"))
+    os.symlink(world.path("file"), os.path.join(libvirt.vms, f".{UUID}.yaml"))
+    os.symlink(world.path("file"), os.path.join(libvirt.vms, f"{UUID}.yaml"))
+    for operation in "prepare", "started":
+        assert libvirt.call("guest1", operation, domain()) == ""
+    assert libvirt.drop_in() and os.listdir(libvirt.vms) == [f"{UUID}.yaml"]
+    assert libvirt.call("guest1", "release", domain()) == ""
+    with open(world.path("file")) as f:
+        assert f.read() == "somebody's"
+    after = os.stat(world.path("elsewhere"))
+    assert (after.st_mode, after.st_uid) == (before.st_mode, before.st_uid)
+    assert os.listdir(libvirt.vms) == []
+
+
 @pytest.mark.parametrize("service", [
     "kbs", "kbs.acme.more", "", "  ", "-kbs.acme", "kbs.acme\n  - { vm: \"*\", service: evil.acme }",
     "kbs.acme }", "k" * 64 + ".acme", "kbs.acme # x", "ä.acme",
