@@ -133,6 +133,8 @@ enum dial_mode {
 
 enum transport { TRANSPORT_AUTO, TRANSPORT_DIRECT, TRANSPORT_WEBSOCKET };
 
+#define PROXY_NONE "none" /* no proxy, whatever the environment says */
+
 struct offer_config {
 	char *name; /* one label; the owner is the credential's */
 	struct address target; /* tcp, unix, vsock, hybrid */
@@ -146,6 +148,10 @@ struct tunnel_config {
 	char *server_name;	 /* for SNI and verification; NULL: the relay's host */
 	char *token_file;	 /* required */
 	char *ca_file;		 /* NULL: the system's CAs */
+	char *proxy; /* its URL, without a password; PROXY_NONE; NULL: as the environment says */
+	char *proxy_credentials_file; /* USER:PASSWORD; NULL: none */
+	char *proxy_ca_file;	      /* for an https proxy; NULL: the system's CAs */
+	struct strings no_proxy;      /* hosts that proxy is not for, as in NO_PROXY */
 	int transport;		 /* enum transport; auto */
 	char *instance;		 /* stable name of this agent; NULL: from machine-id and offers */
 	struct log_config log;

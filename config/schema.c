@@ -14,6 +14,7 @@
 
 #include <string.h>
 
+#include "config/no_proxy.h"
 #include "config/schema_rows.h"
 
 /* ---- well-formed texts ---- */
@@ -413,6 +414,33 @@ static const struct field tunnel_fields[] = {
 	  .is = schema_is_path,
 	  .expected = EXPECTED_PATH,
 	  .help = "PEM file of the CAs to trust; left out, the system's" },
+	{ .key = "proxy",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct tunnel_config, proxy),
+	  .is = schema_is_path, /* check_proxy says what is wrong, and does not quote it */
+	  .expected = "SCHEME://[USER@]HOST:PORT, or none",
+	  .help = "the proxy to go through; left out, the environment's; none for none" },
+	{ .key = "proxy_credentials_file",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct tunnel_config, proxy_credentials_file),
+	  .flags = FIELD_PATH,
+	  .is = schema_is_path,
+	  .expected = EXPECTED_PATH,
+	  .help = "file with USER:PASSWORD for the proxy, on one line" },
+	{ .key = "proxy_ca_file",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct tunnel_config, proxy_ca_file),
+	  .flags = FIELD_PATH,
+	  .is = schema_is_path,
+	  .expected = EXPECTED_PATH,
+	  .help = "PEM file of the CAs to trust for an https proxy; left out, the system's" },
+	{ .key = "no_proxy",
+	  .type = FIELD_TEXTS,
+	  LIST(struct tunnel_config, no_proxy),
+	  .max = 1024,
+	  .is = no_proxy_is_entry,
+	  .expected = "a host, an address, ADDRESS/BITS, each with or without :PORT, or *",
+	  .help = "relays that are connected to without that proxy" },
 	{ .key = "transport",
 	  .type = FIELD_ENUM,
 	  MEMBER(struct tunnel_config, transport),
@@ -448,7 +476,6 @@ static const struct field tunnel_fields[] = {
 	  .help = "how much there may be" },
 	REFUSED("certificate"),
 	REFUSED("key"),
-	REFUSED("proxy"),
 };
 
 const struct table tunnel_table = { .what = "the tunnel's config",

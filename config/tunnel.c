@@ -13,6 +13,7 @@
 
 #include "config/config.h"
 #include "config/file.h"
+#include "config/proxy_url.h"
 #include "config/scalar.h"
 #include "config/schema.h"
 #include "config/xalloc.h"
@@ -65,6 +66,61 @@ static void check_names(const struct source *s, const struct tunnel_config *c,
 	}
 }
 
+/* What is wrong with a proxy's URL as such, allocated; or NULL. */
+static char *proxy_fault(const char *text, enum proxy_scheme *scheme)
+{
+	struct proxy_url u;
+	char *why;
+
+	if (!strstr(text, "://"))
+		return xstrdup("does not say what it speaks; expected " PROXY_URL_EXPECTED
+			       ", or none");
+	if (proxy_url_parse(&u, text, &why) < 0)
+		return why;
+	*scheme = u.scheme;
+	if (u.password)
+		why = xstrdup("has a password in it, and everybody can read a command line, as "
+			      "often a config; expected the URL without it, and USER:PASSWORD on "
+			      "one line of a file: proxy_credentials_file");
+	proxy_url_deinit(&u);
+	return why;
+}
+
+/* Where the key stands; flags stand nowhere. */
+static void wrong_proxy(const struct source *s, const struct node *root, const char *key,
+			const char *what)
+{
+	if (root)
+		source_error(s, node_get(root, key), "%s: %s", key, what);
+	else
+		config_errors_add(s->e, "%s: %s: %s", s->name, key, what);
+}
+
+/* Values of proxy are never quoted: one that is refused may be so for the password it shows. */
+static void check_proxy(const struct source *s, const struct tunnel_config *c,
+			const struct node *root)
+{
+	bool none = c->proxy && strcmp(c->proxy, PROXY_NONE) == 0;
+	enum proxy_scheme scheme = PROXY_HTTPS;
+	char *fault = c->proxy && !none ? proxy_fault(c->proxy, &scheme) : NULL;
+
+	if (fault)
+		wrong_proxy(s, root, "proxy", fault);
+	free(fault);
+	if (c->proxy_credentials_file && (!c->proxy || none))
+		wrong_proxy(s, root, "proxy_credentials_file",
+			    "there is no proxy to show them to; expected proxy: URL beside it: "
+			    "they are not for one of the environment");
+	if (c->proxy_ca_file && (!c->proxy || none || scheme != PROXY_HTTPS))
+		wrong_proxy(s, root, "proxy_ca_file",
+			    "no TLS is spoken with the proxy; expected proxy: https://HOST:PORT "
+			    "beside it, or ca_file, if the relay's certificate was meant");
+	if (c->no_proxy.n && (!c->proxy || none))
+		wrong_proxy(s, root, "no_proxy",
+			    "there is no proxy; expected proxy: URL beside it, or the variable "
+			    "NO_PROXY, if the environment's proxy was meant");
+}
+
 static struct tunnel_config *parse(const char *name, const char *folder, const char *text,
 				   size_t len, struct config_errors *e)
 {
@@ -82,6 +138,7 @@ static struct tunnel_config *parse(const char *name, const char *folder, const c
 	table_read(&s, &tunnel_table, root, c);
 	check_names(&s, c, root);
 	check_tunnel(&s, c, root);
+	check_proxy(&s, c, root);
 	tree_free(root);
 	return e->n + e->more == before ? c : tunnel_config_free(c);
 }
@@ -251,5 +308,6 @@ int tunnel_config_check(const struct tunnel_config *c, const char *name, struct 
 				  name);
 	check_relays(c, name, e);
 	check_tunnel(&s, c, NULL);
+	check_proxy(&s, c, NULL);
 	return e->n + e->more == before ? 0 : -EINVAL;
 }

@@ -1,13 +1,14 @@
 /*
- * carrier: dials, does the TLS handshake, and the WebSocket upgrade where one is asked for.
+ * carrier: dials, asks a proxy to pass us on, does the TLS handshake and the WebSocket upgrade.
  *
  * Theory of operation:
  *
  *   dialling      relay/dial: TCP (or a Unix socket); then the socket's options are set
+ *   passing       with a proxy only, which was dialled: tunnel/proxy
  *   handshaking   relay/tls: client, the relay's certificate verified
  *   upgrading     WebSocket only: tunnel/ws, inside TLS
  *
- * At most one of the three is under way; done ends them. A direct carrier needs the relay's ALPN
+ * At most one of the four is under way; done ends them. A direct carrier needs the relay's ALPN
  * name: a server that did not choose it is something else (a proxy, a web server).
  *
  * Black holes: TCP_USER_TIMEOUT bounds how long sent bytes may stay unanswered; the session's pings
@@ -32,7 +33,9 @@
 #include "relay/fd.h"
 #include "relay/tls.h"
 #include "relay/worker.h"
+#include "tunnel/egress.h"
 #include "tunnel/hello.h"
+#include "tunnel/proxy.h"
 #include "tunnel/ws.h"
 
 #define UNSENT_MAX (128 * 1024)
@@ -45,7 +48,9 @@ struct carrier {
 	const char *name;
 	const struct carrier_events *events;
 	void *user;
+	const struct proxy *proxy; /* NULL: directly */
 	struct dial *dial;
+	struct proxy_opening *passing;
 	struct tls_handshake *handshake;
 	struct ws_opening *opening;
 	struct reapable reapable;
@@ -136,13 +141,50 @@ static void set_options(int fd, uint64_t dead_ms)
 	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &dead, sizeof(dead));
 }
 
+static void handshake(struct carrier *c, int fd)
+{
+	const struct carrier_shared *s = c->shared;
+
+	c->handshake = tls_connect(s->worker, fd, s->tls[c->kind], c->name, s->handshake_ms,
+				   on_handshake, c);
+	if (!c->handshake)
+		tell(c, NULL, REASON_NO_MEMORY, true, "out of memory");
+}
+
+/* A proxy that does not pass us on would not do so for the other kind of carrier either. */
+static void proxy_failed(struct carrier *c, enum reason why, const char *detail)
+{
+	char where[ADDRESS_TEXT_MAX], text[2 * ADDRESS_TEXT_MAX];
+
+	snprintf(text, sizeof(text), "%.200s: %.600s",
+		 address_format(c->address, where, sizeof(where)), detail);
+	tell(c, NULL, why, false, text);
+}
+
+static void on_passed(void *user, int fd, enum reason why, const char *detail)
+{
+	struct carrier *c = user;
+
+	c->passing = NULL;
+	if (fd >= 0)
+		handshake(c, fd);
+	else
+		proxy_failed(c, why, detail);
+}
+
 static void on_dialled(void *user, struct conduit *plain, enum reason why, const char *detail)
 {
 	struct carrier *c = user;
 	const struct carrier_shared *s = c->shared;
+	char text[ADDRESS_TEXT_MAX + 64];
 	int fd;
 
 	c->dial = NULL;
+	if (!plain && c->proxy) {
+		snprintf(text, sizeof(text), "the proxy cannot be reached: %s", detail);
+		proxy_failed(c, why, text);
+		return;
+	}
 	if (!plain) {
 		tell(c, NULL, why, false, detail);
 		return;
@@ -150,9 +192,12 @@ static void on_dialled(void *user, struct conduit *plain, enum reason why, const
 	fd = fd_conduit_release(plain);
 	set_options(fd, s->dead_ms);
 	c->events->connected(c->user);
-	c->handshake = tls_connect(s->worker, fd, s->tls[c->kind], c->name, s->handshake_ms,
-				   on_handshake, c);
-	if (!c->handshake)
+	if (!c->proxy) {
+		handshake(c, fd);
+		return;
+	}
+	c->passing = proxy_open(s->worker, fd, c->proxy, c->address, s->handshake_ms, on_passed, c);
+	if (!c->passing)
 		tell(c, NULL, REASON_NO_MEMORY, true, "out of memory");
 }
 
@@ -171,7 +216,9 @@ struct carrier *carrier_open(const struct carrier_shared *shared, enum carrier_k
 	c->events = events;
 	c->user = user;
 	c->reapable.free = carrier_free;
-	c->dial = dial_start(shared->worker, address, shared->dial_ms, on_dialled, c);
+	c->proxy = egress_to(shared->egress, address);
+	c->dial = dial_start(shared->worker, c->proxy ? &c->proxy->url.address : address,
+			     shared->dial_ms, on_dialled, c);
 	if (!c->dial) {
 		free(c);
 		return NULL;
@@ -184,6 +231,7 @@ void carrier_cancel(struct carrier *c)
 	if (!c)
 		return;
 	dial_cancel(c->dial);
+	proxy_opening_cancel(c->passing);
 	tls_handshake_cancel(c->handshake);
 	ws_opening_cancel(c->opening);
 	worker_reap(c->shared->worker, &c->reapable);

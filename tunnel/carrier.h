@@ -1,6 +1,6 @@
 /*
  * carrier: from a relay's address to a conduit that a session can be laid over: a TLS connection
- * (direct), or a WebSocket inside one.
+ * (direct), or a WebSocket inside one; either of them through a proxy where there is one.
  */
 #ifndef TUNNEL_CARRIER_H
 #define TUNNEL_CARRIER_H
@@ -13,6 +13,7 @@
 struct address;
 struct carrier;
 struct conduit;
+struct egress;
 struct tls_context;
 struct worker;
 
@@ -25,15 +26,16 @@ struct carrier_shared {
 	struct worker *worker;
 	struct tls_context *tls[CARRIER_KINDS]; /* clients'; they differ in the ALPN they offer */
 	const char *alpn; /* what a direct one must agree on; NULL: the tunnel's */
+	const struct egress *egress; /* NULL: no proxies */
 	uint64_t dial_ms, handshake_ms, dead_ms;
 };
 
 struct carrier_events {
-	void (*connected)(void *user); /* the network is there, TLS begins */
+	void (*connected)(void *user); /* the network is there; the proxy, or TLS, begins */
 	/*
 	 * Once, from the loop: a conduit the callee owns, or NULL, the reason and a line for people
-	 * (valid during the call). reached: something answered at the address, so the other
-	 * kind of carrier may get through.
+	 * (valid during the call). reached: something answered at the address, and no proxy was
+	 * in the way, so the other kind of carrier may get through; else the line names the relay.
 	 */
 	void (*done)(void *user, struct conduit *c, enum reason why, bool reached,
 		     const char *detail);

@@ -37,6 +37,7 @@
 #include "relay/log.h"
 #include "relay/token.h"
 #include "tunnel/agent.h"
+#include "tunnel/egress.h"
 #include "tunnel/serve.h"
 #include "tunnel/session.h"
 
@@ -150,20 +151,21 @@ static void describe(const struct line *line, bool reached, const char *detail,
 		     char text[LINK_DETAIL_MAX])
 {
 	const struct link *l = line->link;
-	char where[256];
+	char where[400];
 
-	snprintf(where, sizeof(where), "%.150s%s%.80s", l->text, l->named ? ", as " : "",
-		 l->named ? l->name : "");
+	snprintf(where, sizeof(where), "%.150s%s%.80s%s%.120s", l->text, l->named ? ", as " : "",
+		 l->named ? l->name : "", l->proxy ? ", through the proxy " : "",
+		 l->proxy ? l->proxy->text : "");
 	if (line->second && strcmp(line->detail, detail) != 0)
 		snprintf(text, LINK_DETAIL_MAX,
-			 "cannot connect to the relay %.230s: %s: %.115s; %s: %.115s", where,
+			 "cannot connect to the relay %.380s: %s: %.150s; %s: %.150s", where,
 			 carrier_kind_text(other(line->kind)), line->detail,
 			 carrier_kind_text(line->kind), detail);
 	else if (reached)
-		snprintf(text, LINK_DETAIL_MAX, "cannot connect to the relay %.230s: %.240s", where,
+		snprintf(text, LINK_DETAIL_MAX, "cannot connect to the relay %.380s: %.240s", where,
 			 detail);
 	else /* it names the address */
-		snprintf(text, LINK_DETAIL_MAX, "cannot connect to the relay: %.400s", detail);
+		snprintf(text, LINK_DETAIL_MAX, "cannot connect to the relay: %.700s", detail);
 }
 
 static void attempt_failed(struct link *l, const struct line *line, bool reached,
@@ -361,8 +363,9 @@ static void on_accepted(struct line *line, const struct fields *fields)
 					 a.services[i]);
 	memcpy(line->owner, a.owner, sizeof(line->owner));
 	promote(line);
-	log_info("connected to %s over %s as %s: %s", l->text, carrier_kind_text(line->kind),
-		 a.owner, list);
+	log_info("connected to %s over %s%s%s as %s: %s", l->text, carrier_kind_text(line->kind),
+		 l->proxy ? " through the proxy " : "", l->proxy ? l->proxy->text : "", a.owner,
+		 list);
 	if (a.n_services < l->agent->serve.n_offers)
 		log_warning("%s accepted %u of the %u services offered; its operator decides which",
 			    l->text, a.n_services, l->agent->serve.n_offers);
@@ -585,6 +588,7 @@ void link_init(struct link *l, struct agent *a, unsigned index)
 	l->named = config->server_name;
 	l->name = config->server_name ? config->server_name : l->address->name;
 	l->kind = config->transport == TRANSPORT_WEBSOCKET ? CARRIER_WEBSOCKET : CARRIER_DIRECT;
+	l->proxy = egress_to(a->spec->carrier.egress, l->address);
 	address_format(l->address, l->text, sizeof(l->text));
 	name_instance(l, a->spec->instance, index);
 	wait_for(l, 0);

@@ -20,6 +20,7 @@
 
 struct agent;
 struct link;
+struct proxy;
 struct session;
 
 /* In this order only. */
@@ -33,7 +34,7 @@ enum line_state {
 	LINE_STATES
 };
 
-#define LINK_DETAIL_MAX 512
+#define LINK_DETAIL_MAX 768
 
 struct line {
 	struct link *link;
@@ -59,6 +60,7 @@ struct link {
 	const char *name; /* the relay's, for SNI and verification... */
 	bool named;	  /* ... given by hand: not the host of the address */
 	char text[ADDRESS_TEXT_MAX];
+	const struct proxy *proxy; /* what is between us and it; or NULL */
 	char instance[HELLO_INSTANCE_MAX];
 	enum carrier_kind kind; /* to try next: what worked last */
 	struct line *active, *pending;

@@ -6,7 +6,7 @@
  *   options   flags and file become one config; --check-config and --dump-config end here
  *   log       from here on everything is said through the log
  *   harden    no core dumps (the token passes through memory), as many descriptors as we may have
- *   prepare   the token can be read, the CAs too; the instance's name; worker, TLS
+ *   prepare   the token can be read, the CAs too; the way out; the instance's name; worker, TLS
  *   signals   SIGTERM and SIGINT: end in order, a second one at once; SIGHUP: try again now
  *   loop      one worker on this thread, until the agent is over
  */
@@ -33,6 +33,7 @@
 #include "relay/token.h"
 #include "relay/worker.h"
 #include "tunnel/agent.h"
+#include "tunnel/egress.h"
 #include "tunnel/hello.h"
 #include "tunnel/instance.h"
 #include "tunnel/netwatch.h"
@@ -44,6 +45,7 @@ struct program {
 	struct worker *worker;
 	struct agent_spec spec;
 	struct agent agent;
+	struct egress egress;
 	struct netwatch *netwatch;
 	struct edge signals; /* watches a signalfd */
 	struct timer stop, watchdog;
@@ -88,6 +90,21 @@ static bool check_token(const struct tunnel_config *config)
 		log_warning("%s is a secret that other users of this machine can read: chmod 600 "
 			    "it",
 			    config->token_file);
+	return true;
+}
+
+static bool find_proxy(struct program *p)
+{
+	const struct tunnel_config *config = p->spec.config;
+	char *why = NULL;
+
+	if (egress_init(&p->egress, config, &why) < 0) {
+		log_error("%s", why ? why : "out of memory");
+		free(why);
+		return false;
+	}
+	egress_log(&p->egress, &config->relays);
+	p->spec.carrier.egress = &p->egress;
 	return true;
 }
 
@@ -241,7 +258,7 @@ static bool watch_signals(struct program *p)
 
 static bool prepare(struct program *p)
 {
-	if (!check_token(p->spec.config) || !make_instance(p))
+	if (!check_token(p->spec.config) || !find_proxy(p) || !make_instance(p))
 		return false;
 	evthread_use_pthreads();
 	p->worker = worker_new(0);
@@ -274,6 +291,7 @@ static void release(struct program *p)
 	}
 	for (unsigned i = 0; i < CARRIER_KINDS; i++)
 		tls_context_unref(p->spec.carrier.tls[i]);
+	egress_deinit(&p->egress);
 	worker_free(p->worker);
 	libevent_global_shutdown();
 }

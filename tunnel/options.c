@@ -38,6 +38,11 @@ static const char help[] =
 	"      --ca-file FILE         CAs that the relay's certificate is verified with (PEM);\n"
 	"                             default: the system's\n"
 	"      --server-name NAME     the name in that certificate; default: the relay's HOST\n"
+	"      --proxy URL            go through this proxy, http://[USER@]HOST:PORT, https://,\n"
+	"                             socks5:// or socks5h://; none: through none; default: what\n"
+	"                             HTTPS_PROXY, ALL_PROXY and NO_PROXY say\n"
+	"      --proxy-credentials-file FILE  USER:PASSWORD for it, on one line\n"
+	"      --proxy-ca-file FILE   CAs for a proxy at https:// (PEM); default: the system's\n"
 	"      --transport KIND       auto (default), direct (TLS) or websocket\n"
 	"      --instance NAME        this agent's name, stable over restarts; default: made from\n"
 	"                             the machine's id and the services\n"
@@ -56,6 +61,9 @@ static const char help[] =
 enum {
 	OPTION_CA_FILE = 256,
 	OPTION_SERVER_NAME,
+	OPTION_PROXY,
+	OPTION_PROXY_CREDENTIALS,
+	OPTION_PROXY_CA,
 	OPTION_TRANSPORT,
 	OPTION_INSTANCE,
 	OPTION_ONCE,
@@ -71,6 +79,9 @@ static const struct option long_options[] = {
 	{ "service", required_argument, NULL, 's' },
 	{ "ca-file", required_argument, NULL, OPTION_CA_FILE },
 	{ "server-name", required_argument, NULL, OPTION_SERVER_NAME },
+	{ "proxy", required_argument, NULL, OPTION_PROXY },
+	{ "proxy-credentials-file", required_argument, NULL, OPTION_PROXY_CREDENTIALS },
+	{ "proxy-ca-file", required_argument, NULL, OPTION_PROXY_CA },
 	{ "transport", required_argument, NULL, OPTION_TRANSPORT },
 	{ "instance", required_argument, NULL, OPTION_INSTANCE },
 	{ "config", required_argument, NULL, 'c' },
@@ -194,6 +205,15 @@ static bool apply(struct options *o, int option, const char *value)
 		return true;
 	case OPTION_SERVER_NAME:
 		return set_name(c, value);
+	case OPTION_PROXY:
+		set_text(&c->proxy, value);
+		return true;
+	case OPTION_PROXY_CREDENTIALS:
+		set_text(&c->proxy_credentials_file, value);
+		return true;
+	case OPTION_PROXY_CA:
+		set_text(&c->proxy_ca_file, value);
+		return true;
 	case OPTION_TRANSPORT:
 		return set_word(&c->transport, "transport", value, transports);
 	case OPTION_INSTANCE:

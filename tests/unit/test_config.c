@@ -695,7 +695,7 @@ static void refuses_tunnel(const char *text, const char *at, const char *what)
 
 static void test_tunnel_wrong(void)
 {
-	refuses_tunnel("proxy: http://x\n", "t.yaml:1:1: ", "not supported by this version");
+	refuses_tunnel("key: k.pem\n", "t.yaml:1:1: ", "not supported by this version");
 	refuses_tunnel("timeouts: {pickup: 1s}\n", "t.yaml:1:12: ", "unknown key \"pickup\"");
 	refuses_tunnel("relays: ['vsock:host:1']\n",
 		       "t.yaml:1:10: ", "tcp:HOST:PORT or unix:/path");
@@ -707,6 +707,46 @@ static void test_tunnel_wrong(void)
 		       "t.yaml:1:47: ", "first-byte or eager");
 	refuses_tunnel("server_name: a b\n", "t.yaml:1:14: ", "certificate");
 	refuses_tunnel("timeouts: {ping: 1min}\n", "t.yaml:1:11: ", "not longer than ping");
+}
+
+static void test_tunnel_proxy(void)
+{
+	static const char *const bad[] = { "proxy: 'http://me:s3cret@p:1'\n",
+					   "proxy: 'me:s3cret@p:1'\n",
+					   "proxy: 'ftp://me:s3cret@p:1'\n",
+					   "proxy: 'http://me:s3cret@p'\n" };
+	struct tunnel_config *c = tunnel("proxy: https://me@P.example:3128\n"
+					 "proxy_credentials_file: /c\n"
+					 "proxy_ca_file: /ca.pem\n"
+					 "no_proxy: ['10.0.0.0/8', near.example]\n");
+
+	CHECK_STR(c->proxy, "https://me@P.example:3128");
+	CHECK_STR(c->proxy_credentials_file, "/c");
+	CHECK_STR(c->proxy_ca_file, "/ca.pem");
+	CHECK_INT(c->no_proxy.n, 2);
+	tunnel_config_free(c);
+	c = tunnel("proxy: none\n");
+	CHECK_STR(c->proxy, "none");
+	tunnel_config_free(c);
+	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+		struct config_errors e = { 0 };
+
+		CHECK(!tunnel_config_parse("t.yaml", bad[i], strlen(bad[i]), &e));
+		CHECK_INT(e.n, 1);
+		CHECK(strncmp(e.at[0], "t.yaml:1:8: proxy: ", 19) == 0);
+		CHECK(!strstr(e.at[0], "s3cret"));
+		config_errors_deinit(&e);
+	}
+	refuses_tunnel(bad[0], "t.yaml:1:8: ", "has a password in it");
+	refuses_tunnel(bad[1], "t.yaml:1:8: ", "does not say what it speaks");
+	refuses_tunnel("proxy: socks4://p:1\n", "t.yaml:1:8: ", "another kind");
+	refuses_tunnel("proxy_credentials_file: /c\n", "t.yaml:1:25: ", "no proxy");
+	refuses_tunnel("proxy: none\nproxy_credentials_file: /c\n",
+		       "t.yaml:2:25: ", "no proxy");
+	refuses_tunnel("proxy: http://p:1\nproxy_ca_file: /c\n", "t.yaml:2:16: ", "no TLS");
+	refuses_tunnel("no_proxy: [a]\n", "t.yaml:1:11: ", "there is no proxy");
+	refuses_tunnel("proxy: http://p:1\nno_proxy: [10.0.0.0/40]\n",
+		       "t.yaml:2:12: ", "ADDRESS/BITS");
 }
 
 static void adds_not(struct tunnel_config *c, const char *text, const char *what)
@@ -807,6 +847,7 @@ int main(void)
 	test_tunnel_defaults();
 	test_tunnel_file();
 	test_tunnel_wrong();
+	test_tunnel_proxy();
 	test_add_service();
 	return 0;
 }
