@@ -221,6 +221,66 @@ static void test_dies(void)
 	done();
 }
 
+/* A probe through a VMM, which says that the guest has taken it. */
+static int take_hybrid(void)
+{
+	static const char ask[] = "CONNECT 7\n", ok[] = "OK 1073741824\n";
+	char got[sizeof(ask)];
+	int fd;
+
+	UNTIL((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0);
+	UNTIL(recv(fd, got, sizeof(got), MSG_PEEK) == sizeof(ask) - 1);
+	CHECK_INT(recv(fd, got, sizeof(got), 0), sizeof(ask) - 1);
+	CHECK(memcmp(got, ask, sizeof(ask) - 1) == 0);
+	CHECK_INT(send(fd, ok, sizeof(ok) - 1, 0), sizeof(ok) - 1);
+	return fd;
+}
+
+/* No process is to be seen: a probe's connection is left standing, and its end is a sign. */
+static void test_stands(void)
+{
+	char address[96], byte;
+	uint64_t began;
+	int fd;
+
+	snprintf(address, sizeof(address), "hybrid:%s:7", path);
+	begin(address);
+	qgs_begins();
+	watch();
+	fd = take_hybrid();
+	expect_change(1, QGS_UP);
+	settle();
+	CHECK_INT(recv(fd, &byte, 1, 0), -1); /* it is open, and nothing is said */
+	CHECK_INT(errno, EAGAIN);
+
+	/* who lets nobody stand there is not asked all the time */
+	began = now_ms();
+	close(fd);
+	fd = take_hybrid();
+	CHECK(now_ms() - began >= QGS_PROBE_DOWN_MS - 50);
+
+	/* else it is looked at once: no probe is due for another 4 s */
+	began = now_ms();
+	UNTIL(now_ms() - began > QGS_PROBE_DOWN_MS + 50);
+	CHECK_INT(qgs_counts(q).probes, 2);
+	began = now_ms();
+	close(fd);
+	fd = take_hybrid();
+	CHECK(now_ms() - began < 3000);
+	CHECK_INT(told, 1);
+
+	/* QGS has ended: who would come now stays away at once, as after a crash */
+	UNTIL(qgs_counts(q).probes == 3);
+	qgs_ends(true);
+	close(fd);
+	UNTIL(qgs_is_away(q));
+	CHECK(!qgs_takes_new(q));
+	UNTIL(told == 2);
+	expect(QGS_UP, true);
+	expect_change(3, QGS_DOWN);
+	done();
+}
+
 /* A request was refused, but QGS is there. */
 static void test_refusal(void)
 {
@@ -515,6 +575,7 @@ int main(void)
 	test_replaced();
 	test_goes();
 	test_dies();
+	test_stands();
 	test_refusal();
 	test_wedged();
 	test_suspect();
