@@ -44,6 +44,15 @@ static void open_or_close(struct bridge *b, struct entrance *e)
 		entrance_close(e);
 }
 
+/* What to do about it, where that is known. */
+static const char *advice(const char *detail)
+{
+	if (strstr(detail, strerror(EACCES)))
+		return "; this process needs to be in the group of QGS' socket (and with DCAP up "
+		       "to 1.25, QGS a UMask=0007)";
+	return "";
+}
+
 static void on_qgs_changed(struct qgs *q)
 {
 	struct bridge *b = qgs_user(q);
@@ -60,8 +69,8 @@ static void on_qgs_changed(struct qgs *q)
 	else if (qgs_state(q) == QGS_UP)
 		log_info("QGS at %s has ended; a new one is waited for", where);
 	else
-		log_warning("QGS at %s is %s: %s; guests are turned away until it is back", where,
-			    qgs_state_word(qgs_state(q)), detail);
+		log_warning("QGS at %s is %s: %s%s; guests are turned away meanwhile", where,
+			    qgs_state_word(qgs_state(q)), detail, advice(detail));
 	for (size_t i = 0; i < b->n_entrances; i++)
 		open_or_close(b, b->entrances[i]);
 	quote_qgs_changed(b);

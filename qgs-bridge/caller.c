@@ -229,10 +229,13 @@ static bool take_in(struct bridge *b, const struct caller_place *place, struct c
 	why = judge(b, c, place, detail);
 	if (why == REASON_NONE) {
 		to = destination(b, place, &c->who);
-		if (!to)
+		if (!to) {
 			why = REASON_UNKNOWN_SERVICE;
-		else if (c->forwarded && !b->pool)
-			why = REASON_DIAL_FAILED; /* the config has no relay any more */
+			snprintf(detail, sizeof(detail), "no entry of vms, or drop-in, is for it");
+		} else if (c->forwarded && !b->pool) {
+			why = REASON_DIAL_FAILED;
+			snprintf(detail, sizeof(detail), "the config has no relay any more");
+		}
 	}
 	if (why != REASON_NONE) {
 		conduit_close(client, why);

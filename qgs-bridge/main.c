@@ -314,7 +314,8 @@ static int run(struct program *p, struct bridge_config *config)
 	if (prepare(p, config) && bridge_start(&p->bridge, p->worker, config) &&
 	    start_metrics(p, config)) {
 		start_watchdog(p);
-		log_info("qgs-bridge " VERSION " ready, %zu listeners", p->bridge.n_entrances);
+		log_info("qgs-bridge " VERSION " ready, %zu listener%s", p->bridge.n_entrances,
+			 p->bridge.n_entrances == 1 ? "" : "s");
 		sd_notify(0, "READY=1");
 		on_status(&p->status);
 		worker_run(p->worker);

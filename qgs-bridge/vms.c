@@ -69,6 +69,7 @@ struct vms {
 	ino_t ino;
 	bool due;  /* to be read when the timer fires */
 	bool told; /* that it cannot be watched */
+	bool missing; /* ... or is not there */
 	struct timer timer;
 };
 
@@ -286,10 +287,15 @@ static void watch_folder(struct vms *v)
 	struct stat st;
 
 	if (stat(v->config->vms_dir, &st) < 0) {
+		if (!v->missing)
+			log_warning("%s: %s; it is read when it is there", v->config->vms_dir,
+				    strerror(errno));
+		v->missing = true;
 		v->due |= v->folder >= 0 || v->files.n;
 		unwatch(v);
 		return;
 	}
+	v->missing = false;
 	if (v->folder >= 0 && st.st_dev == v->dev && st.st_ino == v->ino)
 		return;
 	unwatch(v);

@@ -10,7 +10,7 @@ import pytest
 
 from bridge import (KINDS, Bridge, Inotify, assert_never_disturbed, connect_error, path_of,
                     settled, since)
-from harness import wait_for
+from harness import need, wait_for
 from qgs import StandIn, ask, asking, vms_asking
 
 # what a client gets at connect from a listener that is not there
@@ -63,6 +63,19 @@ def test_absent_at_start(world, address):
     wait_back(bridge)
     assert len(said(bridge, "is down")) == len(said(bridge, "is up")) == 1
     assert_never_disturbed(bridge, qgs)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root: another user's socket")
+def test_not_permitted(world, address):
+    """The first thing that goes wrong on a node: the message says what to do."""
+    need("setpriv")
+    qgs = StandIn(world, listen=address)
+    os.chmod(qgs.path, 0o700)
+    os.chown(qgs.path, 4711, 4711)
+    bridge = Bridge(world, qgs, wait=False, under=["setpriv", "--bounding-set=-dac_override"])
+    bridge.wait_log(r"is down: Permission denied; this process needs to be in the group")
+    os.chown(qgs.path, 0, 0)
+    wait_back(bridge, ["unix"])
 
 
 def test_folder_absent_at_start(world):

@@ -182,7 +182,7 @@ def test_by_vm(world):
     vm = make_vm(world, "vm-1")
     assert let_go(dial(vm))  # nobody's
     e = node.bridge.wait_end(reason="unknown-service", vm="name:vm-1")
-    assert e["listener"] == "pattern"
+    assert e["listener"] == "pattern" and "no entry of vms" in e["message"]
     drop_in(world.path("vms.d"), "vm-1", {"vms": [{"vm": "name:vm-1", "service": "echo.acme"}]})
 
     def has_it():
@@ -217,9 +217,10 @@ def test_by_vm(world):
 
 
 def test_listener_of_a_drop_in(world):
-    """Whatever starts a VM may bring its socket, too."""
-    os.mkdir(world.path("vms.d"))
+    """Whatever starts a VM may bring its socket, too; and it may be the first to make the folder."""
     node = Node(world, vms_dir=world.path("vms.d"))
+    node.bridge.wait_log(r"vms\.d: No such file or directory; it is read when it is there")
+    os.mkdir(world.path("vms.d"))
     path = world.path("vm-7.sock")
     drop_in(world.path("vms.d"), "vm-7", {
         "listeners": [{"name": "vm-7", "address": f"unix:{path}", "forward": FORWARDED}]})
