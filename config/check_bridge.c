@@ -369,6 +369,18 @@ static void check_own_qgs(const char *name, const struct bridge_config *c,
 				  address_format(&c->qgs.address, text, sizeof(text)));
 }
 
+/* There is one QGS; as part of a file's name it would be a mistake that nobody sees. */
+static void check_qgs_address(const char *name, const struct address *a, struct config_errors *e)
+{
+	char text[ADDRESS_TEXT_MAX];
+
+	if ((a->kind == ADDRESS_UNIX || a->kind == ADDRESS_HYBRID) && strchr(a->name, '*'))
+		config_errors_add(e,
+				  "%s: QGS's address, %s, has '*', which stands for many only in "
+				  "listeners; expected the path of one socket",
+				  name, address_format(a, text, sizeof(text)));
+}
+
 static void check_listener_named(const char *name, const struct bridge_config *c,
 				 const char *pattern, int line, struct config_errors *e)
 {
@@ -392,6 +404,7 @@ void check_bridge_run(const char *name, const struct bridge_config *c, struct co
 				  "unix:/run/qgs-bridge/qgs.socket, or listeners: [{name: NAME, "
 				  "address: ADDRESS}] in the config file",
 				  name);
+	check_qgs_address(name, &c->qgs.address, e);
 	for (size_t i = 0; i < c->n_listeners; i++)
 		check_own_qgs(name, c, &c->listeners[i], e);
 	for (size_t i = 0; i < c->n_rules; i++)

@@ -470,6 +470,9 @@ static void test_run(void)
 	run_refuses("listeners: [{name: a, address: 'unix:/var/run/*/qgs.socket'}]\n",
 		    "b.yaml:1:1: ", "ask itself"); /* as soon as QGS is away */
 	run_accepts("listeners: [{name: a, address: 'unix:/run/*/x/qgs.socket'}]\n");
+	run_refuses(LISTENER "qgs: {address: 'unix:/run/*/qgs.socket'}\n",
+		    "b.yaml: QGS's address, unix:/run/*/qgs.socket, has '*'", "of one socket");
+	run_refuses(LISTENER "qgs: {address: 'hybrid:/run/*/v:1'}\n", "b.yaml: ", "has '*'");
 	run_refuses("listeners: [{name: a, address: 'vsock:any:1'}]\n"
 		    "qgs: {address: 'vsock:local:1'}\n",
 		    "b.yaml:1:1: ", "ask itself");
