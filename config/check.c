@@ -381,6 +381,41 @@ static void check_client_cas(const struct check *k, const struct relay_config *c
 	}
 }
 
+/* Whoever may say who the client is has to be named; a name that nobody asks for is a mistake. */
+static void check_proxies(const struct check *k, const struct relay_config *c)
+{
+	for (size_t i = 0; i < c->n_listeners; i++) {
+		const struct listener_config *l = &c->listeners[i];
+
+		if (!l->proxy_protocol && l->proxy_networks.n)
+			source_error(k->s, find(k, "listeners", i, "proxy_networks"),
+				     "proxy_networks: stands without proxy_protocol; expected "
+				     "proxy_protocol: required or optional beside it");
+		if (l->proxy_protocol && !l->proxy_networks.n)
+			source_error(k->s, find(k, "listeners", i, "proxy_protocol"),
+				     "proxy_protocol: stands without proxy_networks, so anybody "
+				     "could say to be anybody; expected proxy_networks: [NETWORK, "
+				     "...], the addresses of the proxies");
+		if (l->proxy_protocol == PROXY_TAKEN_OPTIONAL && l->service)
+			source_error(k->s, find(k, "listeners", i, "proxy_protocol"),
+				     "proxy_protocol: optional at a listener for one service, "
+				     "whose own first bytes might look like a PROXY header; "
+				     "expected required");
+	}
+	for (size_t i = 0; i < c->n_services; i++) {
+		const struct service_config *service = &c->services[i];
+		bool address = false;
+
+		for (size_t j = 0; j < service->targets.n; j++)
+			address |= service->targets.at[j].kind != ADDRESS_TUNNEL;
+		if (service->proxy_protocol && !address)
+			source_error(k->s, find(k, "services", i, "proxy_protocol"),
+				     "proxy_protocol: this service has no target that is an "
+				     "address; expected one, or the same key in the configuration "
+				     "of its attest-tunnel");
+	}
+}
+
 static void check_tunnel_doors(const struct check *k, const struct relay_config *c)
 {
 	for (size_t i = 0; i < c->n_listeners; i++) {
@@ -451,6 +486,7 @@ void check_relay(const struct source *s, struct relay_config *c, const struct no
 	check_references(&k, c);
 	check_tunnel_doors(&k, c);
 	check_client_cas(&k, c);
+	check_proxies(&k, c);
 }
 
 void check_tunnel(const struct source *s, const struct tunnel_config *c, const struct node *root)

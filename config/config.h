@@ -13,6 +13,7 @@
 #include <stdio.h>
 
 #include "config/address.h"
+#include "config/network.h"
 
 #define CONFIG_FILE_MAX (1024 * 1024) /* bytes of a config file */
 #define CONFIG_LIST_MAX 65536	      /* entries of one list */
@@ -29,6 +30,14 @@ struct addresses {
 	struct address *at;
 	size_t n;
 };
+
+struct networks {
+	struct network *at;
+	size_t n;
+};
+
+/* A PROXY header to a target, by its version; its value is that. */
+enum proxy_sent { PROXY_SENT_NONE, PROXY_SENT_V1, PROXY_SENT_V2 };
 
 /* The same for all programs. Values are those of relay/log.h (config/ may not include it). */
 enum config_log_level { CONFIG_LOG_ERROR, CONFIG_LOG_WARNING, CONFIG_LOG_INFO, CONFIG_LOG_DEBUG };
@@ -61,12 +70,21 @@ enum door {
 	DOOR_STATIC = 1 << 3, /* implied by service:, never named in doors: */
 };
 
+/* A PROXY header before all else at a listener, from proxy_networks. */
+enum proxy_taken {
+	PROXY_TAKEN_NEVER,    /* its bytes are the client's */
+	PROXY_TAKEN_OPTIONAL, /* others may come, without one */
+	PROXY_TAKEN_REQUIRED, /* nobody else may come, and nobody without one */
+};
+
 struct listener_config {
 	char *name;
 	struct address address; /* tcp, unix, vsock, fd */
 	unsigned doors;		/* of enum door */
 	char *service;		/* DOOR_STATIC: the service, else NULL */
 	char *client_ca;	/* DOOR_CONNECT: PEM; clients need a certificate of it, or NULL */
+	int proxy_protocol;	/* enum proxy_taken; off */
+	struct networks proxy_networks; /* whose PROXY headers are taken; n == 0 if off */
 	int line;		/* where it stands in the file */
 };
 
@@ -91,6 +109,7 @@ struct service_config {
 	struct strings hostnames;  /* for SNI, besides NAME.<domain>; unique over all services */
 	struct addresses targets;  /* tunnel, tcp, unix, vsock, hybrid; default: [tunnel] */
 	uint64_t idle;		   /* 0: timeouts.idle */
+	int proxy_protocol;	   /* enum proxy_sent, to targets that are addresses; off */
 	int line;
 };
 

@@ -74,6 +74,13 @@ static void dump_hash(const struct token_hash *hash, FILE *to)
 	fputc('"', to);
 }
 
+static void dump_network(const struct network *n, FILE *to)
+{
+	char text[NETWORK_TEXT_MAX];
+
+	dump_quoted(network_format(n, text, sizeof(text)), to);
+}
+
 static const void *list_of(const struct field *f, const void *base, size_t *n)
 {
 	const void *list;
@@ -124,6 +131,7 @@ static bool is_set(const struct field *f, const void *base)
 	case FIELD_TEXTS:
 	case FIELD_ADDRESSES:
 	case FIELD_HASHES:
+	case FIELD_NETWORKS:
 	case FIELD_STRUCTS:
 		list_of(f, base, &n);
 		return n > 0;
@@ -205,6 +213,8 @@ static void dump_list(const struct field *f, const void *base, int indent, FILE 
 			dump_address((const struct address *)(const void *)list + i, to);
 		else if (f->type == FIELD_HASHES)
 			dump_hash((const struct token_hash *)(const void *)list + i, to);
+		else if (f->type == FIELD_NETWORKS)
+			dump_network((const struct network *)(const void *)list + i, to);
 		else
 			table_dump_at(f->table, list + i * f->table->size, indent + 4, true, to);
 		if (f->type != FIELD_STRUCTS)
@@ -229,7 +239,8 @@ static void table_dump_at(const struct table *t, const void *of, int indent, boo
 		} else if (f->type == FIELD_FLAGS) {
 			dump_flags(f, at, to);
 		} else if (f->type == FIELD_TEXTS || f->type == FIELD_ADDRESSES ||
-			   f->type == FIELD_HASHES || f->type == FIELD_STRUCTS) {
+			   f->type == FIELD_HASHES || f->type == FIELD_NETWORKS ||
+			   f->type == FIELD_STRUCTS) {
 			dump_list(f, of, indent, to);
 		} else {
 			dump_scalar(f, at, to);

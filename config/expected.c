@@ -80,7 +80,7 @@ static void expected_range(const struct field *f, struct joined *j)
 static bool is_list(const struct field *f)
 {
 	return f->type == FIELD_FLAGS || f->type == FIELD_TEXTS || f->type == FIELD_ADDRESSES ||
-	       f->type == FIELD_HASHES || f->type == FIELD_STRUCTS;
+	       f->type == FIELD_HASHES || f->type == FIELD_NETWORKS || f->type == FIELD_STRUCTS;
 }
 
 const char *field_expected(const struct field *f, bool entry, char *buf, size_t size)
@@ -112,6 +112,9 @@ const char *field_expected(const struct field *f, bool entry, char *buf, size_t 
 	case FIELD_HASHES:
 		join(&j, "sha256: and 64 hex digits; make one with: attest-relay token new", true,
 		     false);
+		break;
+	case FIELD_NETWORKS:
+		join(&j, "networks such as 10.0.0.0/8 or ::1, or unix", true, false);
 		break;
 	case FIELD_STRUCT:
 		join(&j, "keys and values", true, false);

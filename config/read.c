@@ -240,6 +240,16 @@ static void read_hash(const struct source *s, const struct field *f, const struc
 	}
 }
 
+static void read_network(const struct source *s, const struct field *f, const struct node *node,
+			 void *to)
+{
+	const char *value = scalar(s, node, f, true);
+	const char *bad = value ? network_parse(to, value) : NULL;
+
+	if (bad)
+		wrong_value(s, node, f, true, bad);
+}
+
 /* The list's entries if it is a sound one, else NULL and it is reported. */
 static const struct node *entries(const struct source *s, const struct field *f,
 				  const struct node *node)
@@ -311,6 +321,7 @@ static const struct entry_type {
 	[FIELD_TEXTS] = { sizeof(char *), read_entry_text },
 	[FIELD_ADDRESSES] = { sizeof(struct address), read_address },
 	[FIELD_HASHES] = { sizeof(struct token_hash), read_hash },
+	[FIELD_NETWORKS] = { sizeof(struct network), read_network },
 	[FIELD_STRUCTS] = { 0, read_entry_struct },
 };
 
@@ -360,6 +371,7 @@ static void read_field(const struct source *s, const struct field *f, const stru
 	case FIELD_TEXTS:
 	case FIELD_ADDRESSES:
 	case FIELD_HASHES:
+	case FIELD_NETWORKS:
 	case FIELD_STRUCTS:
 		read_list(s, f, node, base);
 		break;

@@ -47,6 +47,20 @@ static bool is_hostname(const char *text)
 			"a tunnel with nothing received for so long is dead"),                \
 		TIMEOUT(drain, 0, DAY, "60s", "for streams to finish when shutting down")
 
+static const struct word proxy_sent[] = {
+	{ "off", PROXY_SENT_NONE },
+	{ "v1", PROXY_SENT_V1 },
+	{ "v2", PROXY_SENT_V2 },
+	{ NULL, 0 },
+};
+
+#define PROXY_SENT(type_, text)                                                  \
+	{                                                                        \
+		.key = "proxy_protocol", .type = FIELD_ENUM,                     \
+		MEMBER(type_, proxy_protocol), .def = "off", .words = proxy_sent, \
+		.help = (text)                                                   \
+	}
+
 static const struct field relay_timeout_fields[] = {
 	TIMEOUT_HANDSHAKE,
 	TIMEOUT(pickup, 1, HOUR, "10s", "a client's stream waiting for a tunnel"),
@@ -73,6 +87,15 @@ static const struct word doors[] = {
 	{ "connect", DOOR_CONNECT },
 	{ NULL, 0 },
 };
+
+static const struct word proxy_taken[] = {
+	{ "off", PROXY_TAKEN_NEVER },
+	{ "optional", PROXY_TAKEN_OPTIONAL },
+	{ "required", PROXY_TAKEN_REQUIRED },
+	{ NULL, 0 },
+};
+
+#define PROXY_NETWORKS_MAX 64 /* each client's address is compared with each */
 
 static const struct field tls_fields[] = {
 	{ .key = "certificate",
@@ -132,7 +155,18 @@ static const struct field listener_fields[] = {
 	  .is = schema_is_path,
 	  .expected = EXPECTED_PATH,
 	  .help = "PEM file: the CAs of the certificates that clients need at the door connect" },
-	REFUSED("proxy_protocol"),
+	{ .key = "proxy_protocol",
+	  .type = FIELD_ENUM,
+	  MEMBER(struct listener_config, proxy_protocol),
+	  .def = "off",
+	  .words = proxy_taken,
+	  .help = "whether a PROXY header comes first, by which a proxy says who the client is" },
+	{ .key = "proxy_networks",
+	  .type = FIELD_NETWORKS,
+	  LIST(struct listener_config, proxy_networks),
+	  .flags = FIELD_NONEMPTY,
+	  .max = PROXY_NETWORKS_MAX,
+	  .help = "the proxies from which a PROXY header is taken" },
 };
 
 static const struct table listener_table = { .what = "listener",
@@ -199,8 +233,9 @@ static const struct field service_fields[] = {
 	  .max = 365 * DAY,
 	  .def = "0",
 	  .help = "instead of timeouts.idle, which 0 stands for" },
+	PROXY_SENT(struct service_config,
+		   "a PROXY header to targets that are addresses, first of all"),
 	REFUSED("clients"),
-	REFUSED("proxy_protocol"),
 };
 
 static const struct table service_table = { .what = "service",

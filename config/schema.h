@@ -26,6 +26,7 @@ enum field_type {
 	FIELD_TEXTS,     /* struct strings */
 	FIELD_ADDRESSES, /* struct addresses */
 	FIELD_HASHES,    /* struct token_hashes */
+	FIELD_NETWORKS,  /* struct networks */
 	FIELD_STRUCT,    /* a struct inside, by its own table */
 	FIELD_STRUCTS,   /* pointer and count, each by its own table */
 	FIELD_REFUSED,   /* known, but not done by this version: an error of its own */

@@ -21,6 +21,7 @@
 #include "relay/listener.h"
 #include "relay/log.h"
 #include "relay/opening.h"
+#include "relay/proxied.h"
 #include "relay/registry.h"
 #include "relay/tls.h"
 
@@ -114,6 +115,7 @@ static bool make_splice_specs(struct gateway *g)
 		return false;
 	for (size_t i = 0; i < c->n_services; i++) {
 		g->service_splice[i] = g->splice;
+		g->tells_clients |= c->services[i].proxy_protocol != PROXY_SENT_NONE;
 		if (c->services[i].idle)
 			g->service_splice[i].idle_ms = c->services[i].idle;
 	}
@@ -324,6 +326,7 @@ static void end_worker(struct worker *w, void *arg)
 	struct gateway_worker *gw = gateway_worker(w);
 
 	stop_listening(w, NULL);
+	proxied_end_all(gw);
 	intake_end_all(gw);
 	opening_end_all(gw, REASON_SHUTDOWN);
 	gw->gateway->tunnel.shutdown(w);

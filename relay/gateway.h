@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 #include "config/config.h"
-#include "relay/peer.h"
+#include "relay/client.h"
 #include "relay/splice.h"
 
 #define WORKERS_MAX 256
@@ -23,6 +23,7 @@ struct httphead;
 struct intake;
 struct listener;
 struct opening;
+struct proxied;
 struct registry;
 struct tls_context;
 
@@ -39,10 +40,10 @@ struct tunnel_side {
 	void (*stop)(struct worker *w);
 	/* An agent at the direct carrier. The conduit is consumed. */
 	void (*accept)(struct gateway *g, struct worker *w, struct conduit *c,
-		       const struct peer *peer);
+		       const struct client *client);
 	/* An agent at the WebSocket carrier: its request head is still unread in the conduit. */
 	void (*upgrade)(struct gateway *g, struct worker *w, struct conduit *c,
-			const struct peer *peer);
+			const struct client *client);
 	/* Opens a stream in a tunnel of this worker. False and *why: GOING_AWAY if it is gone. */
 	bool (*open)(struct worker *w, uint64_t tunnel, const char *service, const char *id,
 		     struct tunnel_stream *out, enum reason *why);
@@ -57,7 +58,7 @@ struct h2_side {
 	 * REASON_NONE, or why each of its streams is refused.
 	 */
 	void (*accept)(struct listener *l, struct worker *w, struct conduit *c,
-		       const struct peer *peer, enum reason verdict);
+		       const struct client *client, enum reason verdict);
 	/* Draining: tells this worker's clients to open no more streams here. */
 	void (*drain)(struct worker *w);
 	/* Shutting down: ends this worker's connections. */
@@ -69,6 +70,7 @@ struct gateway_worker {
 	struct gateway *gateway;
 	struct worker *worker;
 	struct listener *listeners;
+	struct proxied *proxied;  /* list: those whose PROXY header comes before the intake */
 	struct intake *intakes;	  /* list */
 	struct opening *openings; /* list: joined ones, and those on their way */
 	struct opening *parked;	  /* list: waiting for a tunnel */
@@ -85,6 +87,7 @@ struct gateway {
 	struct tls_context **tls; /* the relay's own, see gateway_tls */
 	struct tunnel_side tunnel;
 	struct h2_side h2;
+	bool tells_clients; /* some service's targets are sent PROXY headers */
 	int *fds; /* of config->listeners; -1: closed */
 	atomic_uint accepting; /* workers that still listen; the last one closes fds */
 	struct worker *workers[WORKERS_MAX];

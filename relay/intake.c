@@ -54,7 +54,7 @@ struct intake {
 	size_t head_len;
 	uint64_t deadline;
 	struct timer timer;
-	struct peer peer;
+	struct client client;
 	struct intake *next, **prevp;
 	struct reapable reapable;
 };
@@ -85,13 +85,13 @@ static void leave(struct intake *i)
 static void log_refusal(const struct intake *i, const char *wanted, enum reason why,
 			const char *detail)
 {
-	opening_log_refused(i->worker, i->listener->config->name, &i->peer, wanted, why, detail);
+	opening_log_refused(i->worker, i->listener->config->name, &i->client, wanted, why, detail);
 }
 
 /* From peeking to a conduit; NULL: out of memory, and the intake is over. */
 static struct conduit *take_conduit(struct intake *i)
 {
-	struct conduit *c = fd_conduit_of(i->worker, i->fd, i->peer.family);
+	struct conduit *c = fd_conduit_of(i->worker, i->fd, client_family(&i->client));
 
 	if (!c) {
 		log_refusal(i, "", REASON_NO_MEMORY, "");
@@ -139,11 +139,11 @@ static void open_route(struct intake *i, struct conduit *c, enum door door,
 {
 	struct listener *l = i->listener;
 	struct worker *w = i->worker;
-	struct peer peer = i->peer;
+	struct client client = i->client;
 
 	i->conduit = NULL; /* consumed */
 	leave(i);
-	opening_new(l, w, c, door, &peer, route);
+	opening_new(l, w, c, door, &client, route);
 }
 
 /* May this client use the connect door? Without TLS there is no certificate to be seen. */
@@ -159,11 +159,11 @@ static void speak_h2(struct intake *i, struct conduit *c)
 	enum reason verdict = judge(i, c);
 	struct listener *l = i->listener;
 	struct worker *w = i->worker;
-	struct peer peer = i->peer;
+	struct client client = i->client;
 
 	i->conduit = NULL; /* consumed */
 	leave(i);
-	l->gateway->h2.accept(l, w, c, &peer, verdict);
+	l->gateway->h2.accept(l, w, c, &client, verdict);
 }
 
 /* ---- READING ---- */
@@ -205,7 +205,7 @@ static void agent_upgrade(struct intake *i)
 	struct gateway *g = i->listener->gateway;
 	struct conduit *c = i->conduit;
 	struct worker *w = i->worker;
-	struct peer peer = i->peer;
+	struct client client = i->client;
 
 	if (conduit_unread(c, i->head, i->head_len) < 0) {
 		refuse(i, DOOR_CONNECT, REASON_NO_MEMORY, "", "");
@@ -213,7 +213,7 @@ static void agent_upgrade(struct intake *i)
 	}
 	i->conduit = NULL; /* consumed */
 	leave(i);
-	g->tunnel.upgrade(g, w, c, &peer);
+	g->tunnel.upgrade(g, w, c, &client);
 }
 
 static void read_request(struct intake *i, const struct httphead *head)
@@ -307,12 +307,13 @@ static void on_shaken(void *user, struct conduit *c, enum reason why, const char
 		return;
 	}
 	i->secure = true;
+	client_secured(&i->client, c);
 	if (strcmp(tls_conduit_alpn(c), CLIENTHELLO_ALPN) == 0) {
 		struct worker *w = i->worker;
-		struct peer peer = i->peer;
+		struct client client = i->client;
 
 		leave(i);
-		g->tunnel.accept(g, w, c, &peer);
+		g->tunnel.accept(g, w, c, &client);
 	} else if (strcmp(tls_conduit_alpn(c), ALPN_H2) == 0) {
 		speak_h2(i, c);
 	} else {
@@ -427,15 +428,16 @@ static void on_deadline(struct timer *t)
 }
 
 /* A static listener: the listener says it all. */
-static void open_static(struct listener *l, int fd, const struct peer *peer)
+static void open_static(struct listener *l, int fd, const struct client *client)
 {
 	struct route route;
-	struct conduit *c = fd_conduit_of(l->worker, fd, peer->family);
+	struct conduit *c = fd_conduit_of(l->worker, fd, client_family(client));
 
 	if (!c || router_by_service(&route, l->gateway->config, l->config->service) < 0) {
 		enum reason why = c ? REASON_UNKNOWN_SERVICE : REASON_NO_MEMORY;
 
-		opening_log_refused(l->worker, l->config->name, peer, l->config->service, why, "");
+		opening_log_refused(l->worker, l->config->name, client, l->config->service, why,
+				    "");
 		gateway_connection_over(l->gateway);
 		if (c)
 			conduit_close(c, why);
@@ -443,16 +445,19 @@ static void open_static(struct listener *l, int fd, const struct peer *peer)
 			close(fd);
 		return;
 	}
-	opening_new(l, l->worker, c, DOOR_STATIC, peer, &route);
+	opening_new(l, l->worker, c, DOOR_STATIC, client, &route);
 }
 
-void intake_new(struct listener *l, int fd, const struct peer *peer)
+void intake_new(struct listener *l, int fd, const struct client *client, uint64_t ms)
 {
 	struct gateway_worker *gw = gateway_worker(l->worker);
+	struct client who = *client;
 	struct intake *i;
 
+	if (l->gateway->tells_clients && !who.to.family)
+		peer_of_local(&who.to, fd);
 	if (l->config->service) {
-		open_static(l, fd, peer);
+		open_static(l, fd, &who);
 		return;
 	}
 	i = calloc(1, sizeof(*i));
@@ -465,15 +470,15 @@ void intake_new(struct listener *l, int fd, const struct peer *peer)
 	i->worker = l->worker;
 	i->fd = fd;
 	i->reapable.free = on_free;
-	i->deadline = worker_now(i->worker) + l->gateway->config->timeouts.handshake;
-	i->peer = *peer;
+	i->deadline = worker_now(i->worker) + ms;
+	i->client = who;
 	i->next = gw->intakes;
 	i->prevp = &gw->intakes;
 	if (i->next)
 		i->next->prevp = &i->next;
 	gw->intakes = i;
 	counter_add(&i->worker->counters.value[COUNTER_LIVE_INTAKES], 1);
-	timer_set(i->worker, &i->timer, l->gateway->config->timeouts.handshake, on_deadline);
+	timer_set(i->worker, &i->timer, ms, on_deadline);
 	if (edge_watch(i->worker, &i->edge, fd, EPOLLIN | EPOLLRDHUP, on_peek) < 0)
 		vanish(i, REASON_NO_MEMORY);
 }

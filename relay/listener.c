@@ -2,7 +2,7 @@
  * listener: the gateway's side of accepting.
  *
  * Theory of operation: an acceptor on the socket that all workers share; each connection is counted
- * against the gateway's limit, then it is an intake's.
+ * against the gateway's limit, then it is an intake's, or its PROXY header is read first.
  */
 #include "relay/listener.h"
 
@@ -14,6 +14,7 @@
 
 #include "relay/gateway.h"
 #include "relay/intake.h"
+#include "relay/proxied.h"
 
 static struct listener *of(struct acceptor *a)
 {
@@ -32,7 +33,15 @@ static void on_none(struct acceptor *a)
 
 static void on_accepted(struct acceptor *a, int fd, const struct peer *peer)
 {
-	intake_new(of(a), fd, peer);
+	struct listener *l = of(a);
+	struct client client;
+
+	if (l->config->proxy_protocol) {
+		proxied_new(l, fd, peer);
+		return;
+	}
+	client_init(&client, peer);
+	intake_new(l, fd, &client, l->gateway->config->timeouts.handshake);
 }
 
 static const struct acceptor_events events = {

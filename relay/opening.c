@@ -59,6 +59,8 @@ struct search {
 	uint64_t asked[TRIES_MAX];
 	enum reason why; /* of the last target that failed */
 	char *detail;	 /* the same in words; NULL: none */
+	uint8_t *header; /* for targets that are addresses, before all else; NULL: none is sent */
+	size_t header_len;
 };
 
 /* One per stream for as long as it lives: kept small. */
@@ -72,6 +74,7 @@ struct opening {
 	/* For the log: the target in use. via: the tunnel, if it is none that is dialled. */
 	const struct address *dialled;
 	char *via;
+	char *proxy;	    /* the same of a proxy that has said who the client is; NULL: none */
 	uint64_t id, began; /* began: worker_now */
 	struct opening *link, **prevp;
 	struct reapable reapable;
@@ -168,42 +171,47 @@ static void log_end(const struct opening *o, enum reason why, uint64_t up, uint6
 		{ "bytes_down", NULL, down },
 		{ "duration_ms", NULL, ms },
 		{ "reason", reason_word(why), 0 },
+		{ "via_proxy", o->proxy, 0 }, /* the last: left out if there was none */
 	};
+	const unsigned n = sizeof(fields) / sizeof(fields[0]) - !o->proxy;
+	const char *by = o->proxy ? " by " : "", *proxy = text_of(o->proxy);
 	enum log_level level = why == REASON_EOF ? LOG_LEVEL_INFO : LOG_LEVEL_WARNING;
 
 	if (!o->splice) {
 		counter_add(&o->worker->counters.refused[why], 1);
-		log_limited(level, fields, sizeof(fields) / sizeof(fields[0]),
-			    "#%" PRIu64 " %s -> %s (%s, %s): refused after %" PRIu64
+		log_limited(level, fields, n,
+			    "#%" PRIu64 " %s%s%s -> %s (%s, %s): refused after %" PRIu64
 			    ".%03u s: %s%s%s",
-			    o->id, from, o->service, o->listener->config->name, door_word(o->door),
-			    ms / 1000, (unsigned)(ms % 1000), reason_word(why),
+			    o->id, from, by, proxy, o->service, o->listener->config->name,
+			    door_word(o->door), ms / 1000, (unsigned)(ms % 1000), reason_word(why),
 			    o->search->detail ? ": " : "", text_of(o->search->detail));
 		return;
 	}
-	log_fields(LOG_LEVEL_INFO, fields, sizeof(fields) / sizeof(fields[0]),
-		   "#%" PRIu64 " %s -> %s via %s (%s, %s): %" PRIu64 " up, %" PRIu64
+	log_fields(LOG_LEVEL_INFO, fields, n,
+		   "#%" PRIu64 " %s%s%s -> %s via %s (%s, %s): %" PRIu64 " up, %" PRIu64
 		   " down, %" PRIu64 ".%03u s, %s",
-		   o->id, from, o->service, via, o->listener->config->name,
+		   o->id, from, by, proxy, o->service, via, o->listener->config->name,
 		   door_word(o->door), up, down, ms / 1000, (unsigned)(ms % 1000),
 		   reason_word(why));
 }
 
-void opening_log_refused(struct worker *w, const char *listener, const struct peer *peer,
+void opening_log_refused(struct worker *w, const char *listener, const struct client *who,
 			 const char *wanted, enum reason why, const char *detail)
 {
-	char from[PEER_TEXT_MAX];
+	char from[PEER_TEXT_MAX], proxy[PEER_TEXT_MAX], both[CLIENT_TEXT_MAX];
 	const struct log_field fields[] = {
-		{ "client", peer_format(peer, from, sizeof(from)), 0 },
+		{ "client", peer_format(&who->peer, from, sizeof(from)), 0 },
 		{ "listener", listener, 0 },
 		{ "service", wanted, 0 },
 		{ "reason", reason_word(why), 0 },
+		{ "via_proxy", client_proxy(who, proxy, sizeof(proxy)), 0 }, /* the last, too */
 	};
 
 	counter_add(&w->counters.refused[why], 1);
-	log_limited(LOG_LEVEL_WARNING, fields, sizeof(fields) / sizeof(fields[0]),
-		    "%s -> %s (%s): refused: %s%s%s", from, *wanted ? wanted : "?", listener,
-		    reason_word(why), *detail ? ": " : "", detail);
+	log_limited(LOG_LEVEL_WARNING, fields, sizeof(fields) / sizeof(fields[0]) - !*proxy,
+		    "%s -> %s (%s): refused: %s%s%s", client_format(who, both, sizeof(both)),
+		    *wanted ? wanted : "?", listener, reason_word(why), *detail ? ": " : "",
+		    detail);
 }
 
 /* ---- the end ---- */
@@ -213,6 +221,7 @@ static void on_free(struct reapable *r)
 	struct opening *o = (struct opening *)((char *)r - offsetof(struct opening, reapable));
 
 	free(o->via);
+	free(o->proxy);
 	free(o);
 }
 
@@ -221,6 +230,7 @@ static void on_search_free(struct reapable *r)
 	struct search *f = (struct search *)((char *)r - offsetof(struct search, reapable));
 
 	free(f->detail);
+	free(f->header);
 	free(f);
 }
 
@@ -530,11 +540,26 @@ static bool try_tunnel(struct opening *o)
 
 /* ---- an address ---- */
 
+/* Who the client is goes before all else, in one piece: a new socket has room for it. */
+static bool announce(const struct opening *o, struct conduit *target)
+{
+	const struct search *f = o->search;
+
+	return !f->header ||
+	       conduit_write(target, f->header, f->header_len) == (ssize_t)f->header_len;
+}
+
 static void on_dialled(void *user, struct conduit *c, enum reason why, const char *detail)
 {
 	struct opening *o = user;
 
 	o->search->dial = NULL;
+	if (c && !announce(o, c)) {
+		conduit_close(c, REASON_RESET);
+		c = NULL;
+		why = REASON_DIAL_FAILED;
+		detail = "the target did not take the PROXY header";
+	}
 	if (c)
 		join(o, c);
 	else
@@ -666,8 +691,28 @@ void opening_wake_all(struct gateway *g, const char *service)
 	}
 }
 
+/* False: out of memory. */
+static bool know_client(struct opening *o, const struct client *who, const struct route *route)
+{
+	int version = route->config ? route->config->proxy_protocol : PROXY_SENT_NONE;
+	uint8_t header[PROXYPROTO_SENT_MAX];
+	char text[CLIENT_TEXT_MAX];
+
+	o->peer = who->peer;
+	if (who->proxy.family)
+		set_text(&o->proxy, client_proxy(who, text, sizeof(text)));
+	if (!version)
+		return true;
+	snprintf(text, sizeof(text), "%" PRIu64, o->id);
+	o->search->header_len = client_header(who, (unsigned)version, route->asked, text, header);
+	o->search->header = malloc(o->search->header_len);
+	if (o->search->header)
+		memcpy(o->search->header, header, o->search->header_len);
+	return o->search->header;
+}
+
 void opening_new(struct listener *l, struct worker *w, struct conduit *client, enum door door,
-		 const struct peer *peer, const struct route *route)
+		 const struct client *who, const struct route *route)
 {
 	size_t name = strlen(route->service) + 1;
 	struct opening *o = calloc(1, sizeof(*o) + name);
@@ -676,7 +721,7 @@ void opening_new(struct listener *l, struct worker *w, struct conduit *client, e
 	if (!o || !f) {
 		free(o);
 		free(f);
-		opening_log_refused(w, l->config->name, peer, route->service, REASON_NO_MEMORY, "");
+		opening_log_refused(w, l->config->name, who, route->service, REASON_NO_MEMORY, "");
 		if (client->ops->answer)
 			gateway_stream_over(l->gateway);
 		else
@@ -689,7 +734,6 @@ void opening_new(struct listener *l, struct worker *w, struct conduit *client, e
 	o->door = door;
 	o->id = gateway_next_id(l->gateway);
 	o->began = worker_now(w);
-	o->peer = *peer;
 	o->config = route->config;
 	o->client = client;
 	o->in_session = client->ops->answer;
@@ -700,7 +744,10 @@ void opening_new(struct listener *l, struct worker *w, struct conduit *client, e
 	memcpy(o->service, route->service, name);
 	enlist(o, &gateway_worker(o->worker)->openings);
 	gauge(o, COUNTER_LIVE_OPENINGS, 1);
-	try_targets(o);
+	if (know_client(o, who, route))
+		try_targets(o);
+	else
+		refuse(o, REASON_NO_MEMORY);
 }
 
 void opening_end_all(struct gateway_worker *gw, enum reason why)

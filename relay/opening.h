@@ -7,7 +7,7 @@
 
 /* The client's conduit is consumed; nothing has been sent to it yet. */
 void opening_new(struct listener *l, struct worker *w, struct conduit *client, enum door door,
-		 const struct peer *peer, const struct route *route);
+		 const struct client *who, const struct route *route);
 
 /* A tunnel offering these services is there: whoever is parked for one tries again. All workers. */
 void opening_wake_all(struct gateway *g, const char *service);
@@ -19,7 +19,7 @@ void opening_on_splice_end(struct splice *s, enum reason why);
 void opening_end_all(struct gateway_worker *gw, enum reason why);
 
 /* An attempt that ended before it was an opening: counted and logged the same way. */
-void opening_log_refused(struct worker *w, const char *listener, const struct peer *peer,
+void opening_log_refused(struct worker *w, const char *listener, const struct client *who,
 			 const char *wanted, enum reason why, const char *detail);
 
 #endif

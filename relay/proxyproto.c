@@ -369,7 +369,8 @@ static size_t encode_2(uint8_t *to, const struct proxyproto_about *about)
 {
 	uint8_t *at = put(to, signature_2, sizeof(signature_2));
 
-	*at++ = VERSION_2 | COMMAND_PROXY;
+	/* as haproxy does it; it refuses PROXY without addresses */
+	*at++ = VERSION_2 | (is_ip(about->from) ? COMMAND_PROXY : COMMAND_LOCAL);
 	*at++ = about->from->family == AF_INET    ? INET_STREAM
 		: about->from->family == AF_INET6 ? INET6_STREAM
 						  : 0;

@@ -58,7 +58,7 @@ struct proxyproto_about {
 };
 
 /*
- * version 1 or 2. A client without an IP address is UNKNOWN or UNSPEC. Version 1 has the addresses
+ * version 1 or 2. A client without an IP address is UNKNOWN or LOCAL. Version 1 has the addresses
  * only. Returns the bytes written.
  */
 size_t proxyproto_encode(uint8_t to[PROXYPROTO_SENT_MAX], unsigned version,

@@ -38,12 +38,13 @@ int router_by_service(struct route *r, const struct relay_config *c, const char 
 	if (!s && (!o || !owner_may_offer(o, name, (size_t)(dot - name))))
 		return -ENOENT;
 	r->config = s;
+	r->asked = NULL;
 	for (size_t i = 0; i <= strlen(name); i++)
 		r->service[i] = (char)tolower((unsigned char)name[i]);
 	return 0;
 }
 
-int router_by_host(struct route *r, const struct relay_config *c, const char *host)
+static int by_host(struct route *r, const struct relay_config *c, const char *host)
 {
 	const struct service_config *s = relay_config_hostname(c, host);
 	size_t len = strlen(host), tail = c->domain ? strlen(c->domain) : 0;
@@ -59,9 +60,21 @@ int router_by_host(struct route *r, const struct relay_config *c, const char *ho
 	return router_by_service(r, c, name);
 }
 
+int router_by_host(struct route *r, const struct relay_config *c, const char *host)
+{
+	int found = by_host(r, c, host);
+
+	if (found == 0)
+		r->asked = host;
+	return found;
+}
+
 int router_by_authority(struct route *r, const struct relay_config *c, const char *host)
 {
-	return router_by_service(r, c, host) == 0 ? 0 : router_by_host(r, c, host);
+	if (router_by_service(r, c, host) < 0)
+		return router_by_host(r, c, host);
+	r->asked = host;
+	return 0;
 }
 
 const struct addresses *router_targets(const struct route *r)

@@ -9,6 +9,7 @@
 struct route {
 	char service[SERVICE_NAME_MAX];	     /* lower case */
 	const struct service_config *config; /* NULL: by default, whichever tunnel offers it */
+	const char *asked; /* the host it was found by: the caller's; NULL: by service */
 };
 
 /* Each: 0, or -ENOENT: no service by this name may be reached; r is untouched then. */

@@ -399,6 +399,33 @@ bool tls_conduit_verified(const struct conduit *c)
 	       SSL_get_verify_result(ssl) == X509_V_OK;
 }
 
+const char *tls_conduit_version(const struct conduit *c)
+{
+	return SSL_get_version(of(c)->ssl);
+}
+
+const char *tls_conduit_subject(const struct conduit *c, char *buf, size_t size)
+{
+	X509 *certificate = SSL_get0_peer_certificate(of(c)->ssl);
+	X509_NAME *subject = certificate ? X509_get_subject_name(certificate) : NULL;
+	int at = subject ? X509_NAME_get_index_by_NID(subject, NID_commonName, -1) : -1;
+	unsigned char *text = NULL;
+	int len;
+
+	buf[0] = '\0';
+	if (at < 0)
+		return buf;
+	len = ASN1_STRING_to_UTF8(&text,
+				  X509_NAME_ENTRY_get_data(X509_NAME_get_entry(subject, at)));
+	if (len > 0 && (size_t)len < size && !memchr(text, '\0', (size_t)len)) {
+		memcpy(buf, text, (size_t)len);
+		buf[len] = '\0';
+	}
+	if (len >= 0)
+		OPENSSL_free(text);
+	return buf;
+}
+
 const char *tls_conduit_alert(struct conduit *c)
 {
 	struct tls_conduit *t = of(c);

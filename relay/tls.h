@@ -62,6 +62,13 @@ void tls_handshake_cancel(struct tls_handshake *h); /* closes fd, done is not ca
 
 /* The ALPN name both sides agreed on, or "". Valid while the conduit lives. */
 const char *tls_conduit_alpn(const struct conduit *c);
+/* "TLSv1.3". Static. */
+const char *tls_conduit_version(const struct conduit *c);
+/*
+ * A server's conduit: the CN of the certificate that the client has shown, in UTF-8; "" if it has
+ * none, or one that is too long or has a NUL inside. Returns buf.
+ */
+const char *tls_conduit_subject(const struct conduit *c, char *buf, size_t size);
 /* A server's conduit: the client has shown a certificate and it was verified. */
 bool tls_conduit_verified(const struct conduit *c);
 /*

@@ -53,7 +53,7 @@ struct h2_client {
 	struct timer idle;
 	struct h2_client *next, **prevp; /* in gateway_worker */
 	struct reapable reapable;
-	struct peer peer;
+	struct client client;
 };
 
 static void on_free(struct reapable *r)
@@ -63,19 +63,21 @@ static void on_free(struct reapable *r)
 
 static void log_ended(const struct h2_client *k, enum reason why, const char *detail)
 {
-	char from[PEER_TEXT_MAX];
+	char from[PEER_TEXT_MAX], proxy[PEER_TEXT_MAX], both[CLIENT_TEXT_MAX];
 	uint64_t ms = worker_now(k->worker) - k->began, streams = session_opened(k->session);
 	const struct log_field fields[] = {
-		{ "client", peer_format(&k->peer, from, sizeof(from)), 0 },
+		{ "client", peer_format(&k->client.peer, from, sizeof(from)), 0 },
 		{ "listener", k->listener->config->name, 0 },
 		{ "streams", NULL, streams },
 		{ "duration_ms", NULL, ms },
 		{ "reason", reason_word(why), 0 },
+		{ "via_proxy", client_proxy(&k->client, proxy, sizeof(proxy)), 0 }, /* the last */
 	};
 
-	log_limited(LOG_LEVEL_INFO, fields, sizeof(fields) / sizeof(fields[0]),
+	log_limited(LOG_LEVEL_INFO, fields, sizeof(fields) / sizeof(fields[0]) - !*proxy,
 		    "client %s (%s, HTTP/2) ended: %s (%s), %" PRIu64 " streams, %" PRIu64 " s",
-		    from, k->listener->config->name, reason_word(why), detail, streams, ms / 1000);
+		    client_format(&k->client, both, sizeof(both)), k->listener->config->name,
+		    reason_word(why), detail, streams, ms / 1000);
 }
 
 /* Its connection is over; what there was of a session says its end itself. */
@@ -137,9 +139,9 @@ static enum reason on_accept(struct session *s, struct conduit *stream, const ch
 		why = REASON_LIMIT;
 	if (why == REASON_NONE) {
 		timer_cancel(k->worker, &k->idle);
-		opening_new(k->listener, k->worker, stream, DOOR_CONNECT, &k->peer, &route);
+		opening_new(k->listener, k->worker, stream, DOOR_CONNECT, &k->client, &route);
 	} else {
-		opening_log_refused(k->worker, k->listener->config->name, &k->peer, host, why,
+		opening_log_refused(k->worker, k->listener->config->name, &k->client, host, why,
 				    detail);
 		refusal_send(stream, DOOR_CONNECT, why, "", NULL, NULL);
 	}
@@ -178,8 +180,8 @@ static const struct session_events events = {
 
 /* ---- for the gateway ---- */
 
-static struct h2_client *client_new(struct listener *l, struct worker *w, const struct peer *peer,
-				    enum reason verdict)
+static struct h2_client *client_new(struct listener *l, struct worker *w,
+				    const struct client *client, enum reason verdict)
 {
 	struct gateway_worker *gw = gateway_worker(w);
 	struct h2_client *k = calloc(1, sizeof(*k));
@@ -188,7 +190,7 @@ static struct h2_client *client_new(struct listener *l, struct worker *w, const 
 		return NULL;
 	k->listener = l;
 	k->worker = w;
-	k->peer = *peer;
+	k->client = *client;
 	k->verdict = verdict;
 	k->began = worker_now(w);
 	k->reapable.free = on_free;
@@ -210,7 +212,7 @@ static uint32_t stream_window(const struct relay_config *config, bool known)
 }
 
 static void door_accept(struct listener *l, struct worker *w, struct conduit *c,
-			const struct peer *peer, enum reason verdict)
+			const struct client *client, enum reason verdict)
 {
 	const struct relay_config *config = l->gateway->config;
 	bool known = l->config->client_ca && verdict == REASON_NONE;
@@ -222,7 +224,7 @@ static void door_accept(struct listener *l, struct worker *w, struct conduit *c,
 		.ping_ms = config->timeouts.ping,
 		.dead_ms = config->timeouts.dead,
 	};
-	struct h2_client *k = client_new(l, w, peer, verdict);
+	struct h2_client *k = client_new(l, w, client, verdict);
 
 	if (!k) {
 		conduit_close(c, REASON_NO_MEMORY);

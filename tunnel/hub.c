@@ -60,7 +60,7 @@ struct tunnel {
 	int32_t hello; /* the hello's stream */
 	bool websocket, listed;
 	bool moved; /* by our wish: its streams stay for as long as they live */
-	struct peer peer;
+	struct client client;
 	struct timer timer;
 	struct registration registration;
 	const struct owner_config *owner;
@@ -123,29 +123,31 @@ static const char *carrier_word(const struct tunnel *t)
 
 static void log_ended(const struct tunnel *t, enum reason why, const char *detail)
 {
-	char name[136], from[PEER_TEXT_MAX];
+	char name[136], from[PEER_TEXT_MAX], proxy[PEER_TEXT_MAX], both[CLIENT_TEXT_MAX];
 	uint64_t ms = worker_now(t->worker) - t->began;
 	uint64_t streams = t->session ? session_opened(t->session) : 0;
 	const struct log_field fields[] = {
 		{ "tunnel", name, 0 },
-		{ "agent", peer_format(&t->peer, from, sizeof(from)), 0 },
+		{ "agent", peer_format(&t->client.peer, from, sizeof(from)), 0 },
 		{ "carrier", carrier_word(t), 0 },
 		{ "streams", NULL, streams },
 		{ "duration_ms", NULL, ms },
 		{ "reason", reason_word(why), 0 },
+		{ "via_proxy", client_proxy(&t->client, proxy, sizeof(proxy)), 0 }, /* the last */
 	};
-	const unsigned n = sizeof(fields) / sizeof(fields[0]);
+	const unsigned n = sizeof(fields) / sizeof(fields[0]) - !*proxy;
 
 	label(t, name, sizeof(name));
+	client_format(&t->client, both, sizeof(both));
 	if (t->listed)
 		log_fields(LOG_LEVEL_INFO, fields, n,
 			   "tunnel %s from %s (%s) ended: %s (%s), %" PRIu64 " streams, %" PRIu64
 			   " s",
-			   name, from, carrier_word(t), reason_word(why), detail, streams,
+			   name, both, carrier_word(t), reason_word(why), detail, streams,
 			   ms / 1000);
 	else
 		log_limited(LOG_LEVEL_WARNING, fields, n, "tunnel %s from %s (%s) refused: %s: %s",
-			    name, from, carrier_word(t), reason_word(why), detail);
+			    name, both, carrier_word(t), reason_word(why), detail);
 }
 
 /* ---- the end ---- */
@@ -247,7 +249,7 @@ static bool may_offer(const struct owner_config *o, const char *name)
 /* Everything accepted: says so, and wakes who waits. */
 static void accepted(struct tunnel *t, const struct hello_accepted *words)
 {
-	char name[136], from[PEER_TEXT_MAX], list[256] = "";
+	char name[136], from[CLIENT_TEXT_MAX], list[256] = "";
 	struct fields fields;
 	size_t used = 0;
 
@@ -269,8 +271,8 @@ static void accepted(struct tunnel *t, const struct hello_accepted *words)
 		opening_wake_all(t->gateway, words->services[i]);
 	}
 	label(t, name, sizeof(name));
-	log_info("tunnel %s from %s (%s) up: %s", name, peer_format(&t->peer, from, sizeof(from)),
-		 carrier_word(t), list);
+	log_info("tunnel %s from %s (%s) up: %s", name,
+		 client_format(&t->client, from, sizeof(from)), carrier_word(t), list);
 }
 
 static void on_retired_late(struct timer *timer)
@@ -426,7 +428,8 @@ static const struct session_events events = {
 
 /* ---- coming in ---- */
 
-static struct tunnel *tunnel_new(struct gateway *g, struct worker *w, const struct peer *peer)
+static struct tunnel *tunnel_new(struct gateway *g, struct worker *w,
+				 const struct client *client)
 {
 	struct tunnel *t = calloc(1, sizeof(*t));
 
@@ -434,7 +437,7 @@ static struct tunnel *tunnel_new(struct gateway *g, struct worker *w, const stru
 		return NULL;
 	t->gateway = g;
 	t->worker = w;
-	t->peer = *peer;
+	t->client = *client;
 	t->began = worker_now(w);
 	t->reapable.free = on_free;
 	if (!slot_take(hub_of(w), t)) {
@@ -487,9 +490,9 @@ static void turn_away(struct gateway *g, struct conduit *c)
 }
 
 static void hub_accept(struct gateway *g, struct worker *w, struct conduit *c,
-		       const struct peer *peer)
+		       const struct client *client)
 {
-	struct tunnel *t = tunnel_new(g, w, peer);
+	struct tunnel *t = tunnel_new(g, w, client);
 
 	if (!t) {
 		turn_away(g, c);
@@ -511,13 +514,13 @@ static void on_upgraded(void *user, struct conduit *c, enum reason why, const ch
 }
 
 static void hub_upgrade(struct gateway *g, struct worker *w, struct conduit *c,
-			const struct peer *peer)
+			const struct client *client)
 {
 	static const struct ws_handshake_terms terms = {
 		.path = HELLO_WEBSOCKET_PATH,
 		.subprotocol = HELLO_WEBSOCKET_SUBPROTOCOL,
 	};
-	struct tunnel *t = tunnel_new(g, w, peer);
+	struct tunnel *t = tunnel_new(g, w, client);
 
 	if (!t) {
 		turn_away(g, c);

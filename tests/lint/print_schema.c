@@ -24,6 +24,7 @@ static const char *const types[FIELD_TYPES] = {
 	[FIELD_TEXTS] = "list of texts",
 	[FIELD_ADDRESSES] = "list of addresses",
 	[FIELD_HASHES] = "list of hashes",
+	[FIELD_NETWORKS] = "list of networks",
 	[FIELD_STRUCT] = "keys",
 	[FIELD_STRUCTS] = "list of keys",
 };

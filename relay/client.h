@@ -1,0 +1,54 @@
+/*
+ * client: who came to a listener, as far as is known; a client for a service, or an agent.
+ *
+ * For log lines and for passing on. What a PROXY header says is only as true as the proxy: nothing
+ * is ever allowed because of it.
+ */
+#ifndef RELAY_CLIENT_H
+#define RELAY_CLIENT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "relay/peer.h"
+#include "relay/proxyproto.h"
+
+struct conduit;
+
+#define CLIENT_SUBJECT_MAX 257 /* 64 characters (X.520), each of at most 4 bytes, and a NUL */
+
+struct client {
+	struct peer peer;  /* who it is: as the kernel says, or its proxy */
+	struct peer proxy; /* family 0: the kernel; else the real other end, which said so */
+	struct peer to;    /* the address it connected to; family 0: nobody asked */
+	/* The relay's own TLS with it. */
+	const char *tls_version;          /* static; NULL: none */
+	bool verified;                    /* it showed a certificate of the listener's client_ca */
+	char subject[CLIENT_SUBJECT_MAX]; /* CN of that, or "" */
+};
+
+/* A connection as it was accepted. */
+void client_init(struct client *k, const struct peer *peer);
+/* Its proxy has said who it is. */
+void client_told(struct client *k, const struct peer *from, const struct peer *to);
+/* The relay's TLS with it is up. */
+void client_secured(struct client *k, const struct conduit *tls);
+
+/* Of its socket: the proxy's, if there is one. */
+static inline int client_family(const struct client *k)
+{
+	return k->proxy.family ? k->proxy.family : k->peer.family;
+}
+
+/* "tcp:192.0.2.7:4711", or "tcp:192.0.2.7:4711 by tcp:10.0.0.3:5123". Returns buf. */
+#define CLIENT_TEXT_MAX (2 * PEER_TEXT_MAX + 4)
+const char *client_format(const struct client *k, char *buf, size_t size);
+/* The proxy alone; "": there is none. */
+const char *client_proxy(const struct client *k, char *buf, size_t size);
+
+/* A PROXY header that says all this. asked: the name it asked for, or NULL. Returns its length. */
+size_t client_header(const struct client *k, unsigned version, const char *asked, const char *id,
+		     uint8_t to[PROXYPROTO_SENT_MAX]);
+
+#endif

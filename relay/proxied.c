@@ -1,0 +1,220 @@
+/*
+ * proxied: takes the PROXY header off a connection, and not a byte more.
+ *
+ * Theory of operation: recv(MSG_PEEK), edge-triggered, until it is known what comes first; then the
+ * header, exactly, is read, and the intake has the connection as if there had been none. Who may
+ * send one is decided by the real peer's address, which no header can change:
+ *
+ *                     a header   something else
+ *   listed, required  read       refused
+ *   listed, optional  read       goes on as it is
+ *   others, required  refused as soon as accepted
+ *   others, optional  refused    goes on as it is
+ *
+ * timeouts.handshake covers this and the intake together. Memory: the struct; all bytes stay in the
+ * kernel.
+ */
+#include "relay/proxied.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "relay/client.h"
+#include "relay/conduit.h"
+#include "relay/edge.h"
+#include "relay/fd.h"
+#include "relay/gateway.h"
+#include "relay/intake.h"
+#include "relay/listener.h"
+#include "relay/opening.h"
+#include "relay/worker.h"
+
+struct proxied {
+	struct listener *listener;
+	struct worker *worker;
+	int fd;
+	bool listed; /* by its address it is one of the proxies */
+	struct edge edge;
+	uint64_t deadline;
+	struct timer timer;
+	struct client client;
+	struct proxied *next, **prevp;
+	struct reapable reapable;
+};
+
+static void on_free(struct reapable *r)
+{
+	free((char *)r - offsetof(struct proxied, reapable));
+}
+
+/* Over; whoever calls has taken fd or closes it. */
+static void leave(struct proxied *p)
+{
+	timer_cancel(p->worker, &p->timer);
+	edge_forget(&p->edge);
+	*p->prevp = p->next;
+	if (p->next)
+		p->next->prevp = p->prevp;
+	counter_add(&p->worker->counters.value[COUNTER_LIVE_INTAKES], (uint64_t)-1);
+	worker_reap(p->worker, &p->reapable);
+}
+
+/* A reset: there is no door yet in whose words to say it. */
+static void refuse(struct proxied *p, enum reason why, const char *detail)
+{
+	struct gateway *g = p->listener->gateway;
+	struct conduit *c;
+
+	opening_log_refused(p->worker, p->listener->config->name, &p->client, "", why, detail);
+	leave(p);
+	c = fd_conduit_of(p->worker, p->fd, client_family(&p->client));
+	if (c)
+		conduit_close(c, why);
+	else
+		close(p->fd);
+	gateway_connection_over(g);
+}
+
+/* Gone without a header's worth of bytes (health checks): not worth a line. */
+static void vanish(struct proxied *p, enum reason why)
+{
+	counter_add(&p->worker->counters.refused[why], 1);
+	leave(p);
+	close(p->fd);
+	gateway_connection_over(p->listener->gateway);
+}
+
+static void go_on(struct proxied *p)
+{
+	uint64_t now = worker_now(p->worker);
+
+	leave(p);
+	intake_new(p->listener, p->fd, &p->client, p->deadline > now ? p->deadline - now : 1);
+}
+
+static void take(struct proxied *p, const struct proxyproto *head)
+{
+	/* all of it lies in the kernel's buffer: it was just seen there */
+	if (recv(p->fd, p->worker->scratch, head->len, 0) != (ssize_t)head->len) {
+		vanish(p, REASON_RESET);
+		return;
+	}
+	if (head->from.family)
+		client_told(&p->client, &head->from, &head->to);
+	go_on(p);
+}
+
+static void judge(struct proxied *p, const uint8_t *data, size_t len, bool ended)
+{
+	struct proxyproto head;
+	enum proxyproto_result r = proxyproto_parse(data, len, &head);
+
+	if (head.version && !p->listed) {
+		refuse(p, REASON_FORBIDDEN, "a PROXY header, but no proxy of proxy_networks");
+		return;
+	}
+	switch (r) {
+	case PROXYPROTO_OK:
+		take(p, &head);
+		break;
+	case PROXYPROTO_MORE:
+		if (ended)
+			vanish(p, REASON_EOF);
+		break;
+	case PROXYPROTO_NONE:
+		if (p->listener->config->proxy_protocol == PROXY_TAKEN_REQUIRED)
+			refuse(p, REASON_PROTOCOL, "no PROXY header, which this listener requires");
+		else
+			go_on(p);
+		break;
+	case PROXYPROTO_BAD:
+		refuse(p, REASON_PROTOCOL, head.why);
+		break;
+	case PROXYPROTO_TOO_LARGE:
+		refuse(p, REASON_TOO_LARGE, "the PROXY header is too large");
+		break;
+	}
+}
+
+static void on_peek(struct edge *e, uint32_t events)
+{
+	struct proxied *p = (struct proxied *)((char *)e - offsetof(struct proxied, edge));
+	uint8_t *data = p->worker->scratch;
+	ssize_t n;
+
+	do
+		n = recv(p->fd, data, PROXYPROTO_MAX, MSG_PEEK);
+	while (n < 0 && errno == EINTR);
+	if (n < 0 && errno == EAGAIN)
+		return;
+	if (n <= 0)
+		vanish(p, n == 0 ? REASON_EOF : REASON_RESET);
+	else
+		judge(p, data, (size_t)n, events & EPOLLRDHUP);
+}
+
+static void on_deadline(struct timer *t)
+{
+	refuse((struct proxied *)((char *)t - offsetof(struct proxied, timer)),
+	       REASON_HANDSHAKE_TIMEOUT, "");
+}
+
+static bool is_listed(const struct listener_config *config, const struct peer *peer)
+{
+	enum network_kind kind = peer->family == AF_INET    ? NETWORK_IPV4
+				 : peer->family == AF_INET6 ? NETWORK_IPV6
+							    : NETWORK_NONE;
+
+	for (size_t i = 0; i < config->proxy_networks.n; i++) {
+		const struct network *n = &config->proxy_networks.at[i];
+
+		if (n->kind == NETWORK_UNIX ? peer->family == AF_UNIX
+					    : network_has_ip(n, kind, peer->ip))
+			return true;
+	}
+	return false;
+}
+
+void proxied_new(struct listener *l, int fd, const struct peer *peer)
+{
+	uint64_t ms = l->gateway->config->timeouts.handshake;
+	struct gateway_worker *gw = gateway_worker(l->worker);
+	struct proxied *p = calloc(1, sizeof(*p));
+
+	if (!p) {
+		close(fd);
+		gateway_connection_over(l->gateway);
+		return;
+	}
+	p->listener = l;
+	p->worker = l->worker;
+	p->fd = fd;
+	p->listed = is_listed(l->config, peer);
+	p->deadline = worker_now(l->worker) + ms;
+	p->reapable.free = on_free;
+	client_init(&p->client, peer);
+	p->next = gw->proxied;
+	p->prevp = &gw->proxied;
+	if (p->next)
+		p->next->prevp = &p->next;
+	gw->proxied = p;
+	counter_add(&p->worker->counters.value[COUNTER_LIVE_INTAKES], 1);
+	if (!p->listed && l->config->proxy_protocol == PROXY_TAKEN_REQUIRED) {
+		refuse(p, REASON_FORBIDDEN,
+		       "no proxy of proxy_networks, which this listener requires");
+		return;
+	}
+	timer_set(p->worker, &p->timer, ms, on_deadline);
+	if (edge_watch(p->worker, &p->edge, fd, EPOLLIN | EPOLLRDHUP, on_peek) < 0)
+		vanish(p, REASON_NO_MEMORY);
+}
+
+void proxied_end_all(struct gateway_worker *gw)
+{
+	while (gw->proxied)
+		vanish(gw->proxied, REASON_SHUTDOWN);
+}
