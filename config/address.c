@@ -306,6 +306,14 @@ static const struct kind {
 };
 _Static_assert(sizeof(kinds) / sizeof(kinds[0]) == ADDRESS_KINDS, "a parser for each kind");
 
+bool address_has_kind(const char *text)
+{
+	for (int kind = ADDRESS_NONE + 1; kind < ADDRESS_KINDS; kind++)
+		if (strncmp(text, kinds[kind].prefix, strlen(kinds[kind].prefix)) == 0)
+			return true;
+	return false;
+}
+
 int address_parse(struct address *a, const char *text, char **why)
 {
 	const char *expected = "tcp:HOST:PORT, unix:/path, unix:@name, vsock:CID:PORT, "

@@ -43,6 +43,7 @@ struct address {
  */
 int address_parse(struct address *a, const char *text, char **why)
 	__attribute__((warn_unused_result));
+bool address_has_kind(const char *text); /* it begins as one of the kinds does */
 /* Writes what address_parse reads. Returns buf. */
 const char *address_format(const struct address *a, char *buf, size_t size);
 int address_copy(struct address *to, const struct address *from); /* 0 or -ENOMEM */

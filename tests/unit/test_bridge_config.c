@@ -470,6 +470,10 @@ static void test_run(void)
 	run_refuses("listeners: [{name: a, address: 'unix:/var/run/*/qgs.socket'}]\n",
 		    "b.yaml:1:1: ", "ask itself"); /* as soon as QGS is away */
 	run_accepts("listeners: [{name: a, address: 'unix:/run/*/x/qgs.socket'}]\n");
+	refuses("listeners: [{name: a, address: 'unx:/a'}]\n", "b.yaml:1:32: ",
+		"expected tcp:HOST:PORT, unix:/path, vsock:CID:PORT, hybrid:/path:PORT or fd:NAME");
+	refuses(LISTENER "qgs: {address: 'unx:/a'}\n", "b.yaml:2:16: ",
+		"expected unix:/path, vsock:CID:PORT or hybrid:/path:PORT");
 	run_refuses(LISTENER "qgs: {address: 'unix:/run/*/qgs.socket'}\n",
 		    "b.yaml: QGS's address, unix:/run/*/qgs.socket, has '*'", "of one socket");
 	run_refuses(LISTENER "qgs: {address: 'hybrid:/run/*/v:1'}\n", "b.yaml: ", "has '*'");
