@@ -40,7 +40,7 @@
 
 #define DETAIL_MAX (PROXY_DETAIL_MAX + EGRESS_TEXT_MAX + 32)
 #define SPLICE_IDLE_MS (24 * 3600 * UINT64_C(1000)) /* sessions ping, and have time-outs */
-#define SPLICE_HALF_CLOSED_MS 2000 /* a session ends both ways at once */
+#define SPLICE_HALF_CLOSED_MS 10000 /* as long as TLS waits for its last bytes to be taken */
 
 struct proxy_opening {
 	struct worker *worker;

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from harness import MB, Program, data, free_port, need, wait_for
+from harness import DOMAIN, MB, Agent, Program, data, free_port, need, wait_for
 from streams import Aborted, Doors, Service, dial, echo, read_head, roundtrip
 
 USER, PASSWORD = "us-er", "s3cret word: 100%"
@@ -266,6 +266,30 @@ def test_squid_port_443_only(world, svc):
     world.agent(relay, {"kbs": svc.address}, address=f"tcp:{door}",
                 proxy=f"http://127.0.0.1:{port}")
     ask(relay)
+
+
+def test_name_that_only_the_proxy_knows(world, svc):
+    """In many networks the names of the world are not resolved at all: the proxy is asked for one."""
+    relay = world.relay()
+    proxy = world.add(Proxy(to=relay.listeners["front"]))
+    world.agent(relay, {"kbs": svc.address}, proxy=proxy.url, address="tcp:relay.invalid:443")
+    assert proxy.heads[0].startswith(b"CONNECT relay.invalid:443 HTTP/1.1\r\n")
+    ask(relay)
+
+
+def test_flags(world, svc):
+    """The same by flags alone."""
+    relay = world.relay()
+    port = tls_front(world, tinyproxy(world, f"BasicAuth {USER} s3cret"))
+    agent = Agent(world, "flags", [
+        "--relay", f"tcp:127.0.0.1:{relay.port()}", "--token-file", world.token()[1],
+        "--service", f"kbs={svc.address}", "--ca-file", world.certificates.ca,
+        "--server-name", DOMAIN, "--proxy", f"https://{USER}@127.0.0.1:{port}",
+        "--proxy-ca-file", world.certificates.ca,
+        "--proxy-credentials-file", credentials(world, f"{USER}:s3cret\n")])
+    relay.wait_tunnels(1)
+    ask(relay)
+    no_secret(agent, secret="s3cret")
 
 
 def test_relay_behind_is_down(world, svc):
