@@ -4,12 +4,15 @@
  * Theory of operation: the words are made from the field's row, so they cannot say something else
  * than what is checked. No state.
  */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "config/scalar.h"
 #include "config/schema.h"
+#include "config/xalloc.h"
 
 static const char *const kind_texts[ADDRESS_KINDS] = {
 	[ADDRESS_NONE] = "none",
@@ -188,4 +191,18 @@ void table_unknown_key(const struct source *s, const struct table *t, const stru
 			     best->key, known);
 	else
 		source_error(s, key, "unknown key %s; expected one of %s", quoted, known);
+}
+
+int field_parse_address(const struct field *f, const char *text, struct address *to, char **why)
+{
+	char expected[EXPECTED_MAX];
+
+	if (address_parse(to, text, why) == 0)
+		return 0;
+	if (!address_has_kind(text)) {
+		free(*why);
+		*why = xasprintf("expected %s",
+				 field_expected(f, true, expected, sizeof(expected)));
+	}
+	return -EINVAL;
 }

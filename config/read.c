@@ -161,26 +161,12 @@ const char *field_address_wrong(const struct field *f, const struct address *a)
 	return NULL;
 }
 
-/* As address_parse; but what is of no kind is told of the kinds that may stand here. */
-static int parse_address(const struct field *f, const char *text, struct address *to, char **why)
-{
-	char expected[EXPECTED_MAX];
-
-	if (address_parse(to, text, why) == 0)
-		return 0;
-	if (!address_has_kind(text)) {
-		free(*why);
-		*why = xasprintf("expected %s", field_expected(f, true, expected, sizeof(expected)));
-	}
-	return -EINVAL;
-}
-
 int field_address(const struct field *f, const char *text, struct address *to, char **why)
 {
 	struct address a;
 	const char *bad;
 
-	if (parse_address(f, text, &a, why) < 0)
+	if (field_parse_address(f, text, &a, why) < 0)
 		return -EINVAL;
 	bad = field_address_wrong(f, &a);
 	if (bad) {
@@ -205,7 +191,7 @@ static void read_address(const struct source *s, const struct field *f, const st
 
 	if (!value)
 		return;
-	if (parse_address(f, value, &a, &why) < 0) {
+	if (field_parse_address(f, value, &a, &why) < 0) {
 		source_error(s, node, "%s: %s is not an address; %s", f->key,
 			     scalar_quote(value, quoted, sizeof(quoted)), why);
 		free(why);

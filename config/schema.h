@@ -106,6 +106,9 @@ void table_unknown_key(const struct source *s, const struct table *t, const stru
 #define EXPECTED_MAX 400
 const char *field_expected(const struct field *f, bool entry, char *buf, size_t size);
 
+/* As address_parse; but what is of no kind is told of the kinds that may stand here. */
+int field_parse_address(const struct field *f, const char *text, struct address *to, char **why)
+	__attribute__((warn_unused_result));
 /* One entry of a list, or a FIELD_ADDRESS: 0, or -EINVAL and *why what is wrong (allocated). */
 int field_address(const struct field *f, const char *text, struct address *to, char **why);
 /* NULL, or what is wrong with an address there. */
