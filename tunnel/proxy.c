@@ -99,7 +99,7 @@ static void fail(struct proxy_opening *o, enum reason why, const char *detail)
 {
 	char text[DETAIL_MAX];
 
-	snprintf(text, sizeof(text), "the proxy %s %s", o->proxy->text, detail);
+	snprintf(text, sizeof(text), "the proxy %.300s %.500s", o->proxy->text, detail);
 	end(o);
 	o->done(o->user, -1, why, text);
 }
