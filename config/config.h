@@ -158,6 +158,7 @@ struct offer_config {
 	char *name; /* one label; the owner is the credential's */
 	struct address target; /* tcp, unix, vsock, hybrid */
 	int dial;	       /* enum dial_mode; first-byte */
+	int proxy_protocol;    /* enum proxy_sent; off */
 	uint64_t idle;	       /* 0: timeouts.idle */
 	int line;
 };
@@ -218,7 +219,7 @@ struct tunnel_config *tunnel_config_parse(const char *name, const char *text, si
 					  struct config_errors *e);
 /* What a file may leave out but a run may not (relays, services, token_file). 0 or -EINVAL. */
 int tunnel_config_check(const struct tunnel_config *c, const char *name, struct config_errors *e);
-/* "kbs=tcp:127.0.0.1:8080" or "kbs=tcp:127.0.0.1:8080,dial=eager". 0 or -EINVAL and *why. */
+/* "kbs=tcp:127.0.0.1:8080" or "kbs=tcp:127.0.0.1:8080,dial=eager,...". 0 or -EINVAL and *why. */
 int tunnel_config_add_service(struct tunnel_config *c, const char *text, char **why);
 struct tunnel_config *tunnel_config_free(struct tunnel_config *c); /* NULL is fine */
 void tunnel_config_dump(const struct tunnel_config *c, FILE *to);

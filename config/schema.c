@@ -382,7 +382,7 @@ static const struct field offer_fields[] = {
 	  .max = 365 * DAY,
 	  .def = "0",
 	  .help = "instead of timeouts.idle, which 0 stands for" },
-	REFUSED("proxy_protocol"),
+	PROXY_SENT(struct offer_config, "a PROXY header to the target, first of all"),
 };
 
 static const struct table offer_table = { .what = "service",

@@ -181,16 +181,31 @@ static const struct field *field_of(const struct table *t, const char *key)
 
 /* ---- --service ---- */
 
+/* One of a field's words. False: it is none of them. */
+static bool set_word(const struct field *f, int *to, const char *text)
+{
+	for (const struct word *w = f->words; w->text; w++)
+		if (strcmp(w->text, text) == 0) {
+			*to = (int)w->value;
+			return true;
+		}
+	return false;
+}
+
 /* One of ",key=value" behind the target. NULL, or what is wrong, allocated. */
 static char *set_option(struct offer_config *offer, const char *option)
 {
-	const struct field *idle = field_of(field_of(&tunnel_table, "services")->table, "idle");
+	const struct table *fields = field_of(&tunnel_table, "services")->table;
+	const struct field *idle = field_of(fields, "idle");
 	const char *bad;
 
-	if (strcmp(option, "dial=first-byte") == 0) {
-		offer->dial = DIAL_LAZY;
-	} else if (strcmp(option, "dial=eager") == 0) {
-		offer->dial = DIAL_EAGER;
+	if (strncmp(option, "dial=", 5) == 0 &&
+	    set_word(field_of(fields, "dial"), &offer->dial, option + 5)) {
+		return NULL;
+	} else if (strncmp(option, "proxy_protocol=", 15) == 0 &&
+		   set_word(field_of(fields, "proxy_protocol"), &offer->proxy_protocol,
+			    option + 15)) {
+		return NULL;
 	} else if (strncmp(option, "idle=", 5) == 0) {
 		bad = scalar_duration(option + 5, &offer->idle);
 		if (!bad && offer->idle > idle->max)
@@ -199,8 +214,9 @@ static char *set_option(struct offer_config *offer, const char *option)
 			return xasprintf("idle: \"%s\" %s; expected a duration such as 10min",
 					 option + 5, bad);
 	} else {
-		return xasprintf("unknown option \"%s\"; expected dial=first-byte, dial=eager or "
-				 "idle=DURATION (a path with a comma can stand in a config file)",
+		return xasprintf("unknown option \"%s\"; expected dial=first-byte, dial=eager, "
+				 "proxy_protocol=v1, proxy_protocol=v2 or idle=DURATION (a path "
+				 "with a comma can stand in a config file)",
 				 option);
 	}
 	return NULL;

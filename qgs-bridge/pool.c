@@ -437,7 +437,8 @@ static void serve_one(struct pool *p, struct leg *l)
 {
 	struct pool_wish *w = p->first;
 	enum reason why = REASON_NONE;
-	struct conduit *c = session_open(l->session, w->service, w->id, &why);
+	const struct client_words words = { .id = w->id };
+	struct conduit *c = session_open(l->session, w->service, &words, &why);
 
 	if (c) {
 		snprintf(p->via, sizeof(p->via), "%s", l->address);

@@ -8,6 +8,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "relay/tls.h"
 
@@ -45,6 +46,14 @@ const char *client_format(const struct client *k, char *buf, size_t size)
 	peer_format(&k->peer, peer, sizeof(peer));
 	client_proxy(k, proxy, sizeof(proxy));
 	snprintf(buf, size, "%s%s%s", peer, *proxy ? " by " : "", proxy);
+	return buf;
+}
+
+const char *client_address(const struct peer *peer, char *buf, size_t size)
+{
+	buf[0] = '\0';
+	if (peer->family == AF_INET || peer->family == AF_INET6 || peer->family == AF_VSOCK)
+		peer_format(peer, buf, size);
 	return buf;
 }
 

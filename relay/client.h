@@ -47,6 +47,19 @@ const char *client_format(const struct client *k, char *buf, size_t size);
 /* The proxy alone; "": there is none. */
 const char *client_proxy(const struct client *k, char *buf, size_t size);
 
+/*
+ * What somebody further on is told of a client's stream. Each may be NULL, or "", which is the
+ * same. Who is told them by a peer owns none of them, and trusts none.
+ */
+struct client_words {
+	const char *id;	     /* the relay's number for the stream, for logs */
+	const char *address; /* the client's, by client_address */
+	const char *asked;   /* the name it asked for */
+};
+
+/* peer as a text for struct client_words; "": not for others (a pid means nothing elsewhere). */
+const char *client_address(const struct peer *peer, char *buf, size_t size);
+
 /* A PROXY header that says all this. asked: the name it asked for, or NULL. Returns its length. */
 size_t client_header(const struct client *k, unsigned version, const char *asked, const char *id,
 		     uint8_t to[PROXYPROTO_SENT_MAX]);

@@ -45,8 +45,9 @@ struct tunnel_side {
 	void (*upgrade)(struct gateway *g, struct worker *w, struct conduit *c,
 			const struct client *client);
 	/* Opens a stream in a tunnel of this worker. False and *why: GOING_AWAY if it is gone. */
-	bool (*open)(struct worker *w, uint64_t tunnel, const char *service, const char *id,
-		     struct tunnel_stream *out, enum reason *why);
+	bool (*open)(struct worker *w, uint64_t tunnel, const char *service,
+		     const struct client_words *words, struct tunnel_stream *out,
+		     enum reason *why);
 	/* Shutting down: tells the agents of this worker and ends their sessions. */
 	void (*shutdown)(struct worker *w);
 };

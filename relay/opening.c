@@ -61,6 +61,7 @@ struct search {
 	char *detail;	 /* the same in words; NULL: none */
 	uint8_t *header; /* for targets that are addresses, before all else; NULL: none is sent */
 	size_t header_len;
+	char asked_for[]; /* the name, as the client said it; "": none */
 };
 
 /* One per stream for as long as it lives: kept small. */
@@ -412,11 +413,17 @@ static void open_stream(struct opening *o, const struct offer *offer)
 	struct search *f = o->search;
 	struct tunnel_stream stream;
 	enum reason why = REASON_TUNNEL_LOST;
-	char id[24], via[sizeof(stream.label) + 8];
+	char id[24], from[PEER_TEXT_MAX], via[sizeof(stream.label) + 8];
+	const struct client_words words = {
+		.id = id,
+		.address = client_address(&o->peer, from, sizeof(from)),
+		.asked = f->asked_for,
+	};
 
 	snprintf(id, sizeof(id), "%" PRIu64, o->id);
 	f->asked[f->tries++] = offer->tunnel;
-	if (!gateway_of(o)->tunnel.open(o->worker, offer->tunnel, o->service, id, &stream, &why)) {
+	if (!gateway_of(o)->tunnel.open(o->worker, offer->tunnel, o->service, &words, &stream,
+				       &why)) {
 		tunnel_failed(o, why);
 		return;
 	}
@@ -716,7 +723,8 @@ void opening_new(struct listener *l, struct worker *w, struct conduit *client, e
 {
 	size_t name = strlen(route->service) + 1;
 	struct opening *o = calloc(1, sizeof(*o) + name);
-	struct search *f = calloc(1, sizeof(*f));
+	size_t asked = route->asked ? strlen(route->asked) + 1 : 1;
+	struct search *f = calloc(1, sizeof(*f) + asked);
 
 	if (!o || !f) {
 		free(o);
@@ -742,6 +750,8 @@ void opening_new(struct listener *l, struct worker *w, struct conduit *client, e
 	f->opening = o;
 	f->reapable.free = on_search_free;
 	memcpy(o->service, route->service, name);
+	if (route->asked)
+		memcpy(f->asked_for, route->asked, asked);
 	enlist(o, &gateway_worker(o->worker)->openings);
 	gauge(o, COUNTER_LIVE_OPENINGS, 1);
 	if (know_client(o, who, route))

@@ -121,7 +121,7 @@ static enum reason find_route(const struct h2_client *k, const char *authority,
 }
 
 static enum reason on_accept(struct session *s, struct conduit *stream, const char *authority,
-			     const char *id)
+			     const struct client_words *words)
 {
 	struct h2_client *k = session_user(s);
 	char host[HTTPHEAD_HOST_SIZE];

@@ -535,8 +535,8 @@ static void hub_upgrade(struct gateway *g, struct worker *w, struct conduit *c,
 
 /* ---- for the gateway ---- */
 
-static bool hub_open(struct worker *w, uint64_t tunnel, const char *service, const char *id,
-		     struct tunnel_stream *out, enum reason *why)
+static bool hub_open(struct worker *w, uint64_t tunnel, const char *service,
+		     const struct client_words *words, struct tunnel_stream *out, enum reason *why)
 {
 	struct tunnel *t = slot_find(hub_of(w), tunnel);
 	struct conduit *c;
@@ -544,7 +544,7 @@ static bool hub_open(struct worker *w, uint64_t tunnel, const char *service, con
 	*why = REASON_GOING_AWAY;
 	if (!t || (t->state != UP && t->state != MOVING))
 		return false;
-	c = session_open(t->session, service, id, why);
+	c = session_open(t->session, service, words, why);
 	if (!c && *why == REASON_GOING_AWAY) { /* for good: others are to be asked from now on */
 		registry_retire(t->gateway->registry, &t->registration);
 		retire(t);

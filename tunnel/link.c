@@ -415,13 +415,13 @@ static int on_move(struct line *line, const struct fields *fields)
 /* ---- session events ---- */
 
 static enum reason on_accept(struct session *s, struct conduit *stream, const char *service,
-			     const char *id)
+			     const struct client_words *words)
 {
 	struct line *line = session_user(s);
 
 	if (line->state != LINE_UP && line->state != LINE_RETIRING)
 		return REASON_GOING_AWAY;
-	return serve_accept(&line->link->agent->serve, stream, service, line->owner, id);
+	return serve_accept(&line->link->agent->serve, stream, service, line->owner, words);
 }
 
 static void on_request(struct session *s, int32_t id, const char *path, const struct fields *f)

@@ -100,7 +100,7 @@ int message_begin(nghttp2_session *h2, const nghttp2_frame *frame, void *session
 	m->status = 0;
 	m->n = 0;
 	m->bytes = 0;
-	m->authority[0] = m->path[0] = m->id[0] = m->word[0] = '\0';
+	m->authority[0] = m->path[0] = m->id[0] = m->client[0] = m->asked[0] = m->word[0] = '\0';
 	return 0;
 }
 
@@ -134,6 +134,17 @@ static void keep_pseudo(struct message *m, const char *name, const uint8_t *valu
 	}
 }
 
+/* What a stream's request says of the client. */
+static void keep_word(struct message *m, const char *name, const uint8_t *value, size_t len)
+{
+	if (strcmp(name, "attest-stream") == 0)
+		keep(m->id, sizeof(m->id), value, len);
+	else if (strcmp(name, "attest-client") == 0)
+		keep(m->client, sizeof(m->client), value, len);
+	else if (strcmp(name, "attest-authority") == 0)
+		keep(m->asked, sizeof(m->asked), value, len);
+}
+
 /* Whether the fields of this block are for a control exchange's user. */
 static bool wants_fields(struct session *s, const nghttp2_frame *frame)
 {
@@ -160,8 +171,7 @@ int message_field(nghttp2_session *h2, const nghttp2_frame *frame, const uint8_t
 		return 0;
 	}
 	if (m->method == MESSAGE_CONNECT) {
-		if (strcmp(key, "attest-stream") == 0)
-			keep(m->id, sizeof(m->id), value, value_len);
+		keep_word(m, key, value, value_len);
 		return 0;
 	}
 	if (!wants_fields(s, frame)) {
@@ -189,6 +199,7 @@ static void refuse(struct session *s, int32_t id, uint32_t code)
 static void got_connect(struct session *s, const nghttp2_frame *frame)
 {
 	struct message *m = &s->message;
+	const struct client_words words = { .id = m->id, .address = m->client, .asked = m->asked };
 	int32_t id = frame->hd.stream_id;
 	struct stream *st;
 	enum reason why;
@@ -207,7 +218,7 @@ static void got_connect(struct session *s, const nghttp2_frame *frame)
 	nghttp2_session_set_stream_user_data(s->h2, id, st);
 	st->eof_in = frame->hd.flags & NGHTTP2_FLAG_END_STREAM;
 	s->opened++;
-	why = s->events->accept(s, &st->base, m->authority, m->id);
+	why = s->events->accept(s, &st->base, m->authority, &words);
 	if (why != REASON_NONE)
 		conduit_close(&st->base, why);
 }
@@ -303,6 +314,29 @@ static size_t fill(nghttp2_nv *nv, size_t n, const struct fields *f)
 					 f->at[i].secret ? NGHTTP2_NV_FLAG_NO_INDEX
 							 : NGHTTP2_NV_FLAG_NONE);
 	return n;
+}
+
+static size_t add_word(nghttp2_nv *nv, size_t n, const char *name, const char *value, uint8_t flags)
+{
+	if (!value || !*value)
+		return n;
+	nv[n] = (nghttp2_nv)NV(name, value, flags);
+	return n + 1;
+}
+
+size_t message_connect(nghttp2_nv nv[MESSAGE_CONNECT_FIELDS], const char *authority,
+		       const struct client_words *words)
+{
+	size_t n = 2;
+
+	nv[0] = (nghttp2_nv)NV(":method", "CONNECT", NGHTTP2_NV_FLAG_NONE);
+	nv[1] = (nghttp2_nv)NV(":authority", authority, NGHTTP2_NV_FLAG_NONE);
+	if (!words)
+		return n;
+	/* what differs each time would only push others out of the HPACK table */
+	n = add_word(nv, n, "attest-stream", words->id, NGHTTP2_NV_FLAG_NO_INDEX);
+	n = add_word(nv, n, "attest-client", words->address, NGHTTP2_NV_FLAG_NO_INDEX);
+	return add_word(nv, n, "attest-authority", words->asked, NGHTTP2_NV_FLAG_NONE);
 }
 
 int32_t session_request(struct session *s, const char *path, const struct fields *f)

@@ -35,7 +35,10 @@ struct message {
 	struct fields *fields; /* of a control message; made at its first field */
 	char authority[SESSION_AUTHORITY_MAX + 1]; /* "": none, or too long */
 	char path[MESSAGE_PATH_MAX];
+	/* of a stream's request: struct client_words */
 	char id[MESSAGE_ID_MAX + 1];
+	char client[PEER_TEXT_MAX];
+	char asked[SESSION_AUTHORITY_MAX + 1];
 	char word[MESSAGE_WORD_MAX + 1]; /* attest-reason, of an answer to a stream */
 };
 
@@ -44,6 +47,11 @@ int message_begin(nghttp2_session *h2, const nghttp2_frame *frame, void *session
 int message_field(nghttp2_session *h2, const nghttp2_frame *frame, const uint8_t *name,
 		  size_t name_len, const uint8_t *value, size_t value_len, uint8_t flags,
 		  void *session);
+
+/* A request for a stream. Fills nv and returns how many there are. */
+#define MESSAGE_CONNECT_FIELDS 5
+size_t message_connect(nghttp2_nv nv[MESSAGE_CONNECT_FIELDS], const char *authority,
+		       const struct client_words *words);
 
 void message_end(struct session *s, const nghttp2_frame *frame); /* the block is complete */
 void message_deinit(struct message *m);

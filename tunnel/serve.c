@@ -11,6 +11,9 @@
  * before it is passed on like any other: a client may send nothing, say so, and still be owed an
  * answer. A stream that aborts before it is joined is closed, and its dial is cancelled.
  *
+ * What the relay says of the client goes to a service that asks for it, in a PROXY header before
+ * all else, and nowhere else.
+ *
  * One line per stream at its end, with all its facts as fields. Ownership: waiting and dialling own
  * the stream conduit; joining hands it to the splice. Limit: limits.streams of the config, over all
  * sessions; what is over it is refused, which the relay sees as REFUSED_STREAM.
@@ -26,6 +29,7 @@
 #include <strings.h>
 
 #include "config/config.h"
+#include "relay/client.h"
 #include "relay/conduit.h"
 #include "relay/dial.h"
 #include "relay/log.h"
@@ -44,6 +48,8 @@ struct serve_stream {
 	struct timer timer;
 	struct reapable reapable;
 	uint64_t since;
+	uint8_t *header; /* to the service, before all else; NULL: none, or it has gone */
+	size_t header_len;
 	char id[ID_MAX];
 };
 
@@ -59,7 +65,11 @@ static void unlist(struct serve_stream *st)
 
 static void stream_free(struct reapable *r)
 {
-	free((char *)r - offsetof(struct serve_stream, reapable));
+	struct serve_stream *st =
+		(struct serve_stream *)((char *)r - offsetof(struct serve_stream, reapable));
+
+	free(st->header);
+	free(st);
 }
 
 /* The stream is over, or never was. Its conduit is closed or handed on already. */
@@ -113,12 +123,29 @@ static void on_splice_end(struct splice *s, enum reason why)
 	stream_over(st);
 }
 
+/* The header goes in one piece: a new socket has room for it. */
+static bool announce(struct serve_stream *st, struct conduit *target)
+{
+	bool sent = !st->header || conduit_write(target, st->header, st->header_len) ==
+					   (ssize_t)st->header_len;
+
+	free(st->header);
+	st->header = NULL;
+	return sent;
+}
+
 static void on_dialled(void *user, struct conduit *target, enum reason why, const char *detail)
 {
 	struct serve_stream *st = user;
 	struct conduit *stream = st->stream;
 
 	st->dial = NULL;
+	if (target && !announce(st, target)) {
+		conduit_close(target, REASON_RESET);
+		target = NULL;
+		why = REASON_DIAL_FAILED;
+		detail = "it did not take the PROXY header";
+	}
 	if (!target) {
 		struct log_field facts[] = {
 			{ .key = "stream", .text = st->id },
@@ -219,9 +246,28 @@ static void set_id(struct serve_stream *st, const char *id)
 		snprintf(st->id, sizeof(st->id), "%" PRIu64, st->serve->counted);
 }
 
-enum reason serve_accept(struct serve *v, struct conduit *stream, const char *service,
-			 const char *owner, const char *id)
+/* Who the client is, as the relay says, if the service is to know. False: out of memory. */
+static bool know_client(struct serve_stream *st, const struct client_words *words)
 {
+	int version = st->offer->config->proxy_protocol;
+	uint8_t header[PROXYPROTO_SENT_MAX];
+	struct client client = { 0 };
+
+	if (!version)
+		return true;
+	if (words->address)
+		peer_parse(&client.peer, words->address);
+	st->header_len = client_header(&client, (unsigned)version, words->asked, st->id, header);
+	st->header = malloc(st->header_len);
+	if (st->header)
+		memcpy(st->header, header, st->header_len);
+	return st->header;
+}
+
+enum reason serve_accept(struct serve *v, struct conduit *stream, const char *service,
+			 const char *owner, const struct client_words *words)
+{
+	const char *id = words->id ? words->id : "";
 	const struct serve_offer *offer = find(v, service, owner);
 	struct serve_stream *st;
 
@@ -246,9 +292,13 @@ enum reason serve_accept(struct serve *v, struct conduit *stream, const char *se
 	st->stream = stream;
 	st->since = worker_now(v->worker);
 	st->reapable.free = stream_free;
-	v->live++;
 	v->counted++;
 	set_id(st, id);
+	if (!know_client(st, words)) {
+		free(st);
+		return REASON_NO_MEMORY;
+	}
+	v->live++;
 	st->next = v->streams;
 	st->prevp = &v->streams;
 	if (st->next)

@@ -13,6 +13,7 @@
 #include "relay/reason.h"
 #include "relay/splice.h"
 
+struct client_words;
 struct conduit;
 struct offer_config;
 struct tunnel_config;
@@ -42,11 +43,11 @@ int serve_init(struct serve *v, struct worker *w, const struct tunnel_config *co
 void serve_deinit(struct serve *v);
 
 /*
- * An agent session's accept. service has to be NAME.OWNER of an offer and of this owner; id is the
- * relay's number for the stream.
+ * An agent session's accept. service has to be NAME.OWNER of an offer and of this owner; words are
+ * the relay's.
  * On REASON_NONE the stream is ours, else it is still the caller's.
  */
 enum reason serve_accept(struct serve *v, struct conduit *stream, const char *service,
-			 const char *owner, const char *id);
+			 const char *owner, const struct client_words *words);
 
 #endif

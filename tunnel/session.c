@@ -413,17 +413,10 @@ static enum reason may_open(struct session *s)
 	return REASON_NONE;
 }
 
-struct conduit *session_open(struct session *s, const char *authority, const char *id,
-			     enum reason *why)
+struct conduit *session_open(struct session *s, const char *authority,
+			     const struct client_words *words, enum reason *why)
 {
-	nghttp2_nv nv[] = {
-		{ (uint8_t *)":method", (uint8_t *)"CONNECT", 7, 7, NGHTTP2_NV_FLAG_NONE },
-		{ (uint8_t *)":authority", (uint8_t *)authority, 10, strlen(authority),
-		  NGHTTP2_NV_FLAG_NONE },
-		/* differs each time: it would only push others out of the HPACK table */
-		{ (uint8_t *)"attest-stream", (uint8_t *)id, 13, id ? strlen(id) : 0,
-		  NGHTTP2_NV_FLAG_NO_INDEX },
-	};
+	nghttp2_nv nv[MESSAGE_CONNECT_FIELDS];
 	enum reason refused = may_open(s);
 	nghttp2_data_provider provider;
 	struct stream *st;
@@ -439,7 +432,8 @@ struct conduit *session_open(struct session *s, const char *authority, const cha
 	}
 	st->answered = true;
 	provider = stream_provider();
-	st->id = nghttp2_submit_request(s->h2, NULL, nv, id ? 3 : 2, &provider, st);
+	st->id = nghttp2_submit_request(s->h2, NULL, nv, message_connect(nv, authority, words),
+					&provider, st);
 	if (st->id < 0) {
 		*why = st->id == NGHTTP2_ERR_NOMEM ? REASON_NO_MEMORY : REASON_GOING_AWAY;
 		stream_drop(st);

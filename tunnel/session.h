@@ -20,6 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "relay/client.h"
 #include "relay/conduit.h"
 #include "tunnel/fields.h"
 
@@ -52,13 +53,13 @@ struct session_events {
 	/*
 	 * Server: a stream was opened. authority: as the client said it, but in lower case, and ""
 	 * if it has over SESSION_AUTHORITY_MAX characters or one that is not plain: who accepts
-	 * judges it. The callee owns the stream on REASON_NONE; otherwise it is reset at once. id:
-	 * the relay's number for it, for logs, may be "". Nothing is sent back until the stream's
-	 * op answer, or session_stream_answer. May close the stream; comes from inside nghttp2, so
-	 * the session may not be ended here.
+	 * judges it. The callee owns the stream on REASON_NONE; otherwise it is reset at once.
+	 * words: as the client said them, plain text or "", valid during the call. Nothing is sent
+	 * back until the stream's op answer, or session_stream_answer. May close the stream; comes
+	 * from inside nghttp2, so the session may not be ended here.
 	 */
 	enum reason (*accept)(struct session *s, struct conduit *stream, const char *authority,
-			      const char *id);
+			      const struct client_words *words);
 	/*
 	 * Server: a control request; answer it now or later with session_reply. NULL: there are
 	 * none, and they are answered 405 like all that is no CONNECT.
@@ -93,11 +94,11 @@ struct worker *session_worker(const struct session *s);
 
 /*
  * Client: opens a stream to authority (SERVICE.OWNER). Bytes may follow at once: nothing is waited
- * for. id: for the peer's logs, or NULL. NULL and *why: LIMIT (the peer's or ours), GOING_AWAY,
+ * for. words: for the peer, or NULL. NULL and *why: LIMIT (the peer's or ours), GOING_AWAY,
  * NO_MEMORY.
  */
-struct conduit *session_open(struct session *s, const char *authority, const char *id,
-			     enum reason *why);
+struct conduit *session_open(struct session *s, const char *authority,
+			     const struct client_words *words, enum reason *why);
 /*
  * Server: takes a stream on (":status 200"); needed once, before anything is written to it: the op
  * answer with REASON_NONE. With another reason that op says no by a status (refusal_status) and the

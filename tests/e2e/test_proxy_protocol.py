@@ -10,9 +10,10 @@ import time
 import pytest
 
 from h2_client import H2Client
-from harness import (DOMAIN, MB, Program, Task, data, free_port, need, wait_for)
+from harness import (DOMAIN, MB, Agent, Program, Task, data, free_port, need, wait_for)
 from streams import (Aborted, Conn, Service, TlsConn, TlsHttpConn, connect_head, dial,
                      echo, http_connect, read_head, roundtrip, tls_service)
+from wire import DATA, RawRelay
 
 HANDSHAKE = 2  # seconds
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
@@ -375,7 +376,8 @@ def test_from_elsewhere(setting):
     conn.send(v2())
     with setting.open(conn, "connect") as c:
         roundtrip(c, b"hello")
-    assert setting.logged(start)["client"] == "tcp:192.0.2.9:40112"
+    wait_for(lambda: [x for x in setting.lines(start) if x["client"] == "tcp:192.0.2.9:40112"],
+             "its line")
 
 
 @pytest.mark.parametrize("door", ["sni", "connect", "connect-tls"])
@@ -617,7 +619,6 @@ def test_agent_behind_a_proxy(setting, in_front):
     with setting.dial("front") as conn:
         roundtrip(http_connect(conn, "deep.acme"), data(MB))
     agent.stop()
-    setting.relay.wait_tunnels(0)
 
     def line():
         found = [json.loads(x) for x in setting.relay.log(start).splitlines()]
@@ -691,3 +692,135 @@ def test_real_receivers(setting, world, behind, version, receiver):
     # a client without an address: the receiver goes on with the relay's own
     with dial(relay.listeners["local"]) as conn:
         get(http_connect(conn, "told.acme"))
+
+
+# ---- through a tunnel ----
+
+def offers(address, **more):
+    return [{"name": f"{how}-{dial}", "target": address, "proxy_protocol": how, "dial": dial,
+             **more} for how in ("off", "v1", "v2") for dial in ("first-byte", "eager")]
+
+
+@pytest.fixture(scope="module")
+def agents(setting):
+    world = setting.world
+    direct = world.agent(setting.relay, offers(setting.echo.address), name="direct")
+    other = world.agent(setting.relay, [{"name": "ws", "target": setting.echo.address,
+                                         "proxy_protocol": "v2"}], name="ws",
+                        transport="websocket")
+    yield direct
+    direct.stop()
+    other.stop()
+    setting.relay.wait_tunnels(0)
+
+
+@pytest.mark.parametrize("mode", ["first-byte", "eager"])
+def test_sent_by_the_agent(setting, agents, mode):
+    """The owner's service is told the client's own address, which only the relay has seen."""
+    for header in (b"", v1(), v2(), LOCAL):
+        def come(service):
+            conn = setting.dial("balanced" if header else "front")
+            client = CLIENT if header and header != LOCAL else conn.sock.getsockname()
+            conn.send(header)
+            return http_connect(conn, service), client
+        conn, client = come(f"v1-{mode}.acme")
+        conn.send(b"first")
+        assert read_line(conn) == v1(client, ("0.0.0.0", 0))
+        assert conn.read_exactly(5) == b"first"
+        roundtrip(conn, data(MB))
+        conn, client = come(f"v2-{mode}.acme")
+        conn.send(b"first")
+        told, more = read_v2(conn)
+        assert told == (client, ("0.0.0.0", 0))
+        assert more.keys() == {AUTHORITY, UNIQUE_ID}
+        assert more[AUTHORITY] == f"v2-{mode}.acme".encode()
+        assert conn.read_exactly(5) == b"first"
+        roundtrip(conn, data(MB))
+        conn, client = come(f"off-{mode}.acme")
+        roundtrip(conn, data(1000))
+
+
+def test_sent_by_the_agent_over_websocket(setting, agents):
+    start = setting.relay.log_size()
+    with setting.dial("balanced") as conn:
+        conn.send(v2(("2001:db8::9", 7), ("2001:db8::1", 8)))
+        http_connect(conn, f"ws.acme.{DOMAIN}").send(b"x")  # its service is not eager
+        told, more = read_v2(conn)
+        assert told == (("2001:db8::9", 7), ("::", 0))
+        assert more[AUTHORITY] == f"ws.acme.{DOMAIN}".encode()
+        assert conn.read_exactly(1) == b"x"
+        roundtrip(conn, b"hello")
+    assert more[UNIQUE_ID] == str(setting.logged(start)["stream"]).encode()
+
+
+def test_sent_by_the_agent_by_h2(setting, agents):
+    conn = setting.dial("balanced")
+    conn.send(v1())
+    client = setting.h2(conn)
+    streams = [client.open("v2-eager.acme").opened() for _ in range(5)]
+    for stream in streams:
+        stream.read_exactly = stream.read
+        told, more = read_v2(stream)
+        assert told == (CLIENT, ("0.0.0.0", 0)) and SSL not in more
+        stream.send(b"hello", end=True)
+        assert stream.read_all() == b"hello"
+    client.close()
+
+
+def test_sent_by_the_agent_without_an_address(setting, world, agents):
+    """A client at a Unix socket: the owner learns nothing of its process."""
+    relay = world.relay(listeners=[{"name": name, "address": f"unix:{world.path(name)}",
+                                    "service": f"{name}.acme"} for name in ("v1-eager", "v2-eager")])
+    agent = world.agent(relay, offers(setting.echo.address), name="local")
+    with dial(relay.listeners["v1-eager"]) as conn:
+        assert read_line(conn) == UNKNOWN
+        roundtrip(conn, data(1000))
+    with dial(relay.listeners["v2-eager"]) as conn:
+        told, more = read_v2(conn)
+        assert told is None and more.keys() == {UNIQUE_ID}
+        roundtrip(conn, data(1000))
+    agent.stop()
+
+
+@pytest.mark.parametrize("receiver", ["haproxy", "nginx"])
+def test_real_receivers_behind_the_agent(setting, behind, receiver):
+    """Proxy, relay, tunnel, agent, proxy: the client's address comes through all of it."""
+    agent = setting.world.agent(setting.relay, [
+        {"name": f"told-{how}", "proxy_protocol": how,
+         "target": f"tcp:127.0.0.1:{behind[receiver]}"} for how in ("v1", "v2")])
+    for how in "v1", "v2":
+        with setting.dial("balanced") as conn:
+            conn.send(v2())
+            words = get(http_connect(conn, f"told-{how}.acme")).split(" ")
+        # both show port 0 as nothing
+        assert words[:2] == [address(CLIENT), "0.0.0.0:"], words
+        if (how, receiver) == ("v2", "haproxy"):
+            assert words[2] == "told-v2.acme" and words[3].isdigit()
+    agent.stop()
+
+
+def test_relay_that_says_nothing(world, certificates, setting):
+    """An older relay, or one that says what is no address: the service is told UNKNOWN, LOCAL."""
+    relay = RawRelay(certificates)
+    agent = Agent(world, "agent", [
+        "--relay", relay.address, "--server-name", DOMAIN, "--transport", "direct",
+        "--ca-file", certificates.ca, "--token-file", world.token()[1],
+        "--service", f"a={setting.echo.address},dial=eager,proxy_protocol=v1",
+        "--service", f"b={setting.echo.address},dial=eager,proxy_protocol=v2"])
+    wire = relay.session()
+    relay.hello(wire)
+    stream = 5
+    for said in (None, "", "tcp:", "tcp:host:1", "tcp:192.0.2.9:99999", "unix:pid=1,uid=0",
+                 "x" * 4000, "tcp:192.0.2.9:1 PROXY"):
+        for service, told in (("a", UNKNOWN), ("b", LOCAL[:14])):
+            relay.connect(wire, stream, f"{service}.acme",
+                          *([] if said is None else [("attest-client", said)]))
+            got = wire.until(DATA, stream)[3]
+            assert got.startswith(told), (said, got)
+            stream += 2
+    # and one that is
+    relay.connect(wire, stream, "a.acme", ("attest-client", "tcp:192.0.2.9:40112"))
+    assert wire.until(DATA, stream)[3] == v1(CLIENT, ("0.0.0.0", 0))
+    wire.close()
+    relay.close()
+    agent.stop()

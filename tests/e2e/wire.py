@@ -198,9 +198,9 @@ class RawRelay:
         assert stream == 3 and answer[0] == (":status", "204"), answer
         return fields
 
-    def connect(self, w, stream, service):
+    def connect(self, w, stream, service, *fields):
         w.headers(stream, [(":method", "CONNECT"), (":authority", service),
-                           ("attest-stream", str(stream))])
+                           ("attest-stream", str(stream)), *fields])
 
     def close(self):
         self.sock.close()

@@ -167,9 +167,10 @@ static bool own(struct conduit *c)
 }
 
 static enum reason on_accept(struct session *s, struct conduit *c, const char *service,
-			     const char *id)
+			     const struct client_words *words)
 {
-	if (strlen(service) > SESSION_AUTHORITY_MAX || strlen(id) > 64)
+	if (strlen(service) > SESSION_AUTHORITY_MAX || strlen(words->id) > 64 ||
+	    strlen(words->address) >= PEER_TEXT_MAX || strlen(words->asked) > SESSION_AUTHORITY_MAX)
 		abort();
 	if (option & OPTION_REFUSE && n_accepted++ % 2) {
 		if (n_accepted % 4)
@@ -236,7 +237,7 @@ static void open_some(struct session *s)
 		abort();
 	session_request(s, "/attest-relay/1/hello", &f);
 	for (int i = 0; i < 3; i++) {
-		struct conduit *c = session_open(s, "kbs.acme", "1", &why);
+		struct conduit *c = session_open(s, "kbs.acme", NULL, &why);
 
 		if (c && !own(c))
 			conduit_close(c, REASON_LIMIT);

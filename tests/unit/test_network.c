@@ -155,11 +155,32 @@ static void test_wrong_config(void)
 		"expected off, v1 or v2");
 }
 
+static void test_flag(void)
+{
+	struct tunnel_config *c = tunnel_config_new();
+	char *why = NULL;
+
+	CHECK_INT(tunnel_config_add_service(c, "a=tcp:a:1,proxy_protocol=v2,dial=eager", &why), 0);
+	CHECK_INT(tunnel_config_add_service(c, "b=tcp:a:1,proxy_protocol=v1", &why), 0);
+	CHECK_INT(tunnel_config_add_service(c, "c=tcp:a:1,proxy_protocol=off", &why), 0);
+	CHECK_INT(tunnel_config_add_service(c, "d=tcp:a:1", &why), 0);
+	CHECK_INT(c->services[0].proxy_protocol, PROXY_SENT_V2);
+	CHECK_INT(c->services[0].dial, DIAL_EAGER);
+	CHECK_INT(c->services[1].proxy_protocol, PROXY_SENT_V1);
+	CHECK_INT(c->services[2].proxy_protocol, PROXY_SENT_NONE);
+	CHECK_INT(c->services[3].proxy_protocol, PROXY_SENT_NONE);
+	CHECK_INT(tunnel_config_add_service(c, "e=tcp:a:1,proxy_protocol=v3", &why), -EINVAL);
+	CHECK(strstr(why, "proxy_protocol=v2"));
+	free(why);
+	tunnel_config_free(c);
+}
+
 int main(void)
 {
 	test_reading();
 	test_members();
 	test_config();
 	test_wrong_config();
+	test_flag();
 	return 0;
 }

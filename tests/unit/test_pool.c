@@ -41,13 +41,14 @@ static struct conduit *taken[WISHES]; /* the relay's ends of streams */
 static unsigned n_taken;
 static char authority[SESSION_AUTHORITY_MAX + 1], stream_id[64];
 
-static enum reason on_accept(struct session *s, struct conduit *c, const char *to, const char *id)
+static enum reason on_accept(struct session *s, struct conduit *c, const char *to,
+			     const struct client_words *words)
 {
 	struct far *f = session_user(s);
 
 	CHECK(n_taken < WISHES);
 	snprintf(authority, sizeof(authority), "%s", to);
-	snprintf(stream_id, sizeof(stream_id), "%s", id);
+	snprintf(stream_id, sizeof(stream_id), "%s", words->id);
 	session_stream_answer(c);
 	taken[n_taken++] = c;
 	f->streams++;

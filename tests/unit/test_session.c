@@ -208,7 +208,7 @@ struct side {
 	enum reason why;
 	char detail[200];
 	int status;
-	char service[SESSION_AUTHORITY_MAX + 1], id[70], path[130];
+	char service[SESSION_AUTHORITY_MAX + 1], id[70], client[80], asked[300], path[130];
 	struct fields fields;
 	int32_t request_id;
 	bool hold_reply, big_reply, close_on_reply;
@@ -228,13 +228,15 @@ static int carrier_fd[2];
 static struct conduit *carrier[2];
 
 static enum reason on_accept(struct session *s, struct conduit *c, const char *service,
-			     const char *id)
+			     const struct client_words *words)
 {
 	struct owner *o;
 
 	CHECK(conduit_is_stream(c));
 	snprintf(agent.service, sizeof(agent.service), "%s", service);
-	snprintf(agent.id, sizeof(agent.id), "%s", id);
+	snprintf(agent.id, sizeof(agent.id), "%s", words->id);
+	snprintf(agent.client, sizeof(agent.client), "%s", words->address);
+	snprintf(agent.asked, sizeof(agent.asked), "%s", words->asked);
 	if (accept_why != REASON_NONE)
 		return accept_why;
 	if (accept_no != REASON_NONE) {
@@ -407,8 +409,11 @@ static void stop(void)
 
 static struct owner *open_stream(unsigned i)
 {
+	const struct client_words words = { .id = "17",
+					    .address = "tcp:192.0.2.9:40112",
+					    .asked = "kbs.acme.example" };
 	enum reason why = REASON_NONE;
-	struct conduit *c = session_open(relay.s, "kbs.acme", "17", &why);
+	struct conduit *c = session_open(relay.s, "kbs.acme", &words, &why);
 
 	CHECK(c);
 	front[i].tx = i;
@@ -606,6 +611,8 @@ static void test_data(unsigned n, size_t up, size_t down)
 	UNTIL(n_back == n);
 	CHECK_STR(agent.service, "kbs.acme");
 	CHECK_STR(agent.id, "17");
+	CHECK_STR(agent.client, "tcp:192.0.2.9:40112");
+	CHECK_STR(agent.asked, "kbs.acme.example");
 	UNTIL(both_done(n));
 	CHECK_INT(session_opened(relay.s), n);
 	for (unsigned i = 0; i < n; i++)
@@ -831,7 +838,7 @@ static void test_limits(void)
 	UNTIL(relay.replies == 1); /* the agent's SETTINGS are known */
 	for (unsigned i = 0; i < 4; i++)
 		open_stream(i);
-	CHECK(!session_open(relay.s, "kbs.acme", "", &why));
+	CHECK(!session_open(relay.s, "kbs.acme", NULL, &why));
 	CHECK_INT(why, REASON_LIMIT);
 	UNTIL(n_back == 4);
 	request("/move"); /* gets through all the same */
@@ -847,7 +854,7 @@ static void test_limits(void)
 	start_with(&l, &defaults);
 	for (unsigned i = 0; i < 3; i++)
 		open_stream(i);
-	CHECK(!session_open(relay.s, "kbs.acme", "", &why));
+	CHECK(!session_open(relay.s, "kbs.acme", NULL, &why));
 	CHECK_INT(why, REASON_LIMIT);
 	for (unsigned i = 0; i < 5 + 1024 - 3; i++) {
 		owner_close(&front[i % 3], REASON_RESET);
@@ -859,7 +866,7 @@ static void test_limits(void)
 	CHECK_INT(relay.exhausted, 1);
 	owner_close(&front[0], REASON_RESET);
 	UNTIL(session_streams(relay.s) == 2);
-	CHECK(!session_open(relay.s, "kbs.acme", "", &why));
+	CHECK(!session_open(relay.s, "kbs.acme", NULL, &why));
 	CHECK_INT(why, REASON_GOING_AWAY);
 	stop();
 }
@@ -944,7 +951,7 @@ static void test_retire(bool by_agent)
 	session_retire(by_agent ? agent.s : relay.s);
 	if (by_agent)
 		UNTIL(relay.goaways > 0);
-	CHECK(!session_open(relay.s, "kbs.acme", "", &why));
+	CHECK(!session_open(relay.s, "kbs.acme", NULL, &why));
 	CHECK_INT(why, REASON_GOING_AWAY);
 	front[0].to_send = back[0].to_send = MIB; /* it lives on */
 	front[0].eof_after = back[0].eof_after = true;
@@ -1337,7 +1344,7 @@ static const struct splice_spec spec = { .idle_ms = 60000,
 					 .end = on_splice_end };
 
 static enum reason accept_spliced(struct session *s, struct conduit *c, const char *service,
-				  const char *id)
+				  const struct client_words *words)
 {
 	int fd[2];
 
@@ -1356,7 +1363,7 @@ static int spliced_client(void)
 	far_fd = -1;
 	CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fd), 0);
 	joined[0] = splice_new(w, fd_conduit_new(w, fd[1]),
-			       session_open(relay.s, "kbs.acme", "1", &why), &spec, NULL);
+			       session_open(relay.s, "kbs.acme", NULL, &why), &spec, NULL);
 	CHECK(joined[0]);
 	UNTIL(far_fd >= 0);
 	return fd[0];
