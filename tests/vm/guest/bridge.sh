@@ -30,6 +30,44 @@ check_bridge_200_at_once() {
     quote-load run --vm one=vsock:1:4050 --client mix --requests 200 --concurrency-per-vm 200
 }
 
+# 50 VMs, over all kinds of listeners at once; each reply carries its request's mark.
+check_bridge_10000_by_all_kinds() {
+    cat >/run/all.yaml <<END
+listeners:
+  - { name: vsock, address: "vsock:any:4070" }
+  - { name: unix, address: "unix:/run/all.sock" }
+  - { name: hybrid, address: "hybrid:/run/all.vsock:4070" }
+  - { name: tcp, address: "tcp:127.0.0.1:4070" }
+qgs: { address: "unix:/run/qgs.sock" }
+limits: { rate_per_vm: 100000, burst_per_vm: 100000 }
+END
+    start all qgs-bridge --config /run/all.yaml
+    until_true "a request is answered" quote 4070
+    rss() { awk '/^VmRSS/ { print $2 }' "/proc/$(pid_of all)/status"; }
+    set --
+    i=0
+    while [ $i -lt 50 ]; do
+        case $((i % 4)) in
+        0) at=vsock:1:4070 ;;
+        1) at=unix:/run/all.sock ;;
+        2) at=unix:/run/all.vsock_4070 ;;
+        3) at=tcp:127.0.0.1:4070 ;;
+        esac
+        set -- "$@" --vm "vm$i=$at"
+        i=$((i + 1))
+    done
+    quote-load run "$@" --client mix --requests 1000 --concurrency-per-vm 2 >/dev/null
+    warm=$(rss)
+    quote-load run "$@" --client mix --requests 10000 --concurrency-per-vm 2 >/run/all.out ||
+        fail "$(head -c 600 /run/all.out)"
+    cut -d '{' -f 1-3 /run/all.out | sed 's/, "vms.*//; s/"errors.*"seconds/"seconds/'
+    grew=$(($(rss) - warm))
+    echo "memory grew by $grew KiB"
+    [ $grew -lt 2048 ] || fail "memory grew by $grew KiB"
+    kill -TERM "$(pid_of all)"
+    until_true "the bridge has ended" gone all
+}
+
 check_bridge_qgs_on_vsock() {
     start bridge2 qgs-bridge --listen vsock:any:4060 --qgs vsock:local:4051
     until_true "a request is answered" quote 4060

@@ -15,7 +15,7 @@ for name in relay-listens-at-any-cid relay-late-answer tunnel-late-answer relay-
     relay-rebinds-while-draining relay-ends-in-order \
     bridge-listens-at-any-cid bridge-serves-qemu bridge-serves-libtdx bridge-serves-raw \
     bridge-late-reply bridge-mends-split-requests bridge-names-the-caller bridge-200-at-once \
-    bridge-qgs-on-vsock bridge-withdraws bridge-withdraws-on-vsock bridge-denies-after-reload \
+    bridge-10000-by-all-kinds bridge-qgs-on-vsock bridge-withdraws bridge-withdraws-on-vsock bridge-denies-after-reload \
     bridge-restart-in-order bridge-restart-killed bridge-rebinds-while-draining \
     bridge-ends-in-order; do
     check $name
