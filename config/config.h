@@ -39,6 +39,13 @@ struct networks {
 /* A PROXY header to a target, by its version; its value is that. */
 enum proxy_sent { PROXY_SENT_NONE, PROXY_SENT_V1, PROXY_SENT_V2 };
 
+/* Which of several tunnels that offer a service. */
+enum balance {
+	BALANCE_PRIMARY,       /* the instance that came first; the others stand by */
+	BALANCE_LEAST_STREAMS, /* the one with the fewest streams */
+	BALANCE_STICKY,	       /* by who the client is: the same one each time */
+};
+
 /* The same for all programs. Values are those of relay/log.h (config/ may not include it). */
 enum config_log_level { CONFIG_LOG_ERROR, CONFIG_LOG_WARNING, CONFIG_LOG_INFO, CONFIG_LOG_DEBUG };
 enum config_log_format { CONFIG_LOG_TEXT, CONFIG_LOG_JSON };
@@ -108,6 +115,7 @@ struct service_config {
 	char *name; /* SERVICE.OWNER; the owner exists, or all its targets are addresses */
 	struct strings hostnames;  /* for SNI, besides NAME.<domain>; unique over all services */
 	struct addresses targets;  /* tunnel, tcp, unix, vsock, hybrid; default: [tunnel] */
+	int balance;		   /* enum balance, among tunnels; primary */
 	uint64_t idle;		   /* 0: timeouts.idle */
 	int proxy_protocol;	   /* enum proxy_sent, to targets that are addresses; off */
 	int line;

@@ -204,6 +204,13 @@ static const struct table owner_table = { .what = "owner",
 
 #define TARGETS_MAX 16 /* tried one after the other, each with its own timeout */
 
+static const struct word balances[] = {
+	{ "primary", BALANCE_PRIMARY },
+	{ "least-streams", BALANCE_LEAST_STREAMS },
+	{ "sticky", BALANCE_STICKY },
+	{ NULL, 0 },
+};
+
 static const struct field service_fields[] = {
 	{ .key = "name",
 	  .type = FIELD_TEXT,
@@ -227,6 +234,12 @@ static const struct field service_fields[] = {
 	  .def = "tunnel",
 	  .kinds = KIND(TUNNEL) | KIND(TCP) | KIND(UNIX) | KIND(VSOCK) | KIND(HYBRID),
 	  .help = "where its streams go, tried in order" },
+	{ .key = "balance",
+	  .type = FIELD_ENUM,
+	  MEMBER(struct service_config, balance),
+	  .def = "primary",
+	  .words = balances,
+	  .help = "which of several tunnels that offer it" },
 	{ .key = "idle",
 	  .type = FIELD_DURATION,
 	  MEMBER(struct service_config, idle),

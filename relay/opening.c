@@ -3,7 +3,8 @@
  *
  * Theory of operation: the route's targets are tried in order.
  *
- *   tunnel     the registry names a tunnel. If it lives in another worker the whole opening moves
+ *   tunnel     the registry names one, by the service's balance, and counts this stream with it
+ *              until it is over. If it lives in another worker the whole opening moves
  *              there (the client's conduit is detached, carried by the mailbox and attached: what
  *              the client has sent is still in the kernel; a stream stays with its session, and the
  *              far end of a crossing is carried). One that does not take the stream:
@@ -32,6 +33,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "relay/balance.h"
 #include "relay/crossing.h"
 #include "relay/dial.h"
 #include "relay/linger.h"
@@ -53,6 +55,7 @@ struct search {
 	struct timer timer;
 	struct reapable reapable;
 	unsigned next;	 /* index of the next target */
+	uint64_t identity; /* of the client, if the service's balance asks for it */
 	bool parked;	 /* waits for a tunnel to come */
 	bool absent;	 /* a tunnel target had no tunnel: worth waiting for one */
 	uint8_t tries;	 /* how many tunnels were asked in this round: those did not take it */
@@ -75,6 +78,7 @@ struct opening {
 	/* For the log: the target in use. via: the tunnel, if it is none that is dialled. */
 	const struct address *dialled;
 	char *via;
+	struct registry_load *load; /* of the tunnel it is in, or on its way to; or NULL */
 	char *proxy;	    /* the same of a proxy that has said who the client is; NULL: none */
 	uint64_t id, began; /* began: worker_now */
 	struct opening *link, **prevp;
@@ -221,6 +225,7 @@ static void on_free(struct reapable *r)
 {
 	struct opening *o = (struct opening *)((char *)r - offsetof(struct opening, reapable));
 
+	registry_unload(o->load);
 	free(o->via);
 	free(o->proxy);
 	free(o);
@@ -376,6 +381,8 @@ static void tunnel_failed(struct opening *o, enum reason why)
 
 	f->absent |= why == REASON_GOING_AWAY || why == REASON_TUNNEL_LOST;
 	timer_cancel(o->worker, &f->timer);
+	registry_unload(o->load);
+	o->load = NULL;
 	if (!try_tunnel(o))
 		target_failed(o, why, text_of(o->via));
 }
@@ -520,24 +527,30 @@ static void move_to(struct opening *o, const struct offer *offer)
 }
 
 /* A tunnel to try: none that has failed in this round. */
-static bool pick(const struct opening *o, struct offer *offer)
+static struct wanted wanted(const struct opening *o)
 {
 	const struct search *f = o->search;
 
-	return registry_pick(gateway_of(o)->registry, o->service, f->asked, f->tries, offer);
+	return (struct wanted){ .service = o->service,
+				.balance = o->config ? o->config->balance : BALANCE_PRIMARY,
+				.client = f->identity,
+				.asked = f->asked,
+				.n = f->tries };
 }
 
 /* True: the tunnel has the opening now. */
 static bool try_tunnel(struct opening *o)
 {
+	const struct wanted w = wanted(o);
 	struct offer offer;
 
-	if (o->search->tries >= TRIES_MAX)
+	if (w.n >= TRIES_MAX)
 		return false;
-	if (!pick(o, &offer)) {
-		o->search->absent |= o->search->tries == 0;
+	if (!registry_pick(gateway_of(o)->registry, &w, &offer)) {
+		o->search->absent |= w.n == 0;
 		return false;
 	}
+	o->load = offer.load;
 	if (offer.worker == o->worker)
 		open_stream(o, &offer);
 	else
@@ -614,7 +627,7 @@ static void park(struct opening *o)
 	struct search *f = o->search;
 	uint64_t waited = worker_now(o->worker) - o->began, left;
 	bool asked = f->tries > 0;
-	struct offer offer;
+	struct wanted w;
 
 	if (waited >= g->config->timeouts.pickup) {
 		refuse(o, REASON_PICKUP_TIMEOUT);
@@ -636,7 +649,8 @@ static void park(struct opening *o)
 	left = g->config->timeouts.pickup - waited;
 	timer_set(o->worker, &f->timer, left, on_pickup_timeout);
 	/* one may have come while this opening was on its way here: its call was not for us yet */
-	if (!pick(o, &offer))
+	w = wanted(o);
+	if (!registry_has(g->registry, &w))
 		return;
 	if (asked) /* they are there and take nothing: not again at once */
 		timer_set(o->worker, &f->timer, left < RETRY_MS ? left : RETRY_MS, on_retry);
@@ -706,6 +720,8 @@ static bool know_client(struct opening *o, const struct client *who, const struc
 	char text[CLIENT_TEXT_MAX];
 
 	o->peer = who->peer;
+	if (route->config && route->config->balance == BALANCE_STICKY)
+		o->search->identity = balance_client(who);
 	if (who->proxy.family)
 		set_text(&o->proxy, client_proxy(who, text, sizeof(text)));
 	if (!version)

@@ -4,31 +4,55 @@
  * Theory of operation: everything is found by a keyed hash, so that no function walks all tunnels,
  * however many are back at once after a restart.
  *
- *   services   name -> its entries in the order in which their tunnels came: the first is the
- *              primary, the next its backup. Each tunnel has its entries in one array.
+ *   services   name -> its entries by the rank of their instances: the first is the primary, the
+ *              next its backup. Each tunnel has its entries in one array.
  *   owners     name -> how many tunnels count against its limit
  *   live       owner and instance -> the tunnel there is; at most one
  *   retiring   the same for those that only finish their streams; any number
  *
- * A name is made by its first holder and goes with the last. One mutex; held for one look-up or one
- * change, never while anything else is called; hashes are computed before. What may fail comes
- * first in a change: it is made as a whole or not at all.
+ * A name is made by its first holder and goes with the last; an owner's stays for the ranks of its
+ * instances that are away. A rank is a number from one counter, given to an instance at its first
+ * appearance.
  *
- * Limits: tunnels by config; services per tunnel by the hello's own bound.
+ * A tunnel's load counts its streams: each holds a reference, and so does the registration. It is
+ * taken with the pick, under the lock, so that of many clients at once each sees those before it.
+ *
+ * One mutex; held for one look-up or one change, never while anything else is called; hashes are
+ * computed before. What may fail comes first in a change: it is made as a whole or not at all.
+ *
+ * Limits: tunnels by config; services per tunnel by the hello's own bound; what is remembered of an
+ * owner by REGISTRY_FORMER.
+ *
+ * Longer than other files: all that is under the one lock stands together.
  */
 #include "relay/registry.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/queue.h>
 
+#include "config/config.h"
+#include "relay/balance.h"
 #include "relay/hash.h"
+
+struct registry_load {
+	atomic_uint_fast32_t holders; /* its streams, and the registration */
+};
+
+/* An instance that is away. */
+struct former {
+	uint64_t instance; /* hash */
+	uint64_t rank;
+};
 
 /* A name in use. Of a service, entries has one for each holder; of an owner, none. */
 struct registry_name {
 	struct table_node node;
 	size_t holders;
+	struct former *former; /* an owner's; the last that went is the last; NULL: none yet */
+	unsigned n_former;
 	TAILQ_HEAD(registry_order, registry_entry) entries;
 	char text[];
 };
@@ -48,6 +72,7 @@ struct registry {
 	struct table services, owners; /* of struct registry_name */
 	struct table live, retiring;   /* of struct registration */
 	size_t n_entries;
+	uint64_t ranks; /* given so far */
 };
 
 struct registry *registry_new(void)
@@ -103,10 +128,58 @@ static struct registry_name *name_hold(struct table *t, const char *text, uint64
 
 static void name_drop(struct table *t, struct registry_name *name)
 {
-	if (!name || --name->holders > 0)
+	if (!name || --name->holders > 0 || name->n_former > 0)
 		return;
 	table_remove(t, &name->node);
+	free(name->former);
 	free(name);
+}
+
+/* ---- ranks of those that are away ---- */
+
+/* Without memory for it, it will come back as a new one. */
+static void former_add(struct registry_name *owner, const struct registration *t)
+{
+	if (!owner->former)
+		owner->former = calloc(REGISTRY_FORMER, sizeof(*owner->former));
+	if (!owner->former)
+		return;
+	if (owner->n_former == REGISTRY_FORMER)
+		memmove(owner->former, owner->former + 1,
+			--owner->n_former * sizeof(*owner->former));
+	owner->former[owner->n_former++] = (struct former){ t->node.hash, t->rank };
+}
+
+/* 0: it is new. */
+static uint64_t former_take(struct registry_name *owner, uint64_t instance)
+{
+	for (unsigned i = 0; i < owner->n_former; i++) {
+		uint64_t rank = owner->former[i].rank;
+
+		if (owner->former[i].instance != instance)
+			continue;
+		memmove(&owner->former[i], &owner->former[i + 1],
+			(--owner->n_former - i) * sizeof(*owner->former));
+		return rank;
+	}
+	return 0;
+}
+
+/* ---- loads ---- */
+
+static struct registry_load *load_new(void)
+{
+	struct registry_load *load = calloc(1, sizeof(*load));
+
+	if (load)
+		atomic_init(&load->holders, 1);
+	return load;
+}
+
+void registry_unload(struct registry_load *load)
+{
+	if (load && atomic_fetch_sub_explicit(&load->holders, 1, memory_order_acq_rel) == 1)
+		free(load);
 }
 
 /* ---- tunnels ---- */
@@ -162,6 +235,8 @@ static void unlist(struct registry *r, struct registration *t)
 	table_remove(t->retiring ? &r->retiring : &r->live, &t->node);
 	name_drop(&r->owners, t->counted);
 	t->counted = NULL;
+	registry_unload(t->load);
+	t->load = NULL;
 }
 
 static void unlist_all(struct registry *r, struct table *table)
@@ -171,12 +246,27 @@ static void unlist_all(struct registry *r, struct table *table)
 			unlist(r, registration_of(table->bucket[i]));
 }
 
+/* Nobody is left; only the ranks of those that were. */
+static void forget_all(struct table *owners)
+{
+	for (size_t i = 0; i < owners->buckets; i++) {
+		while (owners->bucket[i]) {
+			struct registry_name *owner = name_of(owners->bucket[i]);
+
+			table_remove(owners, &owner->node);
+			free(owner->former);
+			free(owner);
+		}
+	}
+}
+
 struct registry *registry_free(struct registry *r)
 {
 	if (!r)
 		return NULL;
 	unlist_all(r, &r->live);
 	unlist_all(r, &r->retiring);
+	forget_all(&r->owners);
 	table_deinit(&r->live);
 	table_deinit(&r->retiring);
 	table_deinit(&r->services);
@@ -255,9 +345,26 @@ static struct registry_entry *entry_of(const struct registration *t,
 	return NULL;
 }
 
-/* A successor stands where its predecessor stood: a primary that reconnects stays the primary. */
+/* Mostly the last: ranks of the new are higher than all before. */
+static void insert_by_rank(struct registry_entry *e)
+{
+	struct registry_order *order = &e->service->entries;
+	struct registry_entry *before = TAILQ_LAST(order, registry_order);
+
+	while (before && before->tunnel->rank > e->tunnel->rank)
+		before = TAILQ_PREV(before, registry_order, order);
+	if (before)
+		TAILQ_INSERT_AFTER(order, before, e, order);
+	else
+		TAILQ_INSERT_HEAD(order, e, order);
+}
+
+/* A successor stands where its predecessor stood, and who comes back where it stood before. */
 static void list(struct registry *r, const struct arrival *a, const struct registration *old)
 {
+	a->t->rank = old ? old->rank : former_take(a->t->counted, a->instance);
+	if (!a->t->rank)
+		a->t->rank = ++r->ranks;
 	for (size_t i = 0; i < a->n; i++) {
 		struct registry_entry *e = &a->entries[i];
 		struct registry_entry *place = old ? entry_of(old, e->service, i) : NULL;
@@ -265,7 +372,7 @@ static void list(struct registry *r, const struct arrival *a, const struct regis
 		if (place)
 			TAILQ_INSERT_BEFORE(place, e, order);
 		else
-			TAILQ_INSERT_TAIL(&e->service->entries, e, order);
+			insert_by_rank(e);
 	}
 	r->n_entries += a->n;
 	a->t->entries = a->entries;
@@ -299,8 +406,14 @@ enum reason registry_add(struct registry *r, struct registration *t, const struc
 	enum reason why;
 
 	memset(stale, 0, sizeof(*stale));
-	if (!a.entries)
+	t->load = load_new();
+	if (!a.entries || !t->load) {
+		free(a.entries);
+		registry_unload(t->load);
+		t->load = NULL;
 		return REASON_NO_MEMORY;
+	}
+	t->identity = balance_instance(t->owner, t->instance);
 	a.owner = hash_string(&r->key, t->owner);
 	a.instance = hash_instance(r, a.owner, t->instance);
 	for (size_t i = 0; i < n; i++)
@@ -312,8 +425,11 @@ enum reason registry_add(struct registry *r, struct registration *t, const struc
 	pthread_mutex_lock(&r->lock);
 	why = add(r, &a, services, max_per_owner, max, stale);
 	pthread_mutex_unlock(&r->lock);
-	if (why != REASON_NONE)
+	if (why != REASON_NONE) {
 		free(a.entries);
+		registry_unload(t->load);
+		t->load = NULL;
+	}
 	return why;
 }
 
@@ -326,6 +442,7 @@ void registry_retire(struct registry *r, struct registration *t)
 	if (t->counted && !t->retiring) {
 		uint64_t hash = t->node.hash;
 
+		former_add(t->counted, t);
 		table_remove(&r->live, &t->node);
 		table_insert(&r->retiring, &t->node, hash);
 	}
@@ -336,6 +453,8 @@ void registry_retire(struct registry *r, struct registration *t)
 void registry_remove(struct registry *r, struct registration *t)
 {
 	pthread_mutex_lock(&r->lock);
+	if (t->counted && !t->retiring)
+		former_add(t->counted, t);
 	unlist(r, t);
 	pthread_mutex_unlock(&r->lock);
 }
@@ -348,23 +467,63 @@ static bool is_among(uint64_t tunnel, const uint64_t *asked, size_t n)
 	return false;
 }
 
-bool registry_pick(struct registry *r, const char *service, const uint64_t *asked, size_t n,
-		   struct offer *offer)
+/* Whose the stream should be. */
+static bool is_better(const struct wanted *w, const struct registration *a,
+		      const struct registration *b)
 {
-	uint64_t hash = hash_string(&r->key, service);
-	const struct registry_entry *e = NULL;
-	const struct registry_name *name;
+	if (w->balance == BALANCE_STICKY)
+		return balance_score(w->client, a->identity) >
+		       balance_score(w->client, b->identity);
+	return atomic_load_explicit(&a->load->holders, memory_order_relaxed) <
+	       atomic_load_explicit(&b->load->holders, memory_order_relaxed);
+}
+
+/* Under the lock. NULL: none is left. */
+static const struct registry_entry *find_entry(const struct registry *r, const struct wanted *w,
+					       uint64_t hash)
+{
+	const struct registry_name *name = name_find(&r->services, w->service, hash);
+	const struct registry_entry *e, *best = NULL;
+
+	if (!name)
+		return NULL;
+	for (e = TAILQ_FIRST(&name->entries); e; e = TAILQ_NEXT(e, order)) {
+		if (is_among(e->tunnel->tunnel, w->asked, w->n))
+			continue;
+		if (!best || is_better(w, e->tunnel, best->tunnel))
+			best = e;
+		if (w->balance == BALANCE_PRIMARY)
+			break;
+	}
+	return best;
+}
+
+bool registry_pick(struct registry *r, const struct wanted *wanted, struct offer *offer)
+{
+	uint64_t hash = hash_string(&r->key, wanted->service);
+	const struct registry_entry *e;
 
 	pthread_mutex_lock(&r->lock);
-	name = name_find(&r->services, service, hash);
-	if (name)
-		e = TAILQ_FIRST(&name->entries);
-	while (e && is_among(e->tunnel->tunnel, asked, n))
-		e = TAILQ_NEXT(e, order);
-	if (e)
-		*offer = (struct offer){ e->tunnel->worker, e->tunnel->tunnel, e->eager };
+	e = find_entry(r, wanted, hash);
+	if (e) {
+		const struct registration *t = e->tunnel;
+
+		atomic_fetch_add_explicit(&t->load->holders, 1, memory_order_relaxed);
+		*offer = (struct offer){ t->worker, t->tunnel, e->eager, t->load };
+	}
 	pthread_mutex_unlock(&r->lock);
 	return e;
+}
+
+bool registry_has(struct registry *r, const struct wanted *wanted)
+{
+	uint64_t hash = hash_string(&r->key, wanted->service);
+	bool has;
+
+	pthread_mutex_lock(&r->lock);
+	has = find_entry(r, wanted, hash);
+	pthread_mutex_unlock(&r->lock);
+	return has;
 }
 
 size_t registry_tunnels(struct registry *r)

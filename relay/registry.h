@@ -14,6 +14,7 @@
 
 struct worker;
 struct registry;
+struct registry_load;
 struct registry_entry;
 struct registry_name;
 
@@ -36,6 +37,9 @@ struct registration {
 	struct registry_name *counted; /* its owner */
 	struct registry_entry *entries;
 	size_t n_entries;
+	uint64_t rank; /* among its owner's instances: by their first appearance */
+	uint64_t identity; /* see relay/balance.h */
+	struct registry_load *load;
 };
 
 /* A tunnel to open a stream through. The tunnel may be gone when its worker is asked. */
@@ -43,6 +47,7 @@ struct offer {
 	struct worker *worker;
 	uint64_t tunnel;
 	bool eager;
+	struct registry_load *load; /* the asker's, until registry_unload; NULL: not picked */
 };
 
 /* One service offered: SERVICE.OWNER, lower case. */
@@ -64,12 +69,26 @@ enum reason registry_add(struct registry *r, struct registration *t, const struc
 void registry_retire(struct registry *r, struct registration *t);
 void registry_remove(struct registry *r, struct registration *t); /* not listed: nothing */
 
+/* What is wanted of a service. */
+struct wanted {
+	const char *service;
+	int balance;	       /* enum balance */
+	uint64_t client;       /* BALANCE_STICKY: see relay/balance.h */
+	const uint64_t *asked; /* n tunnels that were asked already: not these. Few */
+	size_t n;
+};
+
 /*
- * The first tunnel that came with this service and is still there (primary, then backups), other
- * than the n that were asked already. Few, since each is compared with each.
+ * A tunnel with this service. BALANCE_PRIMARY: of the instance that appeared first since the relay
+ * began; one that was away and is back has its old place (of each owner, the last REGISTRY_FORMER
+ * that went are remembered). The others look at each tunnel of the service.
  */
-bool registry_pick(struct registry *r, const char *service, const uint64_t *asked, size_t n,
-		   struct offer *offer);
+#define REGISTRY_FORMER 64
+bool registry_pick(struct registry *r, const struct wanted *wanted, struct offer *offer);
+bool registry_has(struct registry *r, const struct wanted *wanted);
+
+/* The stream on its way to a picked tunnel, or in it, is over. Any thread; NULL is fine. */
+void registry_unload(struct registry_load *load);
 
 size_t registry_tunnels(struct registry *r);
 size_t registry_services(struct registry *r);

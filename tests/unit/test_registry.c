@@ -1,9 +1,14 @@
 /*
- * Who offers what: primaries and backups, take-over by generation, limits, retirement, threads; and
- * thousands of tunnels at random against a model that walks them all.
+ * Who offers what: primaries and backups, which of several by load and by client, take-over by
+ * generation, limits, retirement, threads; and thousands of tunnels at random against a model that
+ * walks them all.
  */
 #include <pthread.h>
+#include <sys/socket.h>
 
+#include "config/config.h"
+#include "relay/balance.h"
+#include "relay/client.h"
 #include "relay/registry.h"
 #include "tests/unit/check.h"
 
@@ -32,11 +37,23 @@ static enum reason add(struct registration *t, const char *service, struct offer
 	return registry_add(r, t, &s, 1, NO_LIMIT, NO_LIMIT, stale);
 }
 
+/* The primary. */
+static bool pick(const char *service, const uint64_t *asked, size_t n, struct offer *offer)
+{
+	const struct wanted wanted = { .service = service, .asked = asked, .n = n };
+	bool has = registry_has(r, &wanted), found = registry_pick(r, &wanted, offer);
+
+	CHECK_INT(has, found);
+	if (found)
+		registry_unload(offer->load);
+	return found;
+}
+
 static uint64_t picked(const char *service)
 {
 	struct offer o;
 
-	if (!registry_pick(r, service, NULL, 0, &o))
+	if (!pick(service, NULL, 0, &o))
 		return 0;
 	CHECK(o.worker == worker_a);
 	return o.tunnel;
@@ -66,21 +83,21 @@ static void test_pick(void)
 
 	begin();
 	memset(&o, 'x', sizeof(o));
-	CHECK(!registry_pick(r, "kbs.acme", NULL, 0, &o));
+	CHECK(!pick("kbs.acme", NULL, 0, &o));
 	CHECK_INT(registry_add(r, &a, some, 3, NO_LIMIT, NO_LIMIT, &stale), REASON_NONE);
 	CHECK(!stale.worker);
 	CHECK_INT(add(&b, "kbs.beta", &stale), REASON_NONE);
 	CHECK_INT(registry_tunnels(r), 2);
 	CHECK_INT(registry_services(r), 4);
-	CHECK(registry_pick(r, "kbs.acme", NULL, 0, &o));
+	CHECK(pick("kbs.acme", NULL, 0, &o));
 	CHECK(o.worker == worker_a);
 	CHECK_INT(o.tunnel, a.tunnel);
 	CHECK(!o.eager);
-	CHECK(registry_pick(r, "tang.acme", NULL, 0, &o) && o.eager);
+	CHECK(pick("tang.acme", NULL, 0, &o) && o.eager);
 	CHECK_INT(picked("a.acme"), a.tunnel);
 	CHECK_INT(picked("kbs.beta"), b.tunnel);
-	CHECK(!registry_pick(r, "kbs.acm", NULL, 0, &o));
-	CHECK(!registry_pick(r, "kbs.acmee", NULL, 0, &o));
+	CHECK(!pick("kbs.acm", NULL, 0, &o));
+	CHECK(!pick("kbs.acmee", NULL, 0, &o));
 	registry_remove(r, &a);
 	CHECK_INT(picked("kbs.acme"), 0);
 	CHECK_INT(picked("kbs.beta"), b.tunnel);
@@ -106,23 +123,193 @@ static void test_backups(void)
 	}
 	/* whoever asks one after the other reaches them all, in their order, and each once */
 	for (size_t i = 0; i < 3; i++) {
-		CHECK(registry_pick(r, "kbs.acme", asked, i, &o));
+		CHECK(pick("kbs.acme", asked, i, &o));
 		CHECK_INT(o.tunnel, t[i].tunnel);
 		asked[i] = o.tunnel;
 	}
-	CHECK(!registry_pick(r, "kbs.acme", asked, 3, &o));
-	CHECK(registry_pick(r, "kbs.acme", &asked[1], 2, &o));
+	CHECK(!pick("kbs.acme", asked, 3, &o));
+	CHECK(pick("kbs.acme", &asked[1], 2, &o));
 	CHECK_INT(o.tunnel, t[0].tunnel);
 	registry_remove(r, &t[1]);
 	CHECK_INT(picked("kbs.acme"), t[0].tunnel);
 	registry_remove(r, &t[0]);
 	CHECK_INT(picked("kbs.acme"), t[2].tunnel);
-	CHECK(!registry_pick(r, "kbs.acme", &asked[2], 1, &o)); /* there is no other */
-	CHECK_INT(add(&t[0], "kbs.acme", &stale), REASON_NONE); /* back: behind */
-	CHECK_INT(picked("kbs.acme"), t[2].tunnel);
+	CHECK(!pick("kbs.acme", &asked[2], 1, &o)); /* there is no other */
+	CHECK_INT(add(&t[1], "kbs.acme", &stale), REASON_NONE); /* back: where it was */
+	CHECK_INT(picked("kbs.acme"), t[1].tunnel);
+	CHECK_INT(add(&t[0], "kbs.acme", &stale), REASON_NONE);
+	CHECK_INT(picked("kbs.acme"), t[0].tunnel);
+	registry_remove(r, &t[1]);
 	registry_remove(r, &t[2]);
 	registry_remove(r, &t[0]);
 	end();
+}
+
+/* Each keeps its place while it is away, though all have gone at a time; but not for ever. */
+static void test_ranks(void)
+{
+	static struct registration t[REGISTRY_FORMER + 2];
+	static char name[REGISTRY_FORMER + 2][16];
+	enum { N = REGISTRY_FORMER + 2 };
+	struct offer stale;
+
+	begin();
+	for (int i = 0; i < N; i++) {
+		snprintf(name[i], sizeof(name[i]), "i%d", i);
+		t[i] = tunnel("acme", name[i], 1);
+		CHECK_INT(add(&t[i], "kbs.acme", &stale), REASON_NONE);
+	}
+	for (int i = 0; i < N; i++)
+		registry_remove(r, &t[i]);
+	CHECK_INT(picked("kbs.acme"), 0);
+	for (int i = N - 1; i >= 0; i--) { /* 0 and 1 went first, and are new ones */
+		CHECK_INT(add(&t[i], "kbs.acme", &stale), REASON_NONE);
+		CHECK_INT(picked("kbs.acme"), t[i > 1 ? i : 2].tunnel);
+	}
+	/* one that is retired and then gone is remembered once, its next session has its place */
+	registry_retire(r, &t[2]);
+	CHECK_INT(picked("kbs.acme"), t[3].tunnel);
+	registry_remove(r, &t[2]);
+	CHECK_INT(add(&t[2], "kbs.acme", &stale), REASON_NONE);
+	CHECK_INT(picked("kbs.acme"), t[2].tunnel);
+	for (int i = 0; i < N; i++)
+		registry_remove(r, &t[i]);
+	end();
+}
+
+/* ---- of several ---- */
+
+/* The offer is kept: it counts as a stream. */
+static struct offer choose(int balance, uint64_t client)
+{
+	const struct wanted wanted = { .service = "kbs.acme", .balance = balance,
+				       .client = client };
+	struct offer o;
+
+	CHECK(registry_pick(r, &wanted, &o));
+	return o;
+}
+
+static void test_least_streams(void)
+{
+	struct registration t[3] = { tunnel("acme", "i1", 1), tunnel("acme", "i2", 1),
+				     tunnel("acme", "i3", 1) };
+	struct offer o[9], stale, other, next;
+
+	begin();
+	for (int i = 0; i < 3; i++)
+		CHECK_INT(add(&t[i], "kbs.acme", &stale), REASON_NONE);
+	for (int i = 0; i < 9; i++) { /* evenly, the oldest first */
+		o[i] = choose(BALANCE_LEAST_STREAMS, 0);
+		CHECK_INT(o[i].tunnel, t[i % 3].tunnel);
+	}
+	registry_unload(o[1].load); /* of i2 */
+	o[1] = choose(BALANCE_LEAST_STREAMS, 0);
+	CHECK_INT(o[1].tunnel, t[1].tunnel);
+	registry_remove(r, &t[0]); /* its streams may outlive it */
+	for (int i = 0; i < 9; i += 3)
+		registry_unload(o[i].load);
+	CHECK_INT(add(&t[0], "kbs.acme", &stale), REASON_NONE); /* back, without any */
+	for (int i = 0; i < 9; i += 3) {
+		o[i] = choose(BALANCE_LEAST_STREAMS, 0);
+		CHECK_INT(o[i].tunnel, t[0].tunnel);
+	}
+	other = choose(BALANCE_PRIMARY, 0); /* counts all the same */
+	next = choose(BALANCE_LEAST_STREAMS, 0);
+	CHECK_INT(next.tunnel, t[1].tunnel);
+	registry_unload(next.load);
+	registry_unload(other.load);
+	for (int i = 0; i < 9; i++)
+		registry_unload(o[i].load);
+	for (int i = 0; i < 3; i++)
+		registry_remove(r, &t[i]);
+	end();
+}
+
+/* Of many clients: who is whose is even, and when one goes only its own move, and move back. */
+static void test_sticky(void)
+{
+	enum { TUNNELS = 5, CLIENTS = 5000 };
+	static uint64_t before[CLIENTS];
+	struct registration t[TUNNELS];
+	static char name[TUNNELS][8];
+	unsigned each[TUNNELS] = { 0 };
+	struct offer stale;
+
+	begin();
+	for (unsigned i = 0; i < TUNNELS; i++) {
+		snprintf(name[i], sizeof(name[i]), "i%u", i);
+		t[i] = tunnel("acme", name[i], 1);
+		CHECK_INT(add(&t[i], "kbs.acme", &stale), REASON_NONE);
+	}
+	for (unsigned phase = 0; phase < 3; phase++) {
+		if (phase == 1)
+			registry_remove(r, &t[2]);
+		if (phase == 2)
+			CHECK_INT(add(&t[2], "kbs.acme", &stale), REASON_NONE);
+		for (uint32_t i = 0; i < CLIENTS; i++) {
+			struct client k = { .peer.family = AF_INET, .peer.port = (uint16_t)phase };
+			struct offer o;
+
+			memcpy(k.peer.ip, &i, sizeof(i));
+			o = choose(BALANCE_STICKY, balance_client(&k));
+			registry_unload(o.load);
+			for (unsigned j = 0; phase == 0 && j < TUNNELS; j++)
+				each[j] += o.tunnel == t[j].tunnel;
+			if (phase == 0)
+				before[i] = o.tunnel;
+			if (phase != 1 || before[i] != t[2].tunnel)
+				CHECK_INT(o.tunnel, before[i]);
+			else
+				CHECK(o.tunnel != t[2].tunnel);
+		}
+	}
+	for (unsigned i = 0; i < TUNNELS; i++) {
+		CHECK(each[i] > CLIENTS / TUNNELS * 4 / 5);
+		CHECK(each[i] < CLIENTS / TUNNELS * 6 / 5);
+		registry_remove(r, &t[i]);
+	}
+	end();
+}
+
+static uint64_t who(struct client k)
+{
+	return balance_client(&k);
+}
+
+/* What makes a client the same one, and what another. */
+static void test_identity(void)
+{
+	const struct client six = { .peer = { .family = AF_INET6, .port = 1,
+					      .ip = { 0x20, 1, 0xd, 0xb8, 0, 0, 0, 7, 1 } } };
+	const struct client guest = { .peer = { .family = AF_VSOCK, .a = 42, .b = 1025 } };
+	const struct client local = { .peer = { .family = AF_UNIX, .a = 4711, .b = 107 } };
+	const struct client shown = { .peer = six.peer, .verified = true, .subject = "vm-1" };
+	struct client k = six;
+
+	k.peer.port = 2;
+	k.peer.ip[15] = 9;
+	CHECK(who(k) == who(six));
+	k.peer.ip[7] = 8;
+	CHECK(who(k) != who(six));
+	k = guest;
+	k.peer.b = 1026;
+	CHECK(who(k) == who(guest));
+	k.peer.a = 43;
+	CHECK(who(k) != who(guest));
+	k = local;
+	k.peer.a = 4712;
+	CHECK(who(k) == who(local));
+	k.peer.b = 0;
+	CHECK(who(k) != who(local));
+	k = shown;
+	k.peer = guest.peer;
+	CHECK(who(k) == who(shown));
+	k.verified = false; /* whatever it says of itself */
+	CHECK(who(k) == who(guest));
+	/* the same in every relay: a change would part clients from their agents */
+	CHECK_INT(balance_instance("acme", "i1"), balance_instance("acme", "i1"));
+	CHECK(balance_instance("acme", "i1") != balance_instance("beta", "i1"));
 }
 
 static void test_take_over(void)
@@ -210,7 +397,7 @@ static void test_retire(void)
 	CHECK_INT(registry_tunnels(r), 3);
 	registry_remove(r, &t);
 	CHECK_INT(registry_tunnels(r), 2);
-	CHECK_INT(picked("kbs.acme"), backup.tunnel);
+	CHECK_INT(picked("kbs.acme"), next.tunnel); /* in its old place */
 	registry_remove(r, &backup);
 	CHECK_INT(picked("kbs.acme"), next.tunnel);
 	registry_remove(r, &next);
@@ -267,6 +454,7 @@ struct member {
 	struct registration t;
 	enum { AWAY, LIVE, RETIRING } state;
 	unsigned owner, instance;
+	uint64_t rank;
 };
 
 /* One place in the one long queue of the model. */
@@ -281,6 +469,14 @@ static struct place queue[CROWD * OFFERED_MAX];
 static size_t queued;
 static char owner_name[OWNERS][16], instance_name[INSTANCES][16];
 static char service_name[OWNERS * LABELS][32];
+
+/* Of each owner: who went, in that order, and with which rank. */
+static struct gone {
+	unsigned instance;
+	uint64_t rank;
+} gone[OWNERS][REGISTRY_FORMER];
+static unsigned n_gone[OWNERS];
+static uint64_t ranks;
 
 /* Numbers that are the same each time. */
 static unsigned below(unsigned bound)
@@ -303,13 +499,43 @@ static void model_drop(const struct member *m)
 
 static void model_offer(const struct member *m, const struct member *old, struct place place)
 {
+	size_t at = 0;
+
 	for (size_t i = 0; old && i < queued; i++) {
 		if (queue[i].member == old && queue[i].service == place.service) {
 			queue[i] = place;
 			return;
 		}
 	}
-	queue[queued++] = place;
+	while (at < queued &&
+	       (queue[at].service != place.service || queue[at].member->rank < m->rank))
+		at++;
+	memmove(&queue[at + 1], &queue[at], (queued++ - at) * sizeof(queue[0]));
+	queue[at] = place;
+}
+
+static void model_remember(const struct member *m)
+{
+	struct gone *of = gone[m->owner];
+
+	if (n_gone[m->owner] == REGISTRY_FORMER)
+		memmove(of, of + 1, --n_gone[m->owner] * sizeof(*of));
+	of[n_gone[m->owner]++] = (struct gone){ m->instance, m->rank };
+}
+
+static uint64_t model_rank(const struct member *m)
+{
+	struct gone *of = gone[m->owner];
+	uint64_t rank;
+
+	for (unsigned i = 0; i < n_gone[m->owner]; i++) {
+		if (of[i].instance != m->instance)
+			continue;
+		rank = of[i].rank;
+		memmove(of + i, of + i + 1, (--n_gone[m->owner] - i) * sizeof(*of));
+		return rank;
+	}
+	return ++ranks;
 }
 
 static struct member *model_judge(const struct member *m, enum reason *why)
@@ -358,6 +584,7 @@ static enum reason come(struct member *m)
 	CHECK_INT(stale.tunnel, why == REASON_NONE && old ? old->t.tunnel : 0);
 	if (why != REASON_NONE)
 		return why;
+	m->rank = old ? old->rank : model_rank(m);
 	for (unsigned i = 0; i < n; i++)
 		model_offer(m, old, places[i]);
 	if (old) {
@@ -376,6 +603,8 @@ static void leave(struct member *m, bool for_good)
 	else
 		registry_retire(r, &m->t);
 	model_drop(m);
+	if (m->state == LIVE)
+		model_remember(m);
 	if (for_good || m->state == AWAY)
 		m->state = AWAY;
 	else
@@ -392,14 +621,14 @@ static void compare_picks(unsigned service)
 	for (size_t i = 0; i < queued && n < ASKED_MAX; i++) {
 		if (queue[i].service != service)
 			continue;
-		CHECK(registry_pick(r, service_name[service], asked, n, &o));
+		CHECK(pick(service_name[service], asked, n, &o));
 		CHECK_INT(o.tunnel, queue[i].member->t.tunnel);
 		CHECK(o.worker == worker_a);
 		CHECK_INT(o.eager, queue[i].eager);
 		asked[n++] = o.tunnel;
 	}
 	if (n < ASKED_MAX)
-		CHECK(!registry_pick(r, service_name[service], asked, n, &o));
+		CHECK(!pick(service_name[service], asked, n, &o));
 }
 
 static void compare(unsigned service)
@@ -474,10 +703,10 @@ static void *come_and_go(void *arg)
 		t.tunnel = i;
 		t.generation = i;
 		CHECK_INT(registry_add(r, &t, &s, 1, 1, NO_LIMIT, &stale), REASON_NONE);
-		CHECK(registry_pick(r, service, NULL, 0, &o));
+		CHECK(pick(service, NULL, 0, &o));
 		CHECK_INT(o.tunnel, i);
 		registry_remove(r, &t);
-		CHECK(!registry_pick(r, service, NULL, 0, &o));
+		CHECK(!pick(service, NULL, 0, &o));
 	}
 	return NULL;
 }
@@ -499,6 +728,10 @@ int main(void)
 {
 	test_pick();
 	test_backups();
+	test_ranks();
+	test_least_streams();
+	test_sticky();
+	test_identity();
 	test_take_over();
 	test_limits();
 	test_retire();
