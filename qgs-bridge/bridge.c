@@ -22,12 +22,12 @@
 #include "qgs-bridge/entrance.h"
 #include "qgs-bridge/forward.h"
 #include "qgs-bridge/plain.h"
-#include "qgs-bridge/pool.h"
 #include "qgs-bridge/qgs.h"
 #include "qgs-bridge/quote.h"
 #include "qgs-bridge/vms.h"
 #include "relay/log.h"
 #include "relay/worker.h"
+#include "tunnel/pool.h"
 
 static bool is_wanted_open(const struct bridge *b, const struct entrance_config *config)
 {
@@ -214,10 +214,48 @@ static void apply_limits(struct bridge *b)
 	b->splice.half_closed_ms = b->config->timeouts.common.half_closed;
 }
 
+static void hold_config(void *owner)
+{
+	bridge_config_ref(owner);
+}
+
+static void release_config(void *owner)
+{
+	bridge_config_unref(owner);
+}
+
+static struct pool_config pool_config_of(struct bridge_config *config)
+{
+	const struct leg_config *relay = &config->relay;
+	const struct timeouts_config *times = &config->timeouts.common;
+
+	return (struct pool_config){
+		.addresses = &relay->addresses,
+		.server_name = relay->server_name,
+		.ca_file = relay->ca_file,
+		.certificate = relay->certificate,
+		.key = relay->key,
+		.connections = relay->connections,
+		.streams = relay->streams,
+		.limits = "relay.connections, relay.streams",
+		.stream_window = relay->stream_window,
+		.session_window = relay->session_window,
+		.dial_ms = times->dial,
+		.handshake_ms = times->handshake,
+		.ping_ms = times->ping,
+		.dead_ms = times->dead,
+		.pickup_ms = times->pickup,
+		.hold = hold_config,
+		.release = release_config,
+		.owner = config,
+	};
+}
+
 static struct pool *make_pool(struct worker *w, struct bridge_config *config)
 {
+	const struct pool_config how = pool_config_of(config);
 	char *why = NULL;
-	struct pool *p = pool_new(w, config, &why);
+	struct pool *p = pool_new(w, &how, &why);
 
 	if (!p)
 		log_error("%s", why ? why : "out of memory");
@@ -316,7 +354,9 @@ static bool settle_pool(struct bridge *b, struct bridge_config *config)
 	bool good = true;
 
 	if (b->pool && config->relay.addresses.n) {
-		good = pool_reload(b->pool, config, &why) == 0;
+		const struct pool_config how = pool_config_of(config);
+
+		good = pool_reload(b->pool, &how, &why) == 0;
 		if (!good)
 			log_error("%s", why ? why : "out of memory");
 		free(why);

@@ -20,10 +20,10 @@
 
 #include "qgs-bridge/bridge.h"
 #include "qgs-bridge/caller.h"
-#include "qgs-bridge/pool.h"
 #include "relay/conduit.h"
 #include "relay/splice.h"
 #include "relay/worker.h"
+#include "tunnel/pool.h"
 #include "tunnel/session.h"
 
 struct forward {

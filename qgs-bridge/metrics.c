@@ -12,9 +12,9 @@
 
 #include "qgs-bridge/bridge.h"
 #include "qgs-bridge/entrance.h"
-#include "qgs-bridge/pool.h"
 #include "qgs-bridge/qgs.h"
 #include "relay/worker.h"
+#include "tunnel/pool.h"
 
 static void head(struct evbuffer *out, const char *name, const char *type, const char *help)
 {

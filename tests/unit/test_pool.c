@@ -4,7 +4,9 @@
  */
 #include <openssl/ssl.h>
 
-#include "qgs-bridge/pool.c" /* to have idle legs without waiting for a minute */
+#include "tunnel/pool.c" /* to have idle legs without waiting for a minute */
+
+#include "config/bridge.h"
 #include "relay/fd.h"
 #include "relay/tls_context.h"
 #include "tests/unit/certificates.h"
@@ -251,13 +253,51 @@ static struct bridge_config *configure(const char *first, const char *second, co
 	return c;
 }
 
+static void hold_config(void *owner)
+{
+	bridge_config_ref(owner);
+}
+
+static void release_config(void *owner)
+{
+	bridge_config_unref(owner);
+}
+
+static const struct pool_config *pool_config_of(struct bridge_config *c)
+{
+	static struct pool_config how;
+	const struct timeouts_config *times = &c->timeouts.common;
+
+	how = (struct pool_config){
+		.addresses = &c->relay.addresses,
+		.server_name = c->relay.server_name,
+		.ca_file = c->relay.ca_file,
+		.certificate = c->relay.certificate,
+		.key = c->relay.key,
+		.connections = c->relay.connections,
+		.streams = c->relay.streams,
+		.limits = "relay.connections, relay.streams",
+		.stream_window = c->relay.stream_window,
+		.session_window = c->relay.session_window,
+		.dial_ms = times->dial,
+		.handshake_ms = times->handshake,
+		.ping_ms = times->ping,
+		.dead_ms = times->dead,
+		.pickup_ms = times->pickup,
+		.hold = hold_config,
+		.release = release_config,
+		.owner = c,
+	};
+	return &how;
+}
+
 static void begin_with(struct bridge_config *c)
 {
 	char *why = NULL;
 
 	config = c;
 	n_fars = n_taken = 0;
-	p = pool_new(w, c, &why);
+	p = pool_new(w, pool_config_of(c), &why);
 	CHECK(p);
 }
 
@@ -536,7 +576,7 @@ static void test_reload(void)
 	EVENTUALLY(n_taken == 1);
 	/* what cannot be used changes nothing */
 	other = configure(relays[1].address, NULL, "certificate: none.pem, key: none.key", "");
-	CHECK_INT(pool_reload(p, other, &why), -EINVAL);
+	CHECK_INT(pool_reload(p, pool_config_of(other), &why), -EINVAL);
 	CHECK(strstr(why, "none.pem"));
 	free(why);
 	bridge_config_unref(other);
@@ -546,7 +586,7 @@ static void test_reload(void)
 	other = configure(relays[1].address, NULL, "certificate: node.pem, key: node.key", "");
 	other->relay.certificate = (free(other->relay.certificate), strdup(path_of("node.pem")));
 	other->relay.key = (free(other->relay.key), strdup(path_of("node.key")));
-	CHECK_INT(pool_reload(p, other, &why), 0);
+	CHECK_INT(pool_reload(p, pool_config_of(other), &why), 0);
 	bridge_config_unref(config);
 	config = other;
 	wish(2);
@@ -573,7 +613,7 @@ static void test_reload_while_connecting(bool greeting)
 	wish(0);
 	EVENTUALLY(p->legs && (greeting ? p->legs->state == GREETING : p->legs->since != 0));
 	other = configure(relays[1].address, NULL, "", "");
-	CHECK_INT(pool_reload(p, other, &why), 0);
+	CHECK_INT(pool_reload(p, pool_config_of(other), &why), 0);
 	bridge_config_unref(config);
 	config = other;
 	EVENTUALLY(wishers[0].told);

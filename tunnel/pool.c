@@ -11,17 +11,18 @@
  *               it ends with those it has
  *
  * A wish is served at once if a leg that is up has room, the one with the fewest streams first. If
- * none has, it waits, and a leg is made: at most one at a time, at most relay.connections of them
- * that are not retiring. After a failure the next address is tried, after a wait that grows
- * (backoff.h) but leaves a wish several tries; wishes wait meanwhile, timeouts.pickup at most.
+ * none has, it waits, and a leg is made: at most one at a time, at most config.connections of
+ * them that are not retiring. After a failure the next address is tried, after a wait that grows
+ * (backoff.h) but leaves a wish several tries; wishes wait meanwhile, pickup_ms at most.
  * Nobody tells when a full leg has room again: while somebody waits it is looked for.
  *
- * A leg holds a reference of the config and of the TLS context it was made with, so a reload can
- * replace both while it lives on. It is freed by the reaper when its session has ended.
+ * A leg has the config it was made with, whose owner it holds, and a reference of its TLS context,
+ * so a reload can replace both while it lives on. It is freed by the reaper when its session has
+ * ended.
  *
  * Longer than other files: what legs and wishes wait for is each other.
  */
-#include "qgs-bridge/pool.h"
+#include "tunnel/pool.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -32,7 +33,7 @@
 
 #include <openssl/rand.h>
 
-#include "config/bridge.h"
+#include "config/config.h"
 #include "relay/conduit.h"
 #include "relay/log.h"
 #include "relay/tls.h"
@@ -43,7 +44,7 @@
 
 #define POOL_DETAIL_MAX 512
 #define STREAMS_TOTAL ((1u << 29) - 1) /* then a fresh session takes over */
-#define POOL_TRIES 4                   /* at least, within timeouts.pickup */
+#define POOL_TRIES 4                   /* at least, within pickup_ms */
 #define POOL_LOOK_MS 50                /* between looks whether a full leg has room again */
 
 enum leg_state { CONNECTING, GREETING, UP, RETIRING };
@@ -52,7 +53,7 @@ struct leg {
 	struct pool *pool;
 	struct leg *next, **prevp;
 	enum leg_state state;
-	struct bridge_config *config; /* a reference */
+	struct pool_config config;    /* holds its owner */
 	struct carrier_shared shared; /* its tls: a reference */
 	struct carrier *carrier;      /* CONNECTING */
 	struct session *session;      /* from GREETING on */
@@ -67,7 +68,7 @@ struct leg {
 
 struct pool {
 	struct worker *worker;
-	struct bridge_config *config; /* a reference */
+	struct pool_config config; /* holds its owner */
 	struct tls_context *tls;
 	struct leg *legs;
 	struct pool_wish *first, **last;
@@ -84,6 +85,20 @@ struct pool {
 };
 
 static void serve(struct pool *p);
+
+static struct pool_config hold(const struct pool_config *config)
+{
+	if (config->hold)
+		config->hold(config->owner);
+	return *config;
+}
+
+static void release(struct pool_config *config)
+{
+	if (config->release)
+		config->release(config->owner);
+	*config = (struct pool_config){ 0 };
+}
 
 /* ---- wishes ---- */
 
@@ -126,11 +141,13 @@ static void on_late(struct timer *t)
 	struct pool_wish *w = (struct pool_wish *)((char *)t - offsetof(struct pool_wish, timer));
 	char detail[POOL_DETAIL_MAX];
 
-	snprintf(detail, sizeof(detail), "%s",
-		 is_any_up(w->pool) ? "all sessions with the relay are full (relay.connections, "
-				      "relay.streams, or the relay's own limit)"
-		 : *w->pool->detail ? w->pool->detail
-				    : "no connection to the relay in time");
+	if (is_any_up(w->pool))
+		snprintf(detail, sizeof(detail),
+			 "all sessions with the relay are full (%s, or the relay's own limit)",
+			 w->pool->config.limits);
+	else
+		snprintf(detail, sizeof(detail), "%s",
+			 *w->pool->detail ? w->pool->detail : "no connection to the relay in time");
 	fulfil(w, NULL, REASON_PICKUP_TIMEOUT, detail);
 }
 
@@ -147,7 +164,7 @@ void pool_open(struct pool *p, struct pool_wish *w)
 	*p->last = w;
 	p->last = &w->next;
 	p->waiting++;
-	timer_set(p->worker, &w->timer, p->config->timeouts.common.pickup, on_late);
+	timer_set(p->worker, &w->timer, p->config.pickup_ms, on_late);
 	serve(p);
 }
 
@@ -158,7 +175,7 @@ static void on_leg_free(struct reapable *r)
 	struct leg *l = (struct leg *)((char *)r - offsetof(struct leg, reapable));
 
 	tls_context_unref(l->shared.tls[CARRIER_DIRECT]);
-	bridge_config_unref(l->config);
+	release(&l->config);
 	free(l);
 }
 
@@ -235,7 +252,7 @@ static void on_retry(struct timer *t)
 /* Nothing can be had of this leg any more: the next address, a little later. */
 static void wait_a_little(struct pool *p, const struct leg *l)
 {
-	uint64_t most = p->config->timeouts.common.pickup / POOL_TRIES, ms;
+	uint64_t most = p->config.pickup_ms / POOL_TRIES, ms;
 
 	if (l->turn == p->turn) /* not for each of those that were lost together */
 		p->turn++;
@@ -326,17 +343,17 @@ static void on_carrier(void *user, struct conduit *c, enum reason why, bool reac
 		       const char *detail)
 {
 	struct leg *l = user;
-	const struct bridge_config *config = l->config;
+	const struct pool_config *config = &l->config;
 	const struct session_limits limits = {
-		.streams = (uint32_t)config->relay.streams,
+		.streams = (uint32_t)config->streams,
 		.streams_total = STREAMS_TOTAL,
-		.stream_window = (uint32_t)config->relay.stream_window,
-		.session_window = (uint32_t)config->relay.session_window,
-		.ping_ms = config->timeouts.common.ping,
-		.dead_ms = config->timeouts.common.dead,
+		.stream_window = (uint32_t)config->stream_window,
+		.session_window = (uint32_t)config->session_window,
+		.ping_ms = config->ping_ms,
+		.dead_ms = config->dead_ms,
 		.peer = SESSION_PEER_RELAY,
 	};
-	uint64_t most = config->timeouts.common.handshake, took;
+	uint64_t most = config->handshake_ms, took;
 
 	l->carrier = NULL;
 	if (c)
@@ -358,20 +375,20 @@ static const struct carrier_events carrier_events = {
 
 static struct leg *leg_new(struct pool *p, const struct address *address)
 {
-	const struct timeouts_config *times = &p->config->timeouts.common;
 	struct leg *l = calloc(1, sizeof(*l));
 
 	if (!l)
 		return NULL;
 	l->pool = p;
 	l->turn = p->turn;
-	l->config = bridge_config_ref(p->config);
+	l->config = hold(&p->config);
 	l->shared = (struct carrier_shared){
 		.worker = p->worker,
 		.alpn = "h2",
-		.dial_ms = times->dial,
-		.handshake_ms = times->handshake,
-		.dead_ms = times->dead,
+		.egress = l->config.egress,
+		.dial_ms = l->config.dial_ms,
+		.handshake_ms = l->config.handshake_ms,
+		.dead_ms = l->config.dead_ms,
 	};
 	l->shared.tls[CARRIER_DIRECT] = tls_context_ref(p->tls);
 	l->reapable.free = on_leg_free;
@@ -386,8 +403,8 @@ static struct leg *leg_new(struct pool *p, const struct address *address)
 
 static void connect_leg(struct pool *p)
 {
-	const struct leg_config *config = &p->config->relay;
-	const struct address *address = &config->addresses.at[p->turn % config->addresses.n];
+	const struct pool_config *config = &p->config;
+	const struct address *address = &config->addresses->at[p->turn % config->addresses->n];
 	const char *name = config->server_name ? config->server_name : address->name;
 	struct leg *l = leg_new(p, address);
 
@@ -424,7 +441,7 @@ static struct census census(const struct pool *p)
 		c.up++;
 		if (n < c.fewest)
 			c.fewest = n;
-		if (n < least && !l->full && n < l->config->relay.streams) {
+		if (n < least && !l->full && n < l->config.streams) {
 			c.best = l;
 			least = n;
 		}
@@ -470,7 +487,7 @@ static void serve(struct pool *p)
 	if (p->ending)
 		return;
 	/* one at a time, and not at once after a failure */
-	if (c.usable == c.up && c.usable < p->config->relay.connections &&
+	if (c.usable == c.up && c.usable < p->config.connections &&
 	    !timer_is_set(&p->retry) && (p->first || (c.up && c.fewest >= POOL_SPREAD)))
 		connect_leg(p);
 	if (p->first && c.up && !timer_is_set(&p->look))
@@ -484,19 +501,18 @@ static void on_serve(struct deferred *d)
 
 /* ---- life ---- */
 
-static struct tls_context *make_tls(const struct bridge_config *config, char **why)
+static struct tls_context *make_tls(const struct pool_config *config, char **why)
 {
 	static const char *const alpn[] = { "h2", NULL };
-	const struct leg_config *relay = &config->relay;
-	struct tls_context *t = tls_client_context_new(relay->ca_file, alpn, why);
+	struct tls_context *t = tls_client_context_new(config->ca_file, alpn, why);
 
-	if (t && relay->certificate &&
-	    tls_client_context_identify(t, relay->certificate, relay->key, why) < 0)
+	if (t && config->certificate &&
+	    tls_client_context_identify(t, config->certificate, config->key, why) < 0)
 		return tls_context_unref(t);
 	return t;
 }
 
-struct pool *pool_new(struct worker *w, struct bridge_config *config, char **why)
+struct pool *pool_new(struct worker *w, const struct pool_config *config, char **why)
 {
 	struct pool *p = calloc(1, sizeof(*p));
 
@@ -509,15 +525,16 @@ struct pool *pool_new(struct worker *w, struct bridge_config *config, char **why
 		return NULL;
 	}
 	p->worker = w;
-	p->config = bridge_config_ref(config);
+	p->config = hold(config);
 	p->last = &p->first;
 	p->serve.run = on_serve;
 	return p;
 }
 
-int pool_reload(struct pool *p, struct bridge_config *config, char **why)
+int pool_reload(struct pool *p, const struct pool_config *config, char **why)
 {
 	struct tls_context *tls = make_tls(config, why);
+	struct pool_config old = p->config;
 
 	if (!tls)
 		return -EINVAL;
@@ -528,8 +545,8 @@ int pool_reload(struct pool *p, struct bridge_config *config, char **why)
 	}
 	tls_context_unref(p->tls);
 	p->tls = tls;
-	bridge_config_unref(p->config);
-	p->config = bridge_config_ref(config);
+	p->config = hold(config);
+	release(&old);
 	p->turn = 0;
 	backoff_reset(&p->backoff);
 	timer_cancel(p->worker, &p->retry);
@@ -547,7 +564,7 @@ void pool_end(struct pool *p)
 	for (struct leg *l = p->legs, *next; l; l = next) {
 		next = l->next;
 		if (l->session)
-			session_close(l->session, REASON_SHUTDOWN, "the node's bridge ends");
+			session_close(l->session, REASON_SHUTDOWN, "the client ends");
 		else
 			retire(l);
 	}
@@ -561,7 +578,7 @@ struct pool *pool_free(struct pool *p)
 	timer_cancel(p->worker, &p->look);
 	worker_undefer(&p->serve);
 	tls_context_unref(p->tls);
-	bridge_config_unref(p->config);
+	release(&p->config);
 	free(p);
 	return NULL;
 }
