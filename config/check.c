@@ -6,6 +6,8 @@
  * owner exist?) is asked only of a config without errors so far, so that no error is the echo of
  * another one. Duplicates are found by sorting, since lists may be long. Where something stands in
  * the file is looked up only once it is wrong.
+ *
+ * Longer than other files: all that relates two of a relay's settings stands in one place.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -381,6 +383,21 @@ static void check_client_cas(const struct check *k, const struct relay_config *c
 	}
 }
 
+/* Could anybody of these networks come there? */
+static bool proxies_could_come(const struct listener_config *l)
+{
+	bool by_unix = false, by_ip = false;
+
+	for (size_t i = 0; i < l->proxy_networks.n; i++)
+		if (l->proxy_networks.at[i].kind == NETWORK_UNIX)
+			by_unix = true;
+		else
+			by_ip = true;
+	return l->address.kind == ADDRESS_TCP  ? by_ip :
+	       l->address.kind == ADDRESS_UNIX ? by_unix :
+						 l->address.kind != ADDRESS_VSOCK;
+}
+
 /* Whoever may say who the client is has to be named; a name that nobody asks for is a mistake. */
 static void check_proxies(const struct check *k, const struct relay_config *c)
 {
@@ -396,6 +413,10 @@ static void check_proxies(const struct check *k, const struct relay_config *c)
 				     "proxy_protocol: stands without proxy_networks, so anybody "
 				     "could say to be anybody; expected proxy_networks: [NETWORK, "
 				     "...], the addresses of the proxies");
+		else if (l->proxy_protocol && !proxies_could_come(l))
+			source_error(k->s, find(k, "listeners", i, "proxy_networks"),
+				     "proxy_networks: nobody of these could come to this address; "
+				     "expected IP networks at tcp: and unix at unix:");
 		if (l->proxy_protocol == PROXY_TAKEN_OPTIONAL && l->service)
 			source_error(k->s, find(k, "listeners", i, "proxy_protocol"),
 				     "proxy_protocol: optional at a listener for one service, "

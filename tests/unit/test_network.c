@@ -145,8 +145,16 @@ static void test_wrong_config(void)
 		"expected off, optional or required");
 	refuses(LISTENER "doors: [sni], proxy_protocol: required, proxy_networks: [10.0.0.1/8]}]\n",
 		"\"10.0.0.1/8\" has more bits in its address than the number after / counts");
-	refuses(LISTENER "service: a.acme, proxy_protocol: optional, proxy_networks: [unix]}]\n"
+	refuses(LISTENER "service: a.acme, proxy_protocol: optional, proxy_networks: ['::1']}]\n"
 		OWNER, "optional at a listener for one service");
+	refuses(LISTENER "doors: [sni], proxy_protocol: required, proxy_networks: [unix]}]\n",
+		"r.yaml:1:99: proxy_networks: nobody of these could come");
+	refuses("listeners: [{name: a, address: 'unix:/x', doors: [sni], proxy_protocol: required, "
+		"proxy_networks: [10.0.0.0/8]}]\n",
+		"nobody of these could come");
+	refuses("listeners: [{name: a, address: 'vsock:any:1', doors: [sni], "
+		"proxy_protocol: required, proxy_networks: [10.0.0.0/8, unix]}]\n",
+		"nobody of these could come");
 	refuses(LISTENER "doors: [sni]}]\n" OWNER
 		"services: [{name: a.acme, proxy_protocol: v1}]\n",
 		"no target that is an address");
