@@ -78,8 +78,16 @@ class Broker:
         self.server.stop(0).wait(20)
 
 
+@pytest.fixture
+def proxy(monkeypatch):
+    """Tells gRPC of its proxy as users do: its address in grpc_proxy, and no host to go without."""
+    for name in "no_grpc_proxy", "no_proxy":
+        monkeypatch.delenv(name, raising=False)
+    return lambda address: monkeypatch.setenv("grpc_proxy", address)
+
+
 class Setting:
-    def __init__(self, world, way, brokers=1, **timeouts):
+    def __init__(self, world, way, proxy, brokers=1, **timeouts):
         if not grpc:
             missing("python3-grpcio is not installed")
         self.world, self.way = world, way
@@ -88,6 +96,7 @@ class Setting:
         self.brokers = [world.add(Broker(world, way == "sni")) for _ in range(brokers)]
         self.agents = [world.agent(self.relay, {"keys": b.address}, name=f"agent-{i}",
                                    timeouts=timeouts) for i, b in enumerate(self.brokers)]
+        proxy(f"http://127.0.0.1:{self.relay.port()}")
 
     def channel(self, options=()):
         """A connection of its own, by this way."""
@@ -96,8 +105,7 @@ class Setting:
             target = f"127.0.0.1:{self.relay.port('static')}"
             return grpc.insecure_channel(target, [("grpc.enable_http_proxy", 0), *options])
         if self.way == "connect":
-            proxy = f"http://127.0.0.1:{self.relay.port()}"
-            return grpc.insecure_channel("keys.acme:44444", [("grpc.http_proxy", proxy), *options])
+            return grpc.insecure_channel("keys.acme:44444", options)
         with open(self.world.certificates.ca, "rb") as f:
             credentials = grpc.ssl_channel_credentials(f.read())
         return grpc.secure_channel(
@@ -111,9 +119,9 @@ def call(channel, method, request, timeout=30):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_bundle_and_secret(world, way):
+def test_bundle_and_secret(world, way, proxy):
     """10 launches, a connection for each call, two brokers with an agent each: none is split."""
-    setting = Setting(world, way, 2)
+    setting = Setting(world, way, proxy, 2)
     first, second = setting.brokers
 
     def one(i):
@@ -133,9 +141,9 @@ def test_bundle_and_secret(world, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_streams_both_ways(world, way):
+def test_streams_both_ways(world, way, proxy):
     """20 calls in one connection, each with 2 MB up in large messages, each answered in its turn."""
-    setting = Setting(world, way)
+    setting = Setting(world, way, proxy)
     with setting.channel() as channel:
         digests = channel.stream_stream(f"/{SERVICE}/Digests")
 
@@ -149,12 +157,12 @@ def test_streams_both_ways(world, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_pings_keep_a_silent_call(world, way):
+def test_pings_keep_a_silent_call(world, way, proxy):
     """
     A call of which nothing is heard for several idle time-outs: with gRPC's keepalive it stands and
     is answered. Without it is cut, and the caller is told so when the idle time is over.
     """
-    setting = Setting(world, way, idle=f"{IDLE * 1000:.0f}ms")
+    setting = Setting(world, way, proxy, idle=f"{IDLE * 1000:.0f}ms")
     with setting.channel(PINGS) as kept, setting.channel() as silent:
         watch = f"/{SERVICE}/Watch"
         with_pings = kept.unary_stream(watch)(b"%f" % (3 * IDLE), timeout=40)
