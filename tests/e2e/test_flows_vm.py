@@ -1,5 +1,6 @@
 # What comes out of a VM before its system runs, by qgs-bridge: SVSM at an aproxy, a Realm's session
 # with its owner; and the console of a VM, whose server speaks first.
+import asyncio
 import base64
 import json
 import os
@@ -12,9 +13,15 @@ import time
 import pytest
 
 from flows import Kbs
-from harness import DEADLINE, HERE, PYTHON, ROOT, Program, data, free_port, need, wait_for
+from harness import (DEADLINE, HERE, PYTHON, ROOT, Program, data, free_port, missing, need,
+                     wait_for)
 from node import Node, at_once
 from streams import Aborted, dial
+
+try:
+    import websockets
+except ImportError:
+    websockets = None
 
 SVSM_PORT = 1995
 
@@ -263,8 +270,8 @@ QEMU = "/usr/bin/qemu-system-x86_64"
 class Rfb:
     """A client of RFB 3.8: without a password, the whole screen, uncompressed."""
 
-    def __init__(self, address):
-        self.conn = dial(address)
+    def __init__(self, conn):
+        self.conn = conn
         self.greeting = self.conn.read_exactly(12)  # the server speaks first
 
     def screen(self):
@@ -299,33 +306,104 @@ class Rfb:
         return bytes(pixels)
 
 
+class WebSocket:
+    """As noVNC's: binary messages, of which only the bytes count."""
+
+    def __init__(self, url, context=None):
+        self.loop = asyncio.new_event_loop()
+        self.got = b""
+
+        async def opening():
+            return await websockets.connect(url, ssl=context, subprotocols=["binary"],
+                                            max_size=None, ping_interval=None)
+        self.ws = self.run(opening())
+
+    def run(self, what):
+        async def soon():
+            return await asyncio.wait_for(what, DEADLINE)
+        return self.loop.run_until_complete(soon())
+
+    def send(self, data):
+        self.run(self.ws.send(data))
+
+    def read_exactly(self, n):
+        parts = [self.got]
+        have = len(self.got)
+        while have < n:
+            parts.append(self.run(self.ws.recv()))
+            assert isinstance(parts[-1], bytes)
+            have += len(parts[-1])
+        whole = b"".join(parts)
+        self.got = whole[n:]
+        return whole[:n]
+
+    def close(self):
+        self.run(self.ws.close())
+        self.loop.close()
+
+
+class Console:
+    """QEMU's VNC server, the tunnel to it, and what it shows to who is beside it."""
+
+    def __init__(self, world, dial_when="eager", **timeouts):
+        need(QEMU)
+        path = world.path("vnc.sock")
+        qemu = Program(world, "qemu", [
+            QEMU, "-accel", "tcg", "-m", "16", "-nodefaults", "-vga", "std", "-display", "none",
+            "-S", "-vnc", f"unix:{path}"], expect=(0, -15))
+        wait_for(lambda: os.path.exists(path), lambda: f"QEMU listens\n{qemu.tail()}")
+        self.relay = world.relay(listeners=[{"name": "vnc", "service": "console.acme"}])
+        self.agent = world.agent(self.relay, [{"name": "console", "target": f"unix:{path}",
+                                               "dial": dial_when}], timeouts=timeouts)
+        beside = Rfb(dial(f"unix:{path}"))
+        self.shown = beside.screen()
+        beside.conn.close()
+        assert len(self.shown) > 500_000 and len(set(self.shown)) > 1
+
+    def looks_right(self, conn):
+        """What is seen by this connection is what is there."""
+        there = Rfb(conn)
+        assert there.screen() == self.shown
+        for _ in range(5):
+            assert there.update() == self.shown
+        there.conn.close()
+        self.relay.wait_quiet()
+
+
 def test_vnc(world):
-    """QEMU's own server, at a static door: what is seen through the tunnel is what is there."""
-    need(QEMU)
-    path = world.path("vnc.sock")
-    qemu = Program(world, "qemu", [QEMU, "-accel", "tcg", "-m", "16", "-nodefaults", "-vga", "std",
-                                   "-display", "none", "-S", "-vnc", f"unix:{path}"])
-    wait_for(lambda: os.path.exists(path), lambda: f"QEMU listens\n{qemu.tail()}")
-    relay = world.relay(listeners=[{"name": "vnc", "service": "console.acme"}])
-    world.agent(relay, [{"name": "console", "target": f"unix:{path}", "dial": "eager"}])
-    here, there = Rfb(f"unix:{path}"), Rfb(relay.listeners["vnc"])
-    shown = here.screen()
-    assert len(shown) > 500_000 and len(set(shown)) > 1
-    assert there.screen() == shown
-    for _ in range(10):
-        assert there.update() == shown
-    here.conn.close()
-    there.conn.close()
-    relay.wait_quiet()
-    # without eager both wait for each other, and the idle time ends it: nobody dials
-    lazy = world.relay(name="relay-lazy", listeners=[{"name": "vnc", "service": "console.acme"}])
-    agent = world.agent(lazy, [{"name": "console", "target": f"unix:{path}"}],
-                        timeouts={"idle": "500ms"})
-    with dial(lazy.listeners["vnc"]) as conn:
+    """The server greets first: an eager service at a static door."""
+    console = Console(world)
+    console.looks_right(dial(console.relay.listeners["vnc"]))
+
+
+def test_vnc_through_websockify(world):
+    """A browser's way today: Debian's websockify beside the static door."""
+    need("websockify")
+    if not websockets:
+        missing("python3-websockets is not installed")
+    console = Console(world)
+    port = free_port()
+    ws = Program(world, "websockify", ["websockify", f"127.0.0.1:{port}",
+                                       f"127.0.0.1:{console.relay.port('vnc')}"],
+                 expect=(0, 1, -15, 143))
+    ws.wait_log("proxying from")
+
+    def client():
+        try:
+            return WebSocket(f"ws://127.0.0.1:{port}/")
+        except ConnectionRefusedError:  # it says so before it listens
+            return None
+
+    console.looks_right(wait_for(client, "websockify listens"))
+
+
+def test_vnc_without_eager(world):
+    """Nobody dials, both wait for the other's first word, and the idle time ends it."""
+    console = Console(world, "first-byte", idle="500ms")
+    with dial(console.relay.listeners["vnc"]) as conn:
         try:
             assert conn.recv() == b""
         except Aborted:
             pass
-    agent.wait_log("idle")
-    lazy.wait_quiet()
-    qemu.expect = (0, -15)
+    console.agent.wait_log("idle")
+    console.relay.wait_quiet()
