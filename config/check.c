@@ -437,6 +437,25 @@ static void check_proxies(const struct check *k, const struct relay_config *c)
 	}
 }
 
+static void check_checks(const struct check *k, const struct relay_config *c)
+{
+	for (size_t i = 0; i < c->n_services; i++) {
+		const struct service_config *service = &c->services[i];
+		bool address = false;
+
+		for (size_t j = 0; j < service->targets.n; j++)
+			address |= service->targets.at[j].kind != ADDRESS_TUNNEL;
+		if (service->check.kind && !address)
+			source_error(k->s, find(k, "services", i, "check"),
+				     "check: this service has no target that is an address; "
+				     "expected one, since tunnels are watched anyway");
+		if (service->check.server_name && service->check.kind != CHECK_TLS)
+			source_error(k->s, find(k, "services", i, "check"),
+				     "check: server_name is only for a check of TLS; expected "
+				     "kind: tls beside it");
+	}
+}
+
 static void check_tunnel_doors(const struct check *k, const struct relay_config *c)
 {
 	for (size_t i = 0; i < c->n_listeners; i++) {
@@ -508,6 +527,7 @@ void check_relay(const struct source *s, struct relay_config *c, const struct no
 	check_tunnel_doors(&k, c);
 	check_client_cas(&k, c);
 	check_proxies(&k, c);
+	check_checks(&k, c);
 }
 
 void check_tunnel(const struct source *s, const struct tunnel_config *c, const struct node *root)

@@ -111,11 +111,25 @@ struct owner_config {
 	int line;
 };
 
+/* What a target that is an address is asked, to see whether it is up. */
+enum check_kind {
+	CHECK_NONE, /* nothing: only clients' dials tell */
+	CHECK_TCP,  /* it takes a connection */
+	CHECK_TLS,  /* and completes a TLS handshake; whose certificate it shows is not looked at */
+};
+
+struct check_config {
+	int kind;	   /* enum check_kind; off */
+	uint64_t every;	   /* 5s */
+	char *server_name; /* CHECK_TLS: asked for; NULL: no name is sent */
+};
+
 struct service_config {
 	char *name; /* SERVICE.OWNER; the owner exists, or all its targets are addresses */
 	struct strings hostnames;  /* for SNI, besides NAME.<domain>; unique over all services */
 	struct addresses targets;  /* tunnel, tcp, unix, vsock, hybrid; default: [tunnel] */
 	int balance;		   /* enum balance, among tunnels; primary */
+	struct check_config check; /* of targets that are addresses */
 	uint64_t idle;		   /* 0: timeouts.idle */
 	int proxy_protocol;	   /* enum proxy_sent, to targets that are addresses; off */
 	int line;

@@ -211,6 +211,41 @@ static const struct word balances[] = {
 	{ NULL, 0 },
 };
 
+static const struct word checks[] = {
+	{ "off", CHECK_NONE },
+	{ "tcp", CHECK_TCP },
+	{ "tls", CHECK_TLS },
+	{ NULL, 0 },
+};
+
+static const struct field check_fields[] = {
+	{ .key = "kind",
+	  .type = FIELD_ENUM,
+	  MEMBER(struct check_config, kind),
+	  .def = "off",
+	  .words = checks,
+	  .help = "what targets that are addresses must do to be up" },
+	{ .key = "every",
+	  .type = FIELD_DURATION,
+	  MEMBER(struct check_config, every),
+	  .min = 100,
+	  .max = HOUR,
+	  .def = "5s",
+	  .help = "between two checks of a target" },
+	{ .key = "server_name",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct check_config, server_name),
+	  .flags = FIELD_LOWER,
+	  .is = is_hostname,
+	  .expected = EXPECTED_HOST,
+	  .help = "for kind tls: the TLS server name to ask for" },
+};
+
+static const struct table check_table = { .what = "the check",
+					  TABLE(check_fields),
+					  .size = sizeof(struct check_config),
+					  .line = NO_LINE };
+
 static const struct field service_fields[] = {
 	{ .key = "name",
 	  .type = FIELD_TEXT,
@@ -240,6 +275,11 @@ static const struct field service_fields[] = {
 	  .def = "primary",
 	  .words = balances,
 	  .help = "which of several tunnels that offer it" },
+	{ .key = "check",
+	  .type = FIELD_STRUCT,
+	  MEMBER(struct service_config, check),
+	  .table = &check_table,
+	  .help = "of targets that are addresses: those that fail are tried last" },
 	{ .key = "idle",
 	  .type = FIELD_DURATION,
 	  MEMBER(struct service_config, idle),

@@ -17,10 +17,12 @@
 #include <unistd.h>
 
 #include "relay/bind.h"
+#include "relay/health.h"
 #include "relay/intake.h"
 #include "relay/listener.h"
 #include "relay/log.h"
 #include "relay/opening.h"
+#include "relay/probe.h"
 #include "relay/proxied.h"
 #include "relay/registry.h"
 #include "relay/tls.h"
@@ -237,7 +239,9 @@ bool gateway_start(struct gateway *g)
 	g->registry = registry_new();
 	if (!load_tls(g) || !bind_all(g))
 		return false;
-	if (!g->registry || !make_splice_specs(g) || !make_workers(g)) {
+	g->health = health_new(g->config);
+	if (!g->registry || !g->health || !make_splice_specs(g) || !make_workers(g) ||
+	    probes_new(&g->probes, g->workers[0], g->config, g->health) < 0) {
 		log_error("cannot make the workers: %s", strerror(errno));
 		return false;
 	}
@@ -249,7 +253,7 @@ bool gateway_start(struct gateway *g)
 			return false;
 		}
 	}
-	return true;
+	return !g->probes || worker_post(g->workers[0], probes_begin, g->probes) == 0;
 }
 
 /* From now on connecting is refused. */
@@ -326,6 +330,8 @@ static void end_worker(struct worker *w, void *arg)
 	struct gateway_worker *gw = gateway_worker(w);
 
 	stop_listening(w, NULL);
+	if (w == gw->gateway->workers[0])
+		probes_end(gw->gateway->probes);
 	proxied_end_all(gw);
 	intake_end_all(gw);
 	opening_end_all(gw, REASON_SHUTDOWN);
@@ -368,6 +374,8 @@ void gateway_deinit(struct gateway *g)
 	free(g->fds);
 	free(g->service_splice);
 	registry_free(g->registry);
+	probes_free(g->probes);
+	health_free(g->health);
 	for (size_t i = 0; g->tls && i < g->config->n_listeners; i++)
 		tls_context_unref(g->tls[i]);
 	free(g->tls);

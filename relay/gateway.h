@@ -21,8 +21,10 @@ struct gateway;
 struct h2_client;
 struct httphead;
 struct intake;
+struct health;
 struct listener;
 struct opening;
+struct probes;
 struct proxied;
 struct registry;
 struct tls_context;
@@ -85,6 +87,8 @@ struct gateway_worker {
 struct gateway {
 	const struct relay_config *config;
 	struct registry *registry;
+	struct health *health;
+	struct probes *probes; /* the first worker's; NULL: none */
 	struct tls_context **tls; /* the relay's own, see gateway_tls */
 	struct tunnel_side tunnel;
 	struct h2_side h2;

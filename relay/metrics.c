@@ -10,8 +10,10 @@
 #include <event2/buffer.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "relay/gateway.h"
+#include "relay/health.h"
 #include "relay/metrics_http.h"
 #include "relay/registry.h"
 
@@ -64,6 +66,41 @@ static void put_reasons(struct evbuffer *out, const struct gateway *g, const cha
 				    sum(g, offset + i * sizeof(atomic_uint_fast64_t)));
 }
 
+/* A label's value: a path may have anything in it. */
+static void put_escaped(struct evbuffer *out, const char *text)
+{
+	for (; *text; text++)
+		if (*text == '\n')
+			evbuffer_add(out, "\\n", 2);
+		else
+			evbuffer_add_printf(out, "%s%c", strchr("\\\"", *text) ? "\\" : "", *text);
+}
+
+static void put_target(struct evbuffer *out, const struct gateway *g,
+		       const struct service_config *s, size_t target)
+{
+	char text[ADDRESS_TEXT_MAX];
+
+	evbuffer_add_printf(out, "attest_relay_target_up{service=\"%s\",target=\"", s->name);
+	put_escaped(out, address_format(&s->targets.at[target], text, sizeof(text)));
+	evbuffer_add_printf(out, "\"} %d\n", health_is_up(g->health, s, target));
+}
+
+/* As many as the config names. */
+static void put_targets(struct evbuffer *out, const struct gateway *g)
+{
+	const struct relay_config *c = g->config;
+
+	put_header(out, "target_up", "gauge", "1: the last dial and check were good.");
+	for (size_t i = 0; i < c->n_services; i++) {
+		const struct service_config *s = &c->services[i];
+
+		for (size_t j = 0; j < s->targets.n; j++)
+			if (s->targets.at[j].kind != ADDRESS_TUNNEL)
+				put_target(out, g, s, j);
+	}
+}
+
 #define COUNTER_AT(which)                                                                          \
 	(offsetof(struct counters, value) + (which) * sizeof(atomic_uint_fast64_t))
 
@@ -89,6 +126,7 @@ static void put_all(void *gateway, struct evbuffer *out)
 			    "attest_relay_bytes_total{direction=\"down\"} %" PRIu64 "\n",
 			    sum(g, COUNTER_AT(COUNTER_BYTES_UP)),
 			    sum(g, COUNTER_AT(COUNTER_BYTES_DOWN)));
+	put_targets(out, g);
 	put_reasons(out, g, "stream_ended_total", "Streams by how they ended.",
 		    offsetof(struct counters, ended));
 	put_reasons(out, g, "refused_total", "Clients turned away before they had a target.",

@@ -9,7 +9,7 @@
  *              the client has sent is still in the kernel; a stream stays with its session, and the
  *              far end of a crossing is carried). One that does not take the stream:
  *              the service's other tunnels, TRIES_MAX at most. None: the next target.
- *   address    dialled; on failure the next target.
+ *   address    dialled; on failure the next target. One that does not answer is tried last.
  *   none left  if a tunnel was asked for and there was none, or only such as take nothing more, the
  *              stream is parked until one comes (opening_wake_all) or the pickup time-out ends;
  *              else the client is refused with the last reason.
@@ -36,6 +36,7 @@
 #include "relay/balance.h"
 #include "relay/crossing.h"
 #include "relay/dial.h"
+#include "relay/health.h"
 #include "relay/linger.h"
 #include "relay/listener.h"
 #include "relay/log.h"
@@ -54,7 +55,7 @@ struct search {
 	struct conduit *target; /* between its opening and the far end's answer */
 	struct timer timer;
 	struct reapable reapable;
-	unsigned next;	 /* index of the next target */
+	uint64_t tried;	 /* bits: the targets that were asked in this round; there are few */
 	uint64_t identity; /* of the client, if the service's balance asks for it */
 	bool parked;	 /* waits for a tunnel to come */
 	bool absent;	 /* a tunnel target had no tunnel: worth waiting for one */
@@ -580,6 +581,10 @@ static void on_dialled(void *user, struct conduit *c, enum reason why, const cha
 		why = REASON_DIAL_FAILED;
 		detail = "the target did not take the PROXY header";
 	}
+	if (c || why != REASON_NO_MEMORY)
+		health_tried(gateway_of(o)->health, o->config,
+			     (size_t)(o->dialled - o->config->targets.at), c, detail,
+			     worker_now(o->worker));
 	if (c)
 		join(o, c);
 	else
@@ -643,7 +648,7 @@ static void park(struct opening *o)
 	enlist(o, &gateway_worker(o->worker)->parked);
 	f->absent = false;
 	f->tries = 0;
-	f->next = 0;
+	f->tried = 0;
 	gauge(o, COUNTER_LIVE_PARKED, 1);
 	watch_client(o);
 	left = g->config->timeouts.pickup - waited;
@@ -658,16 +663,38 @@ static void park(struct opening *o)
 		on_retry(&f->timer);
 }
 
+/* In order, those that seem to be down last. NULL: none is left. */
+static const struct address *next_target(struct opening *o)
+{
+	const struct route route = { .config = o->config };
+	const struct addresses *targets = router_targets(&route);
+	struct search *f = o->search;
+	size_t next = targets->n;
+
+	for (size_t i = 0; i < targets->n; i++) {
+		if (f->tried >> i & 1)
+			continue;
+		if (next == targets->n)
+			next = i;
+		if (targets->at[i].kind == ADDRESS_TUNNEL ||
+		    health_admits(gateway_of(o)->health, o->config, i, worker_now(o->worker))) {
+			next = i;
+			break;
+		}
+	}
+	if (next == targets->n)
+		return NULL;
+	f->tried |= UINT64_C(1) << next;
+	return &targets->at[next];
+}
+
 static void try_targets(struct opening *o)
 {
 	struct search *f = o->search;
-	const struct route route = { .config = o->config };
-	const struct addresses *targets = router_targets(&route);
+	const struct address *a;
 
 	timer_cancel(o->worker, &f->timer);
-	while (f->next < targets->n) {
-		const struct address *a = &targets->at[f->next++];
-
+	while ((a = next_target(o))) {
 		if (a->kind != ADDRESS_TUNNEL) {
 			try_address(o, a);
 			return;

@@ -1,11 +1,13 @@
 # How a service's streams find their way among several tunnels, and between tunnels and addresses.
+import signal
 import socket
 import threading
+import time
 
 import pytest
 
-from harness import DEADLINE, Task, data, wait_for
-from streams import Aborted, Conn, Doors, Refused, Service, http_connect, roundtrip
+from harness import DEADLINE, DOMAIN, Task, data, free_port, wait_for
+from streams import Conn, Refused, Service, TlsConn, http_connect, roundtrip, tls_service
 
 AGENTS = ["one", "two"]
 SESSIONS = 200
@@ -154,3 +156,164 @@ def test_least_streams(world):
     for c in live + more + [c for c, _ in got]:
         c.close()
     site.relay.wait_quiet()
+
+
+# ---- addresses ----
+
+def closed():
+    """An address at which nobody listens, for now."""
+    return f"tcp:127.0.0.1:{free_port()}"
+
+
+def up(relay, address):
+    return relay.metric("target_up", service="kbs.acme", target=address)
+
+
+def test_passive_health(world):
+    """A target that failed is tried last for a while; not left out, and then first again."""
+    first, second = closed(), world.add(Service(handler=named("second")))
+    relay = world.relay(services=[{"name": "kbs.acme", "targets": [first, second.address]}])
+    assert up(relay, first) == 1
+    assert request(relay) == "second"
+    assert up(relay, first) == 0 and up(relay, second.address) == 1
+    back = world.add(Service(first, handler=named("first")))
+    assert request(relay) == "second"  # within 10 s nobody asks the first
+    assert back.accepted == 0
+    second.close()
+    assert request(relay) == "first"  # when the others fail it is asked all the same
+    assert up(relay, first) == 1 and up(relay, second.address) == 0
+    assert relay.count(f"target {first} of kbs.acme is tried last") == 1
+    assert relay.count(f"target {first} of kbs.acme answers again") == 1
+    second = world.add(Service(second.address, handler=named("second")))
+    assert request(relay) == "first"
+    back.close()
+    assert request(relay) == "second"
+    second.close()
+    with pytest.raises(Refused):  # both were asked
+        request(relay)
+    world.add(Service(first, handler=named("first")))
+    begin = time.monotonic()
+    world.add(Service(second.address, handler=named("second")))
+    assert request(relay) == "first"  # of those that are down the first is the first
+    assert time.monotonic() - begin < 5
+    relay.wait_quiet()
+
+
+def test_trial(world):
+    """When its time is over, one client tries it; and the target has its place again."""
+    first, second = closed(), world.add(Service(handler=named("second")))
+    relay = world.relay(services=[{"name": "kbs.acme", "targets": [first, second.address]}])
+    assert request(relay) == "second"
+    world.add(Service(first, handler=named("first")))
+    begin = time.monotonic()
+    wait_for(lambda: request(relay) == "first", "the first target is asked again", every=0.2)
+    assert 8 < time.monotonic() - begin < 20
+
+
+@pytest.mark.parametrize("kind", ["tcp", "tls"])
+def test_check(world, certificates, kind):
+    """A probe finds out before any client does; by TLS also that nobody speaks there."""
+    def behind(name):
+        handler = named(name)
+        return tls_service(certificates.server(), handler) if kind == "tls" else handler
+
+    def ask(relay):
+        with connect(relay) as c:
+            if kind == "tcp":
+                return greet(c)
+            return greet(TlsConn(c, certificates.client(), name=f"kbs.acme.{DOMAIN}"))
+    first, second = closed(), world.add(Service(handler=behind("second")))
+    relay = world.relay(services=[
+        {"name": "kbs.acme", "targets": [first, second.address],
+         "check": {"kind": kind, "every": "100ms",
+                   **({"server_name": f"kbs.acme.{DOMAIN}"} if kind == "tls" else {})}}],
+        timeouts={"dial": "500ms"})
+    relay.wait_metric("target_up", lambda v: v == 0, target=first)
+    assert ask(relay) == "second" and relay.count("refused after") == 0
+    back = world.add(Service(first, handler=behind("first")))
+    relay.wait_metric("target_up", lambda v: v == 1, target=first)
+    assert ask(relay) == "first"
+    back.close()
+    relay.wait_metric("target_up", lambda v: v == 0, target=first)
+    assert relay.count(f"target {first} of kbs.acme does not pass its check: .*refused") == 2
+    assert relay.count(f"target {first} of kbs.acme passes its check") == 1
+    # one that connects and says nothing
+    mute = world.add(Service(first))
+    if kind == "tcp":
+        relay.wait_metric("target_up", lambda v: v == 1, target=first)
+    else:
+        relay.wait_log("does not pass its check: .*refused")
+        wait_for(lambda: not mute.none_waiting(), "a probe")
+        assert ask(relay) == "second" and up(relay, first) == 0
+        assert up(relay, second.address) == 1
+
+
+# ---- tunnels and addresses ----
+
+@pytest.mark.parametrize("order", ["tunnel first", "address first"])
+def test_move_between(world, order):
+    """A service moves between tunnel and cloud and back: streams that run lose nothing."""
+    cloud = closed()
+    inside = world.add(Service(handler=named("inside")))
+    targets = ["tunnel", cloud]
+    if order == "address first":
+        targets.reverse()
+    relay = world.relay(services=[{"name": "kbs.acme", "targets": targets,
+                                   "check": {"kind": "tcp", "every": "100ms"}}],
+                        timeouts={"pickup": "20s"})
+    over = threading.Event()
+    began = threading.Barrier(9)
+    arriving = threading.Lock()
+
+    def stream():
+        """One for as long as all goes on; every byte is looked at."""
+        sent = 0
+        with connect(relay) as c:
+            who = greet(c)
+            began.wait(DEADLINE)
+            while not over.is_set():
+                some = data(50_000)
+                c.send(some)
+                assert c.read_exactly(len(some)) == some
+                sent += len(some)
+            c.eof()
+            assert c.read_all() == b""
+        return who, sent
+
+    def clients():
+        """Others come and go; each of them is served."""
+        seen = []
+        while not over.is_set():
+            with arriving:
+                c = connect(relay)
+                seen.append(greet(c))
+            with c:
+                roundtrip(c, data(3000))
+        return seen
+    agent = world.agent(relay, {"kbs": inside.address}, instance="one", name="one-1",
+                        timeouts={"drain": "60s"})
+    long = [Task(stream) for _ in range(8)]
+    began.wait(DEADLINE)
+    short = [Task(clients) for _ in range(2)]
+    try:
+        for turn in range(2):
+            there = world.add(Service(cloud, handler=named("cloud")))
+            relay.wait_metric("target_up", lambda v: v == 1, target=cloud)
+            assert request(relay) == ("inside" if order == "tunnel first" else "cloud")
+            agent.signal(signal.SIGTERM)  # leaves in order; what runs has time to finish
+            relay.wait_metric("services", lambda v: v == 0)
+            assert request(relay) == "cloud"
+            agent = world.agent(relay, {"kbs": inside.address}, instance="one", wait=False,
+                                name=f"one-{turn + 2}", timeouts={"drain": "60s"})
+            relay.wait_metric("services", lambda v: v == 1)
+            if order == "tunnel first":
+                assert request(relay) == "inside"
+            with arriving:  # a listener that closes resets those it has not accepted yet
+                there.close()
+            relay.wait_metric("target_up", lambda v: v == 0, target=cloud)
+            assert request(relay) == "inside"
+    finally:
+        over.set()
+    assert all(sent > 0 for _, sent in [t.result() for t in long])
+    assert {w for t in short for w in t.result()} == {"inside", "cloud"}
+    relay.wait_quiet()

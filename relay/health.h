@@ -1,0 +1,39 @@
+/*
+ * health: which of the targets that are addresses answer, so that those that do are tried first.
+ *
+ * Told by everybody who dials one, and by probes (relay/probe.h). Any thread.
+ */
+#ifndef RELAY_HEALTH_H
+#define RELAY_HEALTH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "config/config.h"
+
+#define HEALTH_WAIT_MS 10000     /* a target that failed is tried last for so long, ... */
+#define HEALTH_WAIT_MAX_MS 60000 /* ... doubled while it goes on failing, up to this */
+
+struct health;
+
+struct health *health_new(const struct relay_config *c); /* NULL: out of memory */
+void health_free(struct health *h);			 /* NULL is fine */
+
+/* Of each: s is in the config, target the index of one of its targets; now: worker_now. */
+
+/*
+ * False: others first. When its time is over, one caller is told true and has to try it; the rest
+ * wait for what comes of that.
+ */
+bool health_admits(struct health *h, const struct service_config *s, size_t target, uint64_t now);
+/* A client's dial is over. detail: why it failed; names the address. */
+void health_tried(struct health *h, const struct service_config *s, size_t target, bool good,
+		  const char *detail, uint64_t now);
+/* A probe is over. One that passes also forgives failed dials. */
+void health_probed(struct health *h, const struct service_config *s, size_t target, bool good,
+		   const char *detail);
+/* Neither the last dial nor the last probe failed. */
+bool health_is_up(const struct health *h, const struct service_config *s, size_t target);
+
+#endif
