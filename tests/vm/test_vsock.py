@@ -11,7 +11,7 @@ import rig  # noqa: E402
 
 LIMIT = 240  # seconds for everything in the VM
 
-# What is checked in guest/relay.sh and guest/bridge.sh, where each name stands for a function.
+# What is checked in guest/relay.sh, bridge.sh and svsm.sh, where each name stands for a function.
 CHECKS = [
     "relay-listens-at-any-cid", "relay-late-answer", "tunnel-late-answer", "relay-early-end",
     "tunnel-early-end", "nobody-listens", "relay-target-refuses", "relay-names-the-caller",
@@ -23,6 +23,7 @@ CHECKS = [
     "bridge-qgs-on-vsock", "bridge-withdraws",
     "bridge-withdraws-on-vsock", "bridge-denies-after-reload", "bridge-restart-in-order",
     "bridge-restart-killed", "bridge-rebinds-while-draining", "bridge-ends-in-order",
+    "svsm-before-its-owner", "svsm-in-turn", "svsm-ends-in-order",
 ]
 
 
@@ -32,7 +33,7 @@ def relay_config(token_hash):
         "domain": "relay.test",
         "tls": {"certificate": "/etc/relay.pem", "key": "/etc/relay.key"},
         "listeners": [
-            {"name": "front", "address": "tcp:127.0.0.1:443", "doors": ["tunnel"]},
+            {"name": "front", "address": "tcp:127.0.0.1:443", "doors": ["tunnel", "connect"]},
             {"name": "direct", "address": "vsock:any:5000", "service": "direct.acme"},
             {"name": "tunnelled", "address": "vsock:any:5001", "service": "far.acme"},
             {"name": "dead", "address": "vsock:any:5002", "service": "dead.acme"},
@@ -42,7 +43,17 @@ def relay_config(token_hash):
             {"name": "direct.acme", "targets": ["vsock:local:6000"]},
             {"name": "dead.acme", "targets": ["vsock:local:6999"]},
         ],
-        "timeouts": {"drain": "5s"},
+        "timeouts": {"drain": "5s", "pickup": "60s"},
+    }
+
+
+def svsm_config():
+    return {
+        "listeners": [{"name": "svsm", "address": "vsock:any:1995", "forward": "by-vm"}],
+        "vms": [{"cid": 1, "service": "svsm.acme"}],
+        "relay": {"addresses": ["tcp:127.0.0.1:443"], "server_name": "relay.test",
+                  "ca_file": "relay.pem"},
+        "timeouts": {"drain": "5s", "pickup": "60s"},
     }
 
 
@@ -51,10 +62,11 @@ def vm():
     image = rig.Image("plain")
     image.modules(rig.LOOPBACK)
     image.built("attest-relay", "attest-tunnel", "qgs-bridge", "qgs-stand-in", "quote-load",
-                "vm-peer")
-    image.scripts("plain.sh", "lib.sh", "relay.sh", "qgs.sh", "bridge.sh")
+                "vm-peer", "vm-svsm")
+    image.scripts("plain.sh", "lib.sh", "relay.sh", "qgs.sh", "bridge.sh", "svsm.sh")
     image.file("/etc/relay.yaml", yaml.safe_dump(relay_config(rig.credentials(image))))
     image.file("/etc/bridge.yaml", yaml.safe_dump(rig.bridge_config()))
+    image.file("/etc/svsm.yaml", yaml.safe_dump(svsm_config()))
     return rig.boot(image, LIMIT)
 
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# All over vsock's loopback: attest-relay and attest-tunnel, then qgs-bridge.
+# All over vsock's loopback: attest-relay and attest-tunnel, then qgs-bridge, then all three.
 # shellcheck source=tests/vm/guest/lib.sh
 . /lib.sh
 # shellcheck source=tests/vm/guest/relay.sh
@@ -8,6 +8,8 @@
 . /qgs.sh
 # shellcheck source=tests/vm/guest/bridge.sh
 . /bridge.sh
+# shellcheck source=tests/vm/guest/svsm.sh
+. /svsm.sh
 
 for name in relay-listens-at-any-cid relay-late-answer tunnel-late-answer relay-early-end \
     tunnel-early-end nobody-listens relay-target-refuses relay-names-the-caller \
@@ -17,7 +19,8 @@ for name in relay-listens-at-any-cid relay-late-answer tunnel-late-answer relay-
     bridge-late-reply bridge-mends-split-requests bridge-names-the-caller bridge-200-at-once \
     bridge-10000-by-all-kinds bridge-qgs-on-vsock bridge-withdraws bridge-withdraws-on-vsock bridge-denies-after-reload \
     bridge-restart-in-order bridge-restart-killed bridge-rebinds-while-draining \
-    bridge-ends-in-order; do
+    bridge-ends-in-order \
+    svsm-before-its-owner svsm-in-turn svsm-ends-in-order; do
     check $name
 done
 end
