@@ -576,25 +576,110 @@ static void test_cancel(void)
 	unlink(path_of("c"));
 }
 
-/* While a name is being asked for: a server that never answers. */
-static void test_cancel_resolving(void)
+/* The only one the worker asks: a socket that gets the queries. */
+static int name_server(void)
 {
 	struct sockaddr_in at = { .sin_family = AF_INET,
 				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	socklen_t len = sizeof(at);
-	int mute = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	struct evdns_base *dns = worker_dns(w);
-	struct result r;
-	struct dial *d;
 	char text[64];
 
 	CHECK(dns);
-	CHECK_INT(bind(mute, (struct sockaddr *)&at, sizeof(at)), 0);
-	CHECK_INT(getsockname(mute, (struct sockaddr *)&at, &len), 0);
+	CHECK_INT(bind(fd, (struct sockaddr *)&at, sizeof(at)), 0);
+	CHECK_INT(getsockname(fd, (struct sockaddr *)&at, &len), 0);
 	evdns_base_clear_nameservers_and_suspend(dns);
 	snprintf(text, sizeof(text), "127.0.0.1:%u", ntohs(at.sin_port));
 	CHECK_INT(evdns_base_nameserver_ip_add(dns, text), 0);
 	CHECK_INT(evdns_base_resume(dns), 0);
+	return fd;
+}
+
+/*
+ * Answers what was asked: one IPv4 address, good for an hour, and no IPv6. Returns how many asked
+ * for the first.
+ */
+static unsigned answer_names(int fd, const char *ip)
+{
+	static const uint8_t rest[] = { 0xc0, 12, 0, 1, 0, 1, 0, 0, 0x0e, 0x10, 0, 4 };
+	struct sockaddr_storage from;
+	socklen_t len = sizeof(from);
+	unsigned asked = 0;
+	uint8_t words[512];
+	ssize_t n;
+
+	while ((n = recvfrom(fd, words, sizeof(words) - 16, 0, (struct sockaddr *)&from, &len)) >
+	       0) {
+		size_t end = 12 + strlen((char *)words + 12) + 5; /* of the question */
+		bool four = words[end - 3] == 1;
+
+		CHECK(end <= (size_t)n);
+		words[2] = 0x81; /* an answer; 0x80: recursion is available, no error */
+		words[3] = 0x80;
+		words[7] = four; /* answers; and nothing else */
+		words[11] = 0;
+		if (four) {
+			memcpy(words + end, rest, sizeof(rest));
+			end += sizeof(rest);
+			CHECK_INT(inet_pton(AF_INET, ip, words + end), 1);
+			end += 4;
+		}
+		asked += four;
+		CHECK_INT(sendto(fd, words, end, 0, (struct sockaddr *)&from, len), end);
+		len = sizeof(from);
+	}
+	return asked;
+}
+
+/* Dials the name and says which address that was. */
+static unsigned dial_name(int names, const char *text, const char *ip, const char *want)
+{
+	struct sockaddr_in at;
+	socklen_t len = sizeof(at);
+	unsigned asked = 0;
+	struct result r;
+	char is[INET_ADDRSTRLEN];
+
+	start(&r, text, 5000);
+	UNTIL((asked += answer_names(names, ip), r.times));
+	finish_with(&r);
+	CHECK(r.c);
+	CHECK_INT(getpeername(fd_conduit_socket(r.c), (struct sockaddr *)&at, &len), 0);
+	CHECK_STR(inet_ntop(AF_INET, &at.sin_addr, is, sizeof(is)), want);
+	conduit_close(r.c, REASON_EOF);
+	settle();
+	return asked;
+}
+
+/* A name that moves: each dial asks anew, however long the answer before was to be good. */
+static void test_moved_name(void)
+{
+	struct sockaddr_in at, other;
+	int names = name_server(), first = listen_tcp4(&at, 8);
+	int second = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	char text[64];
+
+	other = at;
+	other.sin_addr.s_addr = htonl(0x7f000002);
+	CHECK_INT(bind(second, (struct sockaddr *)&other, sizeof(other)), 0);
+	CHECK_INT(listen(second, 8), 0);
+	snprintf(text, sizeof(text), "tcp:moves.test:%u", ntohs(at.sin_port));
+	for (int i = 0; i < 2; i++) {
+		CHECK_INT(dial_name(names, text, "127.0.0.1", "127.0.0.1"), 1);
+		CHECK_INT(dial_name(names, text, "127.0.0.2", "127.0.0.2"), 1);
+	}
+	close(first);
+	close(second);
+	close(names);
+}
+
+/* While a name is being asked for: a server that never answers. */
+static void test_cancel_resolving(void)
+{
+	int mute = name_server();
+	struct result r;
+	struct dial *d;
 
 	d = start(&r, "tcp:never.answered.test:1", 5000);
 	settle();
@@ -630,6 +715,7 @@ int main(void)
 	test_unix_queue_full();
 	test_hybrid();
 	test_cancel();
+	test_moved_name();
 	test_cancel_resolving();
 	test_undiallable();
 	loop_end();
