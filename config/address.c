@@ -405,6 +405,15 @@ bool address_equal(const struct address *a, const struct address *b)
 	return strcmp(a->name, b->name) == 0;
 }
 
+bool host_is_loopback(const char *host)
+{
+	struct in_addr in;
+
+	if (inet_pton(AF_INET, host, &in) == 1)
+		return ntohl(in.s_addr) >> 24 == 127;
+	return strcmp(host, "::1") == 0 || strcasecmp(host, "localhost") == 0;
+}
+
 void address_deinit(struct address *a)
 {
 	free(a->name);

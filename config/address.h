@@ -59,4 +59,10 @@ bool name_is_label(const char *text);
 bool name_is_service(const char *text); /* exactly two labels */
 bool name_is_host(const char *text);	/* a DNS name: labels joined by dots, 253 at most */
 
+/*
+ * 127.0.0.0/8, ::1 or localhost: TCP tells nothing of who calls, but there it is a process of this
+ * machine (and network namespace).
+ */
+bool host_is_loopback(const char *host);
+
 #endif

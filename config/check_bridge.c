@@ -13,7 +13,6 @@
  * The worst mistake in here is a key that restricts who may do what and is not in force: so what
  * cannot be (a mode without a file, a rule for a listener that is not there) is an error.
  */
-#include <arpa/inet.h>
 #include <fnmatch.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,16 +28,6 @@ bool check_entrance_makes_file(const struct entrance_config *l)
 		return false;
 	return l->address.kind == ADDRESS_HYBRID ||
 	       (l->address.kind == ADDRESS_UNIX && l->address.name[0] == '/');
-}
-
-/* TCP tells nothing of who calls, so only the node's own processes may. */
-static bool is_loopback(const char *host)
-{
-	struct in_addr in;
-
-	if (inet_pton(AF_INET, host, &in) == 1)
-		return ntohl(in.s_addr) >> 24 == 127;
-	return strcmp(host, "::1") == 0 || strcmp(host, "localhost") == 0;
 }
 
 static const char *path_wrong(const char *path, bool listens)
@@ -77,7 +66,7 @@ char *check_entrance_address(const struct entrance_config *l)
 	char text[ADDRESS_TEXT_MAX];
 	const char *wrong = NULL;
 
-	if (a->kind == ADDRESS_TCP && !is_loopback(a->name))
+	if (a->kind == ADDRESS_TCP && !host_is_loopback(a->name))
 		wrong = "is not on loopback, and TCP does not tell who calls; expected 127.0.0.1, "
 			"[::1] or localhost";
 	else if (a->kind == ADDRESS_VSOCK && a->cid == 0)

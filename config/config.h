@@ -185,11 +185,19 @@ struct offer_config {
 	int line;
 };
 
+/* A local listener: connections to it become streams to a service behind a relay. */
+struct local_config {
+	struct address address; /* tcp on loopback, or unix */
+	char *service;		/* SERVICE.OWNER */
+	int line;
+};
+
 struct tunnel_config {
 	struct addresses relays; /* tcp or unix; at least one */
 	char *server_name;	 /* for SNI and verification; NULL: the relay's host */
-	char *token_file;	 /* required */
+	char *token_file;	 /* required with services */
 	char *ca_file;		 /* NULL: the system's CAs */
+	char *certificate, *key; /* shown for local listeners' streams; both or neither */
 	char *proxy; /* its URL, without a password; PROXY_NONE; NULL: as the environment says */
 	char *proxy_credentials_file; /* USER:PASSWORD; NULL: none */
 	char *proxy_ca_file;	      /* for an https proxy; NULL: the system's CAs */
@@ -199,7 +207,9 @@ struct tunnel_config {
 	struct log_config log;
 	struct offer_config *services;
 	size_t n_services;
-	struct timeouts_config timeouts; /* dial, idle, half_closed, ping, dead, drain, handshake */
+	struct local_config *locals;
+	size_t n_locals;
+	struct timeouts_config timeouts; /* all but pickup are for both: local listeners only */
 	struct {
 		uint64_t streams;	 /* 4096 at a time */
 		uint64_t stream_window;	 /* 256KiB */
@@ -239,10 +249,12 @@ struct tunnel_config *tunnel_config_new(void);
 struct tunnel_config *tunnel_config_load(const char *path, struct config_errors *e);
 struct tunnel_config *tunnel_config_parse(const char *name, const char *text, size_t len,
 					  struct config_errors *e);
-/* What a file may leave out but a run may not (relays, services, token_file). 0 or -EINVAL. */
+/* What a file may leave out but a run may not (relays, something to do, ...). 0 or -EINVAL. */
 int tunnel_config_check(const struct tunnel_config *c, const char *name, struct config_errors *e);
 /* "kbs=tcp:127.0.0.1:8080" or "kbs=tcp:127.0.0.1:8080,dial=eager,...". 0 or -EINVAL and *why. */
 int tunnel_config_add_service(struct tunnel_config *c, const char *text, char **why);
+/* "tcp:127.0.0.1:9000=service:kbs.acme". The same. */
+int tunnel_config_add_local(struct tunnel_config *c, const char *text, char **why);
 struct tunnel_config *tunnel_config_free(struct tunnel_config *c); /* NULL is fine */
 void tunnel_config_dump(const struct tunnel_config *c, FILE *to);
 

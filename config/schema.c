@@ -72,7 +72,12 @@ static const struct table relay_timeout_table = { .what = "the timeouts",
 						  .size = sizeof(struct timeouts_config),
 						  .line = NO_LINE };
 
-static const struct field tunnel_timeout_fields[] = { TIMEOUT_HANDSHAKE, TIMEOUTS_SHARED };
+static const struct field tunnel_timeout_fields[] = {
+	TIMEOUT_HANDSHAKE,
+	TIMEOUT(pickup, 1, HOUR, "10s",
+		"a local listener's client waiting for a connection to a relay"),
+	TIMEOUTS_SHARED,
+};
 
 static const struct table tunnel_timeout_table = { .what = "the timeouts",
 						   TABLE(tunnel_timeout_fields),
@@ -443,6 +448,27 @@ static const struct table offer_table = { .what = "service",
 					  .size = sizeof(struct offer_config),
 					  .line = offsetof(struct offer_config, line) };
 
+static const struct field local_fields[] = {
+	{ .key = "address",
+	  .type = FIELD_ADDRESS,
+	  MEMBER(struct local_config, address),
+	  .flags = FIELD_REQUIRED,
+	  .kinds = KIND(TCP) | KIND(UNIX),
+	  .help = "where to listen, on this machine only" },
+	{ .key = "service",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct local_config, service),
+	  .flags = FIELD_REQUIRED | FIELD_LOWER,
+	  .is = name_is_service,
+	  .expected = EXPECTED_SERVICE,
+	  .help = "the service behind the relay that it leads to" },
+};
+
+static const struct table local_table = { .what = "local listener",
+					  TABLE(local_fields),
+					  .size = sizeof(struct local_config),
+					  .line = offsetof(struct local_config, line) };
+
 static const struct field tunnel_limit_fields[] = {
 	{ .key = "streams",
 	  .type = FIELD_NUMBER,
@@ -450,7 +476,7 @@ static const struct field tunnel_limit_fields[] = {
 	  .min = 1,
 	  .max = 1048576,
 	  .def = "4096",
-	  .help = "streams at a time" },
+	  .help = "streams at a time, from relays and from local listeners each" },
 	{ .key = "stream_window",
 	  .type = FIELD_SIZE,
 	  MEMBER(struct tunnel_config, limits.stream_window),
@@ -494,7 +520,7 @@ static const struct field tunnel_fields[] = {
 	  .flags = FIELD_PATH,
 	  .is = schema_is_path,
 	  .expected = EXPECTED_PATH,
-	  .help = "file with the token; required, here or by --token-file" },
+	  .help = "file with the token; required with services, here or by --token-file" },
 	{ .key = "ca_file",
 	  .type = FIELD_TEXT,
 	  MEMBER(struct tunnel_config, ca_file),
@@ -552,7 +578,28 @@ static const struct field tunnel_fields[] = {
 	  .count = offsetof(struct tunnel_config, n_services),
 	  .max = 1024,
 	  .table = &offer_table,
-	  .help = "what to offer; at least one, here or by --service" },
+	  .help = "what to offer; one here, or by --service, or a local listener at least" },
+	{ .key = "local",
+	  .type = FIELD_STRUCTS,
+	  .offset = offsetof(struct tunnel_config, locals),
+	  .count = offsetof(struct tunnel_config, n_locals),
+	  .max = 1024,
+	  .table = &local_table,
+	  .help = "listeners on this machine that lead to services behind a relay" },
+	{ .key = "certificate",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct tunnel_config, certificate),
+	  .flags = FIELD_PATH,
+	  .is = schema_is_path,
+	  .expected = EXPECTED_PATH,
+	  .help = "PEM file: what is shown to relays for local listeners; left out, nothing is" },
+	{ .key = "key",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct tunnel_config, key),
+	  .flags = FIELD_PATH,
+	  .is = schema_is_path,
+	  .expected = EXPECTED_PATH,
+	  .help = "PEM file: the certificate's private key" },
 	{ .key = "timeouts",
 	  .type = FIELD_STRUCT,
 	  MEMBER(struct tunnel_config, timeouts),
@@ -562,8 +609,6 @@ static const struct field tunnel_fields[] = {
 	  .type = FIELD_STRUCT,
 	  .table = &tunnel_limit_table,
 	  .help = "how much there may be" },
-	REFUSED("certificate"),
-	REFUSED("key"),
 };
 
 const struct table tunnel_table = { .what = "the tunnel's config",

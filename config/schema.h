@@ -118,6 +118,9 @@ const char *field_address_wrong(const struct field *f, const struct address *a);
 void check_relay(const struct source *s, struct relay_config *c, const struct node *root,
 		 bool clean);
 void check_tunnel(const struct source *s, const struct tunnel_config *c, const struct node *root);
+void check_locals(const struct source *s, const struct tunnel_config *c, const struct node *root);
+/* certificate and key; what flags may complete, so for the whole only. */
+void check_identity(const struct tunnel_config *c, const char *name, struct config_errors *e);
 /* Those of several programs. limits: the map that the windows stand in. */
 void check_timeouts(const struct source *s, const struct timeouts_config *t,
 		    const struct node *root);

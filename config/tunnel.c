@@ -138,6 +138,7 @@ static struct tunnel_config *parse(const char *name, const char *folder, const c
 	table_read(&s, &tunnel_table, root, c);
 	check_names(&s, c, root);
 	check_tunnel(&s, c, root);
+	check_locals(&s, c, root);
 	check_proxy(&s, c, root);
 	tree_free(root);
 	return e->n + e->more == before ? c : tunnel_config_free(c);
@@ -310,20 +311,24 @@ int tunnel_config_check(const struct tunnel_config *c, const char *name, struct 
 				  "%s: no relay to connect to; expected --relay tcp:HOST:443, or "
 				  "relays: [\"tcp:HOST:443\"] in the config file",
 				  name);
-	if (!c->token_file)
+	if (!c->token_file && (c->n_services || !c->n_locals))
 		config_errors_add(
 			e,
 			"%s: no token; expected --token-file FILE, or token_file: FILE in "
 			"the config file, with what attest-relay token new printed",
 			name);
-	if (!c->n_services)
+	if (!c->n_services && !c->n_locals)
 		config_errors_add(e,
-				  "%s: no service to offer; expected --service "
-				  "NAME=tcp:127.0.0.1:8080, or services: [{name: NAME, target: "
-				  "ADDRESS}] in the config file",
+				  "%s: no service to offer, and none to use; expected --service "
+				  "NAME=tcp:127.0.0.1:8080 or --local "
+				  "tcp:127.0.0.1:9000=service:NAME.OWNER, or services: [{name: "
+				  "NAME, target: ADDRESS}] or local: [{address: ADDRESS, service: "
+				  "NAME.OWNER}] in the config file",
 				  name);
+	check_identity(c, name, e);
 	check_relays(c, name, e);
 	check_tunnel(&s, c, NULL);
+	check_locals(&s, c, NULL);
 	check_proxy(&s, c, NULL);
 	return e->n + e->more == before ? 0 : -EINVAL;
 }

@@ -6,9 +6,14 @@
  *   options   flags and file become one config; --check-config and --dump-config end here
  *   log       from here on everything is said through the log
  *   harden    no core dumps (the token passes through memory), as many descriptors as we may have
- *   prepare   the token can be read, the CAs too; the way out; the instance's name; worker, TLS
+ *   prepare   the token can be read, the CAs too; the way out; the instance's name; worker, TLS;
+ *             local listeners listen
  *   signals   SIGTERM and SIGINT: end in order, a second one at once; SIGHUP: try again now
- *   loop      one worker on this thread, until the agent is over
+ *   loop      one worker on this thread, until all is over
+ *
+ * Two parts, either of which may be absent: the agent (services) and local (local listeners). They
+ * share the worker and the way out, and end together: a signal stops both, and an agent that is
+ * over by itself (--once) stops the other.
  */
 #include <errno.h>
 #include <event2/event.h>
@@ -36,6 +41,7 @@
 #include "tunnel/egress.h"
 #include "tunnel/hello.h"
 #include "tunnel/instance.h"
+#include "tunnel/local.h"
 #include "tunnel/netwatch.h"
 #include "tunnel/options.h"
 
@@ -45,6 +51,10 @@ struct program {
 	struct worker *worker;
 	struct agent_spec spec;
 	struct agent agent;
+	struct local local;
+	bool offers, listens; /* there is an agent; there is a local */
+	unsigned running;     /* of the two: not yet over */
+	bool stopping;
 	struct egress egress;
 	struct netwatch *netwatch;
 	struct edge signals; /* watches a signalfd */
@@ -162,6 +172,13 @@ static void on_changed(struct agent *a)
 		sd_notifyf(0, "STATUS=connected to %u of %u relays", up, a->n_links);
 }
 
+/* Without services: nothing is connected to before somebody comes. */
+static void tell_listening(struct program *p)
+{
+	p->ready = true;
+	sd_notifyf(0, "READY=1\nSTATUS=%zu local listeners", p->spec.config->n_locals);
+}
+
 static void on_watchdog(struct timer *t)
 {
 	sd_notify(0, "WATCHDOG=1");
@@ -193,26 +210,63 @@ static void on_stop_timer(struct timer *t)
  * The loop goes on until all is closed: streams that lost their session are still to be told, and a
  * TLS connection's last bytes may be waiting for the network.
  */
+static void part_over(struct program *p)
+{
+	if (--p->running == 0)
+		timer_set(p->worker, &p->stop, 0, on_stop_timer);
+	else if (p->offers && p->listens)
+		local_stop(&p->local); /* if it was local that is over, it is being stopped */
+}
+
 static void on_over(struct agent *a, enum agent_outcome outcome)
 {
 	program.outcome = outcome;
-	timer_set(program.worker, &program.stop, 0, on_stop_timer);
+	part_over(&program);
 }
 
-static void terminate(void)
+static void on_local_over(struct local *l)
 {
-	struct agent *a = &program.agent;
+	part_over(&program);
+}
 
-	if (a->stopping) {
-		log_info("second signal: ending at once");
-		agent_kill(a);
+static void kill_parts(struct program *p)
+{
+	log_info("second signal: ending at once");
+	if (p->offers)
+		agent_kill(&p->agent);
+	if (p->listens)
+		local_kill(&p->local);
+}
+
+static void terminate(struct program *p)
+{
+	const uint64_t live = p->agent.serve.live + p->local.live;
+
+	if (p->stopping) {
+		kill_parts(p);
 		return;
 	}
-	if (a->serve.live)
-		log_info("ending: open streams (%" PRIu64 ") have %" PRIu64 " s to finish",
-			 a->serve.live, program.spec.config->timeouts.drain / 1000);
+	p->stopping = true;
+	if (live)
+		log_info("ending: open streams (%" PRIu64 ") have %" PRIu64 " s to finish", live,
+			 p->spec.config->timeouts.drain / 1000);
 	sd_notify(0, "STOPPING=1\nSTATUS=waiting for streams to finish");
-	agent_stop(a);
+	if (p->offers)
+		agent_stop(&p->agent);
+	if (p->listens)
+		local_stop(&p->local);
+}
+
+static void on_hangup(struct program *p)
+{
+	if (p->offers) {
+		log_info("SIGHUP: trying to connect now where a connection is missing");
+		agent_retry(&p->agent, true);
+	}
+	if (p->listens && !p->stopping) {
+		log_info("SIGHUP: reading the certificate and the CAs for local listeners again");
+		local_reload(&p->local);
+	}
 }
 
 static void on_signal(struct edge *e, uint32_t events)
@@ -220,12 +274,10 @@ static void on_signal(struct edge *e, uint32_t events)
 	struct signalfd_siginfo info;
 
 	while (read(e->fd, &info, sizeof(info)) == sizeof(info)) {
-		if (info.ssi_signo == SIGHUP) {
-			log_info("SIGHUP: trying to connect now where a connection is missing");
-			agent_retry(&program.agent, true);
-		} else {
-			terminate();
-		}
+		if (info.ssi_signo == SIGHUP)
+			on_hangup(&program);
+		else
+			terminate(&program);
 	}
 }
 
@@ -256,9 +308,39 @@ static bool watch_signals(struct program *p)
 
 /* ---- the run ---- */
 
+static bool prepare_agent(struct program *p)
+{
+	if (!make_carriers(p))
+		return false;
+	p->spec.changed = on_changed;
+	p->spec.over = on_over;
+	if (agent_init(&p->agent, &p->spec) < 0) {
+		log_error("cannot start: %s", strerror(errno));
+		return false;
+	}
+	p->running++;
+	return true;
+}
+
+static bool prepare_local(struct program *p)
+{
+	char *why = NULL;
+
+	if (local_init(&p->local, p->worker, p->spec.config, &p->egress, &why) < 0) {
+		log_error("%s", why ? why : "cannot start: out of memory");
+		free(why);
+		return false;
+	}
+	p->local.over = on_local_over;
+	p->running++;
+	return true;
+}
+
 static bool prepare(struct program *p)
 {
-	if (!check_token(p->spec.config) || !find_proxy(p) || !make_instance(p))
+	p->offers = p->spec.config->n_services;
+	p->listens = p->spec.config->n_locals;
+	if (!find_proxy(p) || (p->offers && (!check_token(p->spec.config) || !make_instance(p))))
 		return false;
 	evthread_use_pthreads();
 	p->worker = worker_new(0);
@@ -266,22 +348,20 @@ static bool prepare(struct program *p)
 		log_error("cannot start: %s", strerror(errno));
 		return false;
 	}
-	if (!make_carriers(p))
-		return false;
-	p->spec.changed = on_changed;
-	p->spec.over = on_over;
-	if (!watch_signals(p) || agent_init(&p->agent, &p->spec) < 0) {
+	if (!watch_signals(p)) {
 		log_error("cannot start: %s", strerror(errno));
 		return false;
 	}
-	return true;
+	return (!p->listens || prepare_local(p)) && (!p->offers || prepare_agent(p));
 }
 
 static void release(struct program *p)
 {
 	netwatch_free(p->netwatch);
 	if (p->worker) {
-		agent_deinit(&p->agent);
+		if (p->agent.worker)
+			agent_deinit(&p->agent);
+		local_deinit(&p->local);
 		timer_cancel(p->worker, &p->stop);
 		timer_cancel(p->worker, &p->watchdog);
 	}
@@ -296,6 +376,19 @@ static void release(struct program *p)
 	libevent_global_shutdown();
 }
 
+static void log_start(const struct program *p)
+{
+	const struct tunnel_config *config = p->spec.config;
+
+	if (p->offers)
+		log_info("attest-tunnel " VERSION " started as instance %s, services: %zu, local "
+			 "listeners: %zu",
+			 p->instance, config->n_services, config->n_locals);
+	else
+		log_info("attest-tunnel " VERSION " started, local listeners: %zu",
+			 config->n_locals);
+}
+
 static int run(const struct tunnel_config *config, bool once)
 {
 	struct program *p = &program;
@@ -307,10 +400,12 @@ static int run(const struct tunnel_config *config, bool once)
 	p->spec.config = config;
 	p->spec.once = once;
 	if (prepare(p)) {
-		p->netwatch = netwatch_new(p->worker, on_network_change, NULL);
+		if (p->offers)
+			p->netwatch = netwatch_new(p->worker, on_network_change, NULL);
 		start_watchdog(p);
-		log_info("attest-tunnel " VERSION " started as instance %s, services: %zu",
-			 p->instance, config->n_services);
+		log_start(p);
+		if (!p->offers)
+			tell_listening(p);
 		worker_run(p->worker);
 		status = p->outcome == AGENT_ORDERLY ? STATUS_ORDERLY :
 			 p->outcome == AGENT_REFUSED ? STATUS_REFUSED :

@@ -24,10 +24,12 @@
 
 static const char help[] =
 	"Usage: attest-tunnel --relay ADDRESS --token-file FILE --service NAME=ADDRESS [...]\n"
+	"       attest-tunnel --relay ADDRESS --local ADDRESS=service:NAME.OWNER [...]\n"
 	"       attest-tunnel --config FILE [...]\n"
 	"\n"
 	"Connects out to an attest-relay and offers local services behind it: its clients reach\n"
-	"them as NAME.OWNER, with OWNER given by the token.\n"
+	"them as NAME.OWNER, with OWNER given by the token. Or gives local ports to services\n"
+	"behind it. Or both.\n"
 	"\n"
 	"  -r, --relay ADDRESS        tcp:HOST:PORT or unix:PATH; again for more relays\n"
 	"  -t, --token-file FILE      the token that the relay's operator gave out\n"
@@ -36,6 +38,11 @@ static const char help[] =
 	"                             connect before the client's first byte (the service\n"
 	"                             speaks first). ADDRESS,proxy_protocol=v2 (or v1):\n"
 	"                             tell the service by a PROXY header who the client is\n"
+	"  -l, --local ADDRESS=service:NAME.OWNER  listen at ADDRESS, tcp:127.0.0.1:PORT or\n"
+	"                             unix:PATH; what connects there reaches that service\n"
+	"                             behind the relay; again for more\n"
+	"      --certificate FILE     shown to the relay for --local (PEM), with its\n"
+	"      --key FILE             private key; default: none is\n"
 	"      --ca-file FILE         CAs that the relay's certificate is verified with (PEM);\n"
 	"                             default: the system's\n"
 	"      --server-name NAME     the name in that certificate; default: the relay's HOST\n"
@@ -61,6 +68,8 @@ static const char help[] =
 
 enum {
 	OPTION_CA_FILE = 256,
+	OPTION_CERTIFICATE,
+	OPTION_KEY,
 	OPTION_SERVER_NAME,
 	OPTION_PROXY,
 	OPTION_PROXY_CREDENTIALS,
@@ -78,6 +87,9 @@ static const struct option long_options[] = {
 	{ "relay", required_argument, NULL, 'r' },
 	{ "token-file", required_argument, NULL, 't' },
 	{ "service", required_argument, NULL, 's' },
+	{ "local", required_argument, NULL, 'l' },
+	{ "certificate", required_argument, NULL, OPTION_CERTIFICATE },
+	{ "key", required_argument, NULL, OPTION_KEY },
 	{ "ca-file", required_argument, NULL, OPTION_CA_FILE },
 	{ "server-name", required_argument, NULL, OPTION_SERVER_NAME },
 	{ "proxy", required_argument, NULL, OPTION_PROXY },
@@ -95,7 +107,7 @@ static const struct option long_options[] = {
 	{ "version", no_argument, NULL, 'V' },
 	{ 0 },
 };
-static const char short_options[] = "r:t:s:c:hV";
+static const char short_options[] = "r:t:s:l:c:hV";
 
 static bool complain(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
@@ -163,6 +175,17 @@ static bool add_service(struct tunnel_config *c, const char *text)
 	return false;
 }
 
+static bool add_local(struct tunnel_config *c, const char *text)
+{
+	char *why = NULL;
+
+	if (tunnel_config_add_local(c, text, &why) == 0)
+		return true;
+	complain("--local %s", why ? why : text);
+	free(why);
+	return false;
+}
+
 static bool set_name(struct tunnel_config *c, const char *text)
 {
 	if (!*text)
@@ -179,6 +202,29 @@ static bool set_instance(struct tunnel_config *c, const char *text)
 	return true;
 }
 
+/* Where an option's text goes as it is; NULL: there is more to it. */
+static char **text_of(struct tunnel_config *c, int option)
+{
+	switch (option) {
+	case 't':
+		return &c->token_file;
+	case OPTION_CERTIFICATE:
+		return &c->certificate;
+	case OPTION_KEY:
+		return &c->key;
+	case OPTION_CA_FILE:
+		return &c->ca_file;
+	case OPTION_PROXY:
+		return &c->proxy;
+	case OPTION_PROXY_CREDENTIALS:
+		return &c->proxy_credentials_file;
+	case OPTION_PROXY_CA:
+		return &c->proxy_ca_file;
+	default:
+		return NULL;
+	}
+}
+
 /* False: what is wrong has been said. */
 static bool apply(struct options *o, int option, const char *value)
 {
@@ -193,28 +239,19 @@ static bool apply(struct options *o, int option, const char *value)
 					       [CONFIG_LOG_JSON] = "json", NULL };
 	struct tunnel_config *c = o->config;
 
+	if (text_of(c, option)) {
+		set_text(text_of(c, option), value);
+		return true;
+	}
 	switch (option) {
 	case 'r':
 		return add_relay(c, value);
 	case 's':
 		return add_service(c, value);
-	case 't':
-		set_text(&c->token_file, value);
-		return true;
-	case OPTION_CA_FILE:
-		set_text(&c->ca_file, value);
-		return true;
+	case 'l':
+		return add_local(c, value);
 	case OPTION_SERVER_NAME:
 		return set_name(c, value);
-	case OPTION_PROXY:
-		set_text(&c->proxy, value);
-		return true;
-	case OPTION_PROXY_CREDENTIALS:
-		set_text(&c->proxy_credentials_file, value);
-		return true;
-	case OPTION_PROXY_CA:
-		set_text(&c->proxy_ca_file, value);
-		return true;
 	case OPTION_TRANSPORT:
 		return set_word(&c->transport, "transport", value, transports);
 	case OPTION_INSTANCE:
@@ -318,6 +355,11 @@ struct options options_read(int argc, char **argv)
 		good = apply(&o, option, optarg) && good;
 	if (!good)
 		return end_usage(o);
+	if (o.once && o.config->n_locals && !o.config->n_services) {
+		complain("--once: it is the connections of services that are made once, and there "
+			 "is no service; expected --service NAME=ADDRESS, or no --once");
+		return end_usage(o);
+	}
 	good = check(o.config, path ? path : PROGRAM, &errors);
 	config_errors_print(&errors, stderr);
 	config_errors_deinit(&errors);

@@ -1,0 +1,387 @@
+# Local listeners: client -> attest-tunnel --local -> relay (connect door) -> another attest-tunnel
+# -> the service; whose bytes they are, how they end, what is said when there is no way.
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+
+import pytest
+
+from harness import DOMAIN, MB, Agent, Task, data, free_port, need, wait_for
+from streams import Aborted, Service, TlsConn, dial, echo, roundtrip, tls_service
+
+KBS_HOST = f"kbs.acme.{DOMAIN}"
+
+
+class Local(Agent):
+    """attest-tunnel with local listeners: {service: address}, a free TCP port by default."""
+
+    def __init__(self, world, relay, services, name="local", listener="front", extra=(), env=None,
+                 expect=(0,), ready=True):
+        self.addresses = {s: a or f"tcp:127.0.0.1:{free_port()}" for s, a in services.items()}
+        argv = ["--relay", relay.listeners[listener], "--server-name", DOMAIN, "--ca-file",
+                world.certificates.ca, "--proxy", "none", *extra]
+        for service, address in self.addresses.items():
+            argv += ["--local", f"{address}=service:{service}"]
+        super().__init__(world, name, argv, env, expect)
+        for address in self.addresses.values() if ready else ():
+            self.wait_log(f"{address} leads to")
+
+    def dial(self, service="kbs.acme"):
+        return dial(self.addresses[service])
+
+    def port(self, service="kbs.acme"):
+        return int(self.addresses[service].rsplit(":", 1)[1])
+
+
+def gone(conn):
+    """It ends without a byte, by a reset where the socket can say so."""
+    try:
+        return conn.recv() == b"" and conn.unix
+    except Aborted:
+        return True
+
+
+@pytest.fixture
+def svc(world):
+    return world.add(Service(handler=echo))
+
+
+def web(world):
+    """An HTTPS server that answers each request with a megabyte; and that megabyte's digest."""
+    body = data(MB)
+
+    def answer(conn):
+        while b"\r\n\r\n" not in conn.recv():
+            pass
+        conn.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body))
+        conn.send(body)
+        conn.eof()
+    return world.add(Service(handler=tls_service(world.certificates.server(), answer))), body
+
+
+def test_curl(world):
+    """curl through a local port: the service's own certificate, every byte, one line at the end."""
+    need("curl")
+    service, body = web(world)
+    relay = world.relay()
+    world.agent(relay, {"kbs": service.address})
+    local = Local(world, relay, {"kbs.acme": None})
+    got = subprocess.run(["curl", "-sS", "--noproxy", "*", "--cacert", world.certificates.ca,
+                          "--resolve", f"{KBS_HOST}:{local.port()}:127.0.0.1",
+                          f"https://{KBS_HOST}:{local.port()}/"], capture_output=True, timeout=60)
+    assert got.returncode == 0, got.stderr
+    assert hashlib.sha256(got.stdout).digest() == hashlib.sha256(body).digest()
+    said = local.wait_log(r"#1 tcp:127\.0\.0\.1:\d+ -> kbs\.acme \((\S+)\): \d+ up, (\d+) down, "
+                          r"[\d.]+ s, (\S+)")
+    assert said[1] == relay.listeners["front"] and int(said[2]) > MB and said[3] == "eof"
+    relay.wait_quiet()
+
+
+def test_tls_half_close(world):
+    """The client ends its direction; the reply comes much later and whole. And the other way."""
+    service = world.add(Service())
+    relay = world.relay()
+    world.agent(relay, {"kbs": service.address})
+    local = Local(world, relay, {"kbs.acme": None})
+    accepting = Task(lambda: TlsConn(service.accept(), world.certificates.server(),
+                                     server_side=True, fin=True))
+    client = TlsConn(local.dial(), world.certificates.client(), name=KBS_HOST, fin=True)
+    far = accepting.result()
+    client.send(b"question")
+    client.eof()
+    assert far.read_all() == b"question"
+    reply = data(3 * MB)
+    sending = Task(lambda: (far.send(reply), far.eof()))
+    assert client.read_all() == reply
+    sending.result()
+    local.wait_log(r"#1 .* eof")
+    # the service ends first
+    with local.dial() as client:
+        client.send(b"x")
+        far = service.accept()
+        far.eof()
+        assert client.recv() == b""
+        client.send(b"late")
+        client.eof()
+        assert far.read_all() == b"xlate"
+        far.close()
+    local.wait_log(r"#2 .* eof")
+
+
+def test_aborts(world):
+    """A reset on one side is one on the other, and no end of file."""
+    service = world.add(Service())
+    relay = world.relay()
+    world.agent(relay, {"kbs": service.address})
+    local = Local(world, relay, {"kbs.acme": None})
+    for who, word in ((0, "reset"), (1, "target-reset")):
+        client = local.dial()
+        client.send(b"x")
+        ends = [client, service.accept()]
+        assert ends[1].read_exactly(1) == b"x"
+        ends[who].abort()
+        with pytest.raises(Aborted):
+            ends[1 - who].recv()
+            raise AssertionError("an end of file instead of a reset")
+        local.wait_log(rf"#{who + 1} .* s, {word}\n")
+        ends[1 - who].close()
+
+
+def test_many_at_once(world, svc):
+    """200 connections, all open before any ends: few sessions, every byte."""
+    relay = world.relay()
+    world.agent(relay, {"kbs": svc.address})
+    local = Local(world, relay, {"kbs.acme": None})
+    conns = [local.dial() for _ in range(200)]
+    for i, c in enumerate(conns):
+        c.send(b"%04d" % i)
+    for i, c in enumerate(conns):
+        assert c.read_exactly(4) == b"%04d" % i
+    assert 1 <= local.count(r"relay \S+: connected") <= 4
+    tasks = [Task(roundtrip, c, data(20_000)) for c in conns]
+    for t in tasks:
+        t.result()
+    wait_for(lambda: local.count(r"-> kbs\.acme .* s, eof") == 200, local.tail)
+    relay.wait_quiet()
+
+
+def test_limit(world, svc):
+    """At limits.streams accept pauses: the others wait in the kernel, and none is lost."""
+    relay = world.relay()
+    world.agent(relay, {"kbs": svc.address})
+    path = world.path("limits.yaml")
+    with open(path, "w") as f:
+        f.write("limits: {streams: 2}\n")
+    local = Local(world, relay, {"kbs.acme": None}, extra=["--config", path])
+    conns = [local.dial() for _ in range(3)]
+    for c in conns:
+        c.send(b"x")
+    assert conns[0].read_exactly(1) == conns[1].read_exactly(1) == b"x"
+    local.wait_log("accept pauses: limits.streams")
+    conns[0].eof()
+    assert conns[0].read_all() == b""
+    assert conns[2].read_exactly(1) == b"x"
+
+
+def test_certificate(world, svc):
+    """A listener with client_ca: with a certificate of it in, without one told what is missing."""
+    pair = world.certificates.issue("person", "DNS:person")
+    relay = world.relay(listeners=[{"name": "closed", "doors": ["connect"],
+                                    "client_ca": world.certificates.ca}])
+    world.agent(relay, {"kbs": svc.address})
+    shown = Local(world, relay, {"kbs.acme": None}, listener="closed",
+                  extra=["--certificate", pair[0], "--key", pair[1]])
+    with shown.dial() as c:
+        roundtrip(c, data(MB))
+    path = world.path("impatient.yaml")
+    with open(path, "w") as f:
+        f.write("timeouts: {pickup: 2s}\n")
+    bare = Local(world, relay, {"kbs.acme": None}, name="bare", listener="closed",
+                 extra=["--config", path])
+    with bare.dial() as c:
+        c.send(b"x")
+        assert gone(c)
+    bare.wait_log(r"#1 .* no connection .*certificate")
+    assert svc.accepted == 1
+
+
+def test_certificate_renewed(world, svc):
+    """SIGHUP: its files are read again. What cannot be read leaves the old one in force."""
+    pair = world.certificates.issue("renewed", "DNS:renewed")
+    relay = world.relay(listeners=[{"name": "closed", "doors": ["connect"],
+                                    "client_ca": world.certificates.ca}])
+    world.agent(relay, {"kbs": svc.address})
+    local = Local(world, relay, {"kbs.acme": None}, listener="closed",
+                  extra=["--certificate", pair[0], "--key", pair[1]])
+    with local.dial() as c:
+        roundtrip(c, b"first")
+    os.rename(pair[0], pair[0] + ".away")
+    local.signal(signal.SIGHUP)
+    local.wait_log("keeping the certificate .*renewed.pem")
+    with local.dial() as c:
+        roundtrip(c, b"second")
+    os.rename(pair[0] + ".away", pair[0])
+    connected = local.count(r"relay \S+: connected")
+    local.signal(signal.SIGHUP)
+    wait_for(lambda: local.count("SIGHUP") == 2, local.tail)
+    with local.dial() as c:
+        roundtrip(c, b"third")
+    assert local.count(r"relay \S+: connected") == connected + 1
+
+
+@pytest.mark.parametrize("service,words", [
+    ("other.acme", "pickup-timeout: nobody offers"),
+    ("kbs.nobody", "unknown-service: the relay knows no service"),
+])
+def test_no_such_service(world, svc, service, words):
+    """Aborted, and the log says why."""
+    relay = world.relay(timeouts={"pickup": "300ms"})
+    world.agent(relay, {"kbs": svc.address})
+    local = Local(world, relay, {service: None})
+    with local.dial(service) as c:
+        c.send(b"x")
+        assert gone(c)
+    local.wait_log(rf"#1 tcp:\S+ -> {service}: no connection after [\d.]+ s: {words}")
+
+
+def test_no_relay(world):
+    """Nobody listens there: the client is let go after timeouts.pickup, with the reason logged."""
+    relay = world.relay()
+    path = world.path("impatient.yaml")
+    with open(path, "w") as f:
+        f.write("timeouts: {pickup: 1s}\n")
+    local = Local(world, relay, {"kbs.acme": None}, extra=["--config", path])
+    relay.stop()
+    with local.dial() as c:
+        assert gone(c)
+    local.wait_log(r"#1 .* no connection after 1\.\d s: pickup-timeout: .*refused")
+
+
+def test_parked(world, svc):
+    """It comes before the owner does: its bytes wait at the relay."""
+    relay = world.relay(timeouts={"pickup": "20s"})
+    local = Local(world, relay, {"kbs.acme": None})
+    payload = data(MB)
+    waiting = Task(lambda: roundtrip(local.dial(), payload))
+    relay.wait_metric("live_parked", lambda v: v == 1)
+    world.agent(relay, {"kbs": svc.address}, wait=False)
+    waiting.result()
+
+
+def test_relay_restarted(world, svc):
+    """Its streams end by a reset; who comes then finds the way again, even before the relay is up."""
+    relay = world.relay(timeouts={"pickup": "20s"})
+    world.agent(relay, {"kbs": svc.address})
+    local = Local(world, relay, {"kbs.acme": None})
+    live = local.dial()
+    live.send(b"x")
+    assert live.read_exactly(1) == b"x"
+    relay.kill()
+    assert gone(live)
+    local.wait_log(r"#1 .* tunnel-lost")
+    early = Task(lambda: roundtrip(local.dial(), b"early"))
+    local.wait_log(r"relay .*refused")
+    relay = world.restart(relay)
+    early.result()
+    with local.dial() as c:
+        roundtrip(c, data(MB))
+
+
+def test_unix(world, svc):
+    """A Unix socket, abstract or not; the path is gone at the end."""
+    relay = world.relay()
+    world.agent(relay, {"kbs": svc.address, "web": svc.address})
+    path = world.path("kbs.sock")
+    local = Local(world, relay, {"kbs.acme": f"unix:{path}", "web.acme": f"unix:@web-{os.getpid()}"})
+    for service in local.addresses:
+        with local.dial(service) as c:
+            roundtrip(c, data(MB))
+    local.stop()
+    assert not os.path.exists(path)
+
+
+def test_taken_port(world, svc):
+    """Somebody else listens there: it does not start, and says where."""
+    relay = world.relay()
+    local = Local(world, relay, {"kbs.acme": svc.address}, expect=(1,), ready=False)
+    local.finish()
+    assert svc.address.split(":", 1)[1] in local.log() and "in use" in local.log()
+
+
+def test_both(world, svc):
+    """Services and local listeners in one process: a stream goes out of it and in again."""
+    relay = world.relay()
+    port = free_port()
+    agent = world.agent(relay, {"kbs": svc.address}, proxy="none", local=[
+        {"address": f"tcp:127.0.0.1:{port}", "service": "kbs.acme"}])
+    with dial(f"tcp:127.0.0.1:{port}") as c:
+        roundtrip(c, data(MB))
+    agent.wait_log(r"client-stream -> kbs .* eof")
+    agent.wait_log(r"#1 tcp:\S+ -> kbs\.acme .* eof")
+    live = dial(f"tcp:127.0.0.1:{port}")
+    live.send(b"x")
+    assert live.read_exactly(1) == b"x"
+    agent.signal(signal.SIGTERM)
+    agent.wait_log("have 5 s to finish")
+    roundtrip(live, b"last")
+    agent.finish()
+
+
+def test_drain(world, svc):
+    """SIGTERM: nobody new, live streams finish, then it ends with 0; a second one ends at once."""
+    relay = world.relay()
+    world.agent(relay, {"kbs": svc.address})
+    local = Local(world, relay, {"kbs.acme": None})
+    live = local.dial()
+    live.send(b"x")
+    assert live.read_exactly(1) == b"x"
+    local.signal(signal.SIGTERM)
+    local.wait_log("ending: open streams")
+
+    def closed():
+        try:
+            local.dial().close()
+        except ConnectionRefusedError:
+            return True
+        return False
+    wait_for(closed, "the port is closed")
+    assert local.running()
+    payload = data(MB)
+    roundtrip(live, payload)
+    local.finish()
+    again = Local(world, relay, {"kbs.acme": None}, name="again")
+    live = again.dial()
+    live.send(b"x")
+    assert live.read_exactly(1) == b"x"
+    again.signal(signal.SIGTERM)
+    again.wait_log("ending: open streams")
+    again.signal(signal.SIGTERM)
+    assert gone(live)
+    again.finish()
+    assert "second signal" in again.log()
+
+
+def test_systemd(world, svc):
+    """Ready when it listens, with no relay needed; and it says when it stops."""
+    relay = world.relay()
+    path = world.path("notify.sock")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+        s.bind(path)
+        s.settimeout(30)
+        local = Local(world, relay, {"kbs.acme": None}, env={"NOTIFY_SOCKET": path})
+        assert b"READY=1" in s.recv(4096)
+        local.stop()
+        assert b"STOPPING=1" in s.recv(4096)
+
+
+def test_other_proxy(world, svc):
+    """The program's proxy is the way for these streams too."""
+    relay = world.relay()
+    world.agent(relay, {"kbs": svc.address})
+    asked = []
+
+    def pass_on(conn):
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += conn.recv()
+        asked.append(head.split(b"\r\n")[0])
+        far = dial(relay.listeners["front"])
+        conn.send(b"HTTP/1.1 200 OK\r\n\r\n")
+
+        def pump(a, b):
+            while got := a.recv():
+                b.send(got)
+            b.eof()
+        back = Task(pump, far, conn)
+        pump(conn, far)
+        back.result()
+    proxy = world.add(Service(handler=pass_on))
+    # --proxy again: the last one counts
+    local = Local(world, relay, {"kbs.acme": None},
+                  extra=["--proxy", proxy.address.replace("tcp:", "http://")])
+    with local.dial() as c:
+        roundtrip(c, data(MB))
+    at = relay.listeners["front"].split(":", 1)[1].encode()
+    assert asked == [b"CONNECT " + at + b" HTTP/1.1"]

@@ -1,0 +1,427 @@
+/*
+ * local: from a connection to a local port, to a stream to the relay, and the splice of both.
+ *
+ * Theory of operation, per connection:
+ *
+ *   WISHING  the pool is asked for a stream; the client is watched for its going, nothing is read
+ *   JOINED   a splice has both; its end is ours
+ *
+ * The stream is there as soon as a session is: whether the relay takes it on, parks it or refuses
+ * it comes later, as bytes or as its abort. A client that goes while it wishes takes the wish with
+ * it. A refusal cannot be told in the client's own protocol, which is not known here: it is an
+ * abort there, and its reason is in the log.
+ *
+ * Sessions, the order of relays and the waits between attempts are the pool's business.
+ *
+ * One line per connection at its end, with all its facts as fields; failures at a bounded rate,
+ * since a client that tries again and again causes them. over is told from the end of a turn: a
+ * splice that ends still has to close its conduits then, and the pool's sessions have to take that.
+ */
+#include "tunnel/local.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "config/config.h"
+#include "relay/acceptor.h"
+#include "relay/bind.h"
+#include "relay/conduit.h"
+#include "relay/fd.h"
+#include "relay/log.h"
+#include "relay/peer.h"
+#include "relay/worker.h"
+#include "tunnel/session.h"
+
+struct local_listener {
+	struct local *local;
+	const struct local_config *config;
+	struct acceptor acceptor;
+	int fd; /* -1: none, or closed */
+	char address[ADDRESS_TEXT_MAX]; /* with the real port */
+};
+
+struct local_stream {
+	struct local *local;
+	const struct local_listener *from;
+	struct peer peer;
+	struct conduit *client; /* WISHING */
+	struct splice *splice;	/* JOINED */
+	struct pool_wish wish;
+	struct local_stream *next, **prevp;
+	struct reapable reapable;
+	uint64_t since;
+	char via[ADDRESS_TEXT_MAX]; /* the relay; "" while WISHING */
+};
+
+/* ---- the end of one ---- */
+
+struct ending {
+	enum reason why;
+	const char *refusal; /* there was no connection to the service: what to do; else NULL */
+	uint64_t up, down;
+};
+
+static void log_end(const struct local_stream *st, const struct ending *e)
+{
+	uint64_t ms = worker_now(st->local->worker) - st->since;
+	const char *service = st->from->config->service;
+	char client[PEER_TEXT_MAX];
+	const struct log_field facts[] = {
+		{ .key = "stream", .text = st->wish.id },
+		{ .key = "client", .text = peer_format(&st->peer, client, sizeof(client)) },
+		{ .key = "listener", .text = st->from->address },
+		{ .key = "service", .text = service },
+		{ .key = "via", .text = st->via },
+		{ .key = "bytes_up", .number = e->up },
+		{ .key = "bytes_down", .number = e->down },
+		{ .key = "duration_ms", .number = ms },
+		{ .key = "reason", .text = reason_word(e->why) },
+	};
+	const unsigned n = sizeof(facts) / sizeof(*facts);
+
+	if (e->refusal)
+		log_limited(LOG_LEVEL_WARNING, facts, n,
+			    "#%s %s -> %s: no connection after %" PRIu64 ".%" PRIu64 " s: %s: %s",
+			    st->wish.id, client, service, ms / 1000, ms % 1000 / 100,
+			    reason_word(e->why), e->refusal);
+	else
+		log_fields(LOG_LEVEL_INFO, facts, n,
+			   "#%s %s -> %s (%s): %" PRIu64 " up, %" PRIu64 " down, %" PRIu64
+			   ".%" PRIu64 " s, %s",
+			   st->wish.id, client, service, st->via, e->up, e->down, ms / 1000,
+			   ms % 1000 / 100, reason_word(e->why));
+}
+
+static void stream_free(struct reapable *r)
+{
+	free((char *)r - offsetof(struct local_stream, reapable));
+}
+
+static void check_over(struct local *l)
+{
+	if (l->stopping && l->live == 0 && !l->told_over)
+		worker_defer(l->worker, &l->check_over);
+}
+
+/* The client is closed, or its splice is at its end. */
+static void stream_over(struct local_stream *st, const struct ending *e)
+{
+	struct local *l = st->local;
+
+	*st->prevp = st->next;
+	if (st->next)
+		st->next->prevp = st->prevp;
+	log_end(st, e);
+	worker_reap(l->worker, &st->reapable);
+	l->live--;
+	check_over(l);
+}
+
+/* It never had a stream. */
+static void fail(struct local_stream *st, enum reason why, const char *detail)
+{
+	const struct ending e = { .why = why,
+				  .refusal = *detail ? detail : reason_explanation(why) };
+
+	pool_cancel(&st->wish);
+	conduit_close(st->client, why);
+	st->client = NULL;
+	stream_over(st, &e);
+}
+
+/* What the relay's no means for whoever wants the service. */
+static const char *advice(enum reason why, const struct tunnel_config *config)
+{
+	switch (why) {
+	case REASON_FORBIDDEN:
+		return config->certificate ?
+			       "the relay does not take the certificate shown: it must be signed "
+			       "by a CA of the listener's client_ca" :
+			       "the relay wants a client certificate: --certificate and --key";
+	case REASON_UNKNOWN_SERVICE:
+		return "the relay knows no service of this name, or no such owner; expected "
+		       "SERVICE.OWNER";
+	case REASON_PICKUP_TIMEOUT:
+		return "nobody offers this service at the relay now: the owner's agent has not "
+		       "come in time";
+	case REASON_AGENT_REFUSED:
+		return "the owner's agent is connected, but does not take the stream";
+	default:
+		return reason_explanation(why);
+	}
+}
+
+/* The relay said no, and that was all. (After its yes a stream dies of two reasons only.) */
+static bool is_refused(const struct splice *s, enum reason why)
+{
+	return why != REASON_NONE && why != REASON_TARGET_RESET && why != REASON_TUNNEL_LOST &&
+	       why == session_stream_reason(s->side[TGT]);
+}
+
+static void on_splice_end(struct splice *s, enum reason why)
+{
+	struct local_stream *st = s->user;
+	const struct ending e = {
+		.why = why,
+		.refusal = is_refused(s, why) ? advice(why, st->local->config) : NULL,
+		.up = s->half[INI].bytes,
+		.down = s->half[TGT].bytes,
+	};
+
+	stream_over(st, &e);
+}
+
+/* ---- the way there ---- */
+
+static void on_stream(struct pool_wish *w, struct conduit *c, enum reason why, const char *detail)
+{
+	struct local_stream *st =
+		(struct local_stream *)((char *)w - offsetof(struct local_stream, wish));
+	struct local *l = st->local;
+	struct conduit *client = st->client;
+
+	if (!c) {
+		fail(st, why, detail);
+		return;
+	}
+	snprintf(st->via, sizeof(st->via), "%s", pool_via(l->pool));
+	conduit_want(client, 0);
+	st->client = NULL; /* consumed, as is c */
+	st->splice = splice_new(l->worker, client, c, &l->spec, st);
+	if (!st->splice) {
+		const struct ending e = { .why = REASON_NO_MEMORY, .refusal = "out of memory" };
+
+		stream_over(st, &e);
+	}
+}
+
+static void on_client(struct conduit *c, unsigned events)
+{
+	fail(c->user, REASON_RESET, "it went before there was a connection to the relay");
+}
+
+static struct conduit *conduit_of(struct local *l, int fd)
+{
+	struct conduit *c = fd_conduit_new(l->worker, fd);
+
+	if (!c)
+		close(fd);
+	return c;
+}
+
+static void on_accepted(struct acceptor *a, int fd, const struct peer *peer)
+{
+	struct local_listener *from =
+		(struct local_listener *)((char *)a - offsetof(struct local_listener, acceptor));
+	struct local *l = from->local;
+	struct conduit *client = conduit_of(l, fd);
+	struct local_stream *st = client ? calloc(1, sizeof(*st)) : NULL;
+
+	if (!st) {
+		log_limited(LOG_LEVEL_WARNING, NULL, 0, "%s: a client was turned away: no memory",
+			    from->address);
+		if (client)
+			conduit_close(client, REASON_NO_MEMORY);
+		return;
+	}
+	st->local = l;
+	st->from = from;
+	st->peer = *peer;
+	st->client = client;
+	st->since = worker_now(l->worker);
+	st->reapable.free = stream_free;
+	st->next = l->streams;
+	st->prevp = &l->streams;
+	if (st->next)
+		st->next->prevp = &st->next;
+	l->streams = st;
+	l->live++;
+	client->ready = on_client;
+	client->user = st;
+	conduit_want(client, READY_ABORT | READY_GONE);
+	st->wish.service = from->config->service;
+	st->wish.done = on_stream;
+	snprintf(st->wish.id, sizeof(st->wish.id), "%" PRIu64, ++l->counted);
+	pool_open(l->pool, &st->wish);
+}
+
+static const char *on_admit(struct acceptor *a)
+{
+	const struct local_listener *from =
+		(struct local_listener *)((char *)a - offsetof(struct local_listener, acceptor));
+	const struct local *l = from->local;
+
+	return l->live < l->config->limits.streams ? NULL : "limits.streams are open";
+}
+
+static void on_none(struct acceptor *a)
+{
+}
+
+static const struct acceptor_events acceptor_events = {
+	.admit = on_admit,
+	.none = on_none,
+	.accepted = on_accepted,
+};
+
+/* ---- life ---- */
+
+static int listener_open(struct local_listener *from, struct local *l,
+			 const struct local_config *config, char **why)
+{
+	from->local = l;
+	from->config = config;
+	from->fd = bind_listen(&config->address, why);
+	if (from->fd < 0)
+		return -EINVAL;
+	bind_describe(&config->address, from->fd, from->address, sizeof(from->address));
+	return acceptor_start(&from->acceptor, l->worker, from->fd, from->address,
+			      &acceptor_events) < 0 ?
+		       -EINVAL :
+		       0;
+}
+
+static void listener_close(struct local_listener *from)
+{
+	if (from->fd < 0)
+		return;
+	acceptor_abandon(&from->acceptor);
+	bind_close(&from->config->address, from->fd);
+	from->fd = -1;
+}
+
+static struct pool_config pool_config_of(const struct tunnel_config *config,
+					 const struct egress *egress)
+{
+	return (struct pool_config){
+		.addresses = &config->relays,
+		.server_name = config->server_name,
+		.ca_file = config->ca_file,
+		.certificate = config->certificate,
+		.key = config->key,
+		.egress = egress,
+		.connections = LOCAL_SESSIONS,
+		.streams = config->limits.streams,
+		.limits = "limits.streams",
+		.stream_window = config->limits.stream_window,
+		.session_window = config->limits.session_window,
+		.dial_ms = config->timeouts.dial,
+		.handshake_ms = config->timeouts.handshake,
+		.ping_ms = config->timeouts.ping,
+		.dead_ms = config->timeouts.dead,
+		.pickup_ms = config->timeouts.pickup,
+	};
+}
+
+static void on_check_over(struct deferred *d)
+{
+	struct local *l = (struct local *)((char *)d - offsetof(struct local, check_over));
+
+	if (l->told_over)
+		return;
+	l->told_over = true;
+	timer_cancel(l->worker, &l->drain);
+	pool_end(l->pool);
+	if (l->over)
+		l->over(l);
+}
+
+int local_init(struct local *l, struct worker *w, const struct tunnel_config *config,
+	       const struct egress *egress, char **why)
+{
+	*why = NULL;
+	l->worker = w;
+	l->config = config;
+	l->check_over.run = on_check_over;
+	l->spec.idle_ms = config->timeouts.idle;
+	l->spec.half_closed_ms = config->timeouts.half_closed;
+	l->spec.end = on_splice_end;
+	l->pool_config = pool_config_of(config, egress);
+	l->pool = pool_new(w, &l->pool_config, why);
+	l->listeners = calloc(config->n_locals ? config->n_locals : 1, sizeof(*l->listeners));
+	if (!l->pool || !l->listeners)
+		return -EINVAL;
+	for (; l->n_listeners < config->n_locals; l->n_listeners++) {
+		struct local_listener *from = &l->listeners[l->n_listeners];
+
+		if (listener_open(from, l, &config->locals[l->n_listeners], why) < 0) {
+			listener_close(from);
+			return -EINVAL;
+		}
+		log_info("%s leads to %s", from->address, from->config->service);
+	}
+	return 0;
+}
+
+void local_deinit(struct local *l)
+{
+	for (unsigned i = 0; i < l->n_listeners; i++)
+		listener_close(&l->listeners[i]);
+	while (l->streams) {
+		if (l->streams->splice)
+			splice_end(l->streams->splice, REASON_SHUTDOWN);
+		else
+			fail(l->streams, REASON_SHUTDOWN, "");
+	}
+	if (l->worker) {
+		timer_cancel(l->worker, &l->drain);
+		worker_undefer(&l->check_over);
+	}
+	l->pool = pool_free(l->pool);
+	free(l->listeners);
+	l->listeners = NULL;
+	l->n_listeners = 0;
+}
+
+void local_reload(struct local *l)
+{
+	char *why = NULL;
+
+	if (pool_reload(l->pool, &l->pool_config, &why) < 0)
+		log_warning("keeping the certificate and CAs that were read before: %s",
+			    why ? why : "out of memory");
+	free(why);
+}
+
+void local_kill(struct local *l)
+{
+	struct local_stream *next;
+
+	for (struct local_stream *st = l->streams; st; st = next) {
+		next = st->next;
+		if (st->splice)
+			splice_end(st->splice, REASON_SHUTDOWN);
+		else
+			fail(st, REASON_SHUTDOWN, "");
+	}
+	check_over(l);
+}
+
+static void on_drain_timer(struct timer *t)
+{
+	struct local *l = (struct local *)((char *)t - offsetof(struct local, drain));
+
+	log_warning("%" PRIu64 " local connections are still open after timeouts.drain: closing "
+		    "them",
+		    l->live);
+	local_kill(l);
+}
+
+void local_stop(struct local *l)
+{
+	if (l->stopping)
+		return;
+	l->stopping = true;
+	for (unsigned i = 0; i < l->n_listeners; i++) {
+		acceptor_stop(&l->listeners[i].acceptor);
+		listener_close(&l->listeners[i]);
+	}
+	timer_set(l->worker, &l->drain, l->config->timeouts.drain, on_drain_timer);
+	check_over(l);
+}
