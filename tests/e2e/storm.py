@@ -86,7 +86,13 @@ def exchange(conn, out, wanted):
         read_whole(conn, wanted)
         return
     writer = Task(send)
-    read_whole(conn, wanted)
+    try:
+        read_whole(conn, wanted)
+    except Short:
+        writer.join(1)  # a reset is said once: if the writer has heard it, this is what came after
+        if isinstance(writer.error, Aborted):
+            raise writer.error from None
+        raise
     writer.result(AT_MOST)
 
 
