@@ -76,7 +76,7 @@ def test_delay_and_rate(link):
 
 
 def test_pieces(link):
-    """split: a receiver that is quick sees single bytes; coalesce: one that is slow, all at once."""
+    """split: who is quick to read sees single bytes; coalesce: all comes at once."""
     near, other = pair(link)
     proxy, _ = link
     proxy.tell("set up split 1")

@@ -1,8 +1,8 @@
-# Under faults: between every two parts a proxy that spoils the path. Each stream ends in verified data
-# or in an abort that is counted; none hangs, and no abort comes out as an orderly end.
+# Under faults: between every two parts a proxy that spoils the path. Each stream ends in verified
+# data or in an abort that is counted; none hangs, and no abort comes out as an orderly end.
 #
-# Seeds are drawn anew each time, and printed; ATTEST_SEED repeats one. ATTEST_FAULT_SECONDS: for how
-# long programs are killed (./tests/run slow: ten minutes).
+# Seeds are drawn anew each time, and printed; ATTEST_SEED repeats one. ATTEST_FAULT_SECONDS: for
+# how long programs are killed (./tests/run slow: ten minutes).
 import os
 import random
 import time
@@ -10,7 +10,7 @@ import time
 import pytest
 
 from faults import (BRIDGE, LINKS, SPARE_PIPES, Field, assert_contract, descriptors,
-                    seed_of_this_run, spare_pipes)
+                    faults_of, seed_of_this_run, spare_pipes)
 from harness import MB, wait_for
 
 KILLING = int(os.environ.get("ATTEST_FAULT_SECONDS", 40))
@@ -23,6 +23,37 @@ def shared(module_world):
     field = Field(module_world, seed_of_this_run())
     field.wait_well()
     return field
+
+
+# ---- the judge ----
+
+def stream(door="static_tcp", way="tunnel-tcp", mode="both", end="whole", far="whole"):
+    return {"door": door, "service": f"{way}.acme", "mode": mode, "end": end,
+            "far": far and {"end": far}}
+
+
+@pytest.mark.parametrize("is_fault,broken,how", [
+    (False, LINKS, stream()),
+    (False, LINKS, stream(end="aborted", far="aborted")),
+    (False, LINKS, stream(end="refused", far=None)),
+    (True, LINKS, stream(end="hang")),
+    (True, LINKS, stream(far="hang")),
+    (True, LINKS, stream(end="wrong", way="tunnel-unix")),
+    (True, LINKS, stream(end="short")),
+    (True, LINKS, stream(far="short")),
+    (True, LINKS, stream(end="short", mode="server-reset")),
+    (True, LINKS, stream(far="short", mode="client-reset")),
+    (True, LINKS, stream("sni", "tunnel-unix", end="short")),
+    (True, LINKS, stream("connect_tls", mode="client-gone", end="aborted", far="short")),
+    (False, LINKS, stream(mode="client-gone", end="aborted", far="short")),
+    (False, LINKS, stream("static_unix", end="short")),
+    (False, ["services"], stream(way="tunnel-unix", end="short")),
+    (True, ["tunnels"], stream(way="tunnel-unix", end="short")),
+    (True, ["tunnels"], stream("static_unix", far="short")),
+    (True, LINKS, stream(mode="client-first", far="aborted")),
+])
+def test_what_is_a_fault(is_fault, broken, how):
+    assert bool(faults_of(how, broken)) == is_fault
 
 
 # ---- one toxic on one link at a time ----
