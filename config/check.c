@@ -370,11 +370,11 @@ static void check_client_cas(const struct check *k, const struct relay_config *c
 	for (size_t i = 0; i < c->n_listeners; i++) {
 		if (!c->listeners[i].client_ca)
 			continue;
-		if (!(c->listeners[i].doors & DOOR_CONNECT))
+		if (!(c->listeners[i].doors & DOORS_HTTP))
 			source_error(k->s, find(k, "listeners", i, "client_ca"),
-				     "client_ca: this listener has no door connect, and other "
-				     "doors ask for no certificate; expected connect among its "
-				     "doors, or client_ca left out");
+				     "client_ca: this listener has no door connect and no door "
+				     "websocket, and others ask for no certificate; expected one "
+				     "of the two among its doors, or client_ca left out");
 		else if (!c->tls.certificate)
 			source_error(k->s, find(k, "listeners", i, "client_ca"),
 				     "client_ca: there is no certificate; expected "

@@ -75,6 +75,8 @@ enum door {
 	DOOR_SNI = 1 << 1,
 	DOOR_CONNECT = 1 << 2,
 	DOOR_STATIC = 1 << 3, /* implied by service:, never named in doors: */
+	DOOR_WEBSOCKET = 1 << 4,
+	DOORS_HTTP = DOOR_CONNECT | DOOR_WEBSOCKET, /* client_ca is for them */
 };
 
 /* A PROXY header before all else at a listener, from proxy_networks. */
@@ -89,7 +91,7 @@ struct listener_config {
 	struct address address; /* tcp, unix, vsock, fd */
 	unsigned doors;		/* of enum door */
 	char *service;		/* DOOR_STATIC: the service, else NULL */
-	char *client_ca;	/* DOOR_CONNECT: PEM; clients need a certificate of it, or NULL */
+	char *client_ca;	/* DOORS_HTTP: PEM; clients need a certificate of it, or NULL */
 	int proxy_protocol;	/* enum proxy_taken; off */
 	struct networks proxy_networks; /* whose PROXY headers are taken; n == 0 if off */
 	int line;		/* where it stands in the file */

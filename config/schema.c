@@ -90,6 +90,7 @@ static const struct word doors[] = {
 	{ "tunnel", DOOR_TUNNEL },
 	{ "sni", DOOR_SNI },
 	{ "connect", DOOR_CONNECT },
+	{ "websocket", DOOR_WEBSOCKET },
 	{ NULL, 0 },
 };
 
@@ -159,7 +160,8 @@ static const struct field listener_fields[] = {
 	  .flags = FIELD_PATH,
 	  .is = schema_is_path,
 	  .expected = EXPECTED_PATH,
-	  .help = "PEM file: the CAs of the certificates that clients need at the door connect" },
+	  .help = "PEM file: the CAs of the certificates that clients need at the doors connect "
+		  "and websocket" },
 	{ .key = "proxy_protocol",
 	  .type = FIELD_ENUM,
 	  MEMBER(struct listener_config, proxy_protocol),

@@ -221,7 +221,7 @@ static bool load_tls(struct gateway *g)
 		return true;
 	g->tls = calloc(c->n_listeners + 1, sizeof(*g->tls));
 	for (size_t i = 0; g->tls && i < c->n_listeners; i++) {
-		if (!(c->listeners[i].doors & (DOOR_TUNNEL | DOOR_CONNECT)))
+		if (!(c->listeners[i].doors & (DOOR_TUNNEL | DOORS_HTTP)))
 			continue;
 		g->tls[i] = load_context(c, &c->listeners[i], &why);
 		if (g->tls[i])

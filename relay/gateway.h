@@ -16,6 +16,7 @@
 #include "relay/splice.h"
 
 #define WORKERS_MAX 256
+#define GATEWAY_WEBSOCKET_PATH "/connect/" /* and a service's name */
 
 struct gateway;
 struct h2_client;
@@ -54,18 +55,27 @@ struct tunnel_side {
 	void (*shutdown)(struct worker *w);
 };
 
+/*
+ * A client that has come by some protocol, all it has said still unread. The conduit is consumed.
+ * verdict: REASON_NONE, or why whatever it asks for is refused.
+ */
+typedef void gateway_client_accept(struct listener *l, struct worker *w, struct conduit *c,
+				   const struct client *client, enum reason verdict);
+
 /* The same of HTTP/2 at the connect door: many clients' streams in one connection. */
 struct h2_side {
-	/*
-	 * A client that speaks HTTP/2, its preface still unread. The conduit is consumed. verdict:
-	 * REASON_NONE, or why each of its streams is refused.
-	 */
-	void (*accept)(struct listener *l, struct worker *w, struct conduit *c,
-		       const struct client *client, enum reason verdict);
+	gateway_client_accept *accept;
 	/* Draining: tells this worker's clients to open no more streams here. */
 	void (*drain)(struct worker *w);
 	/* Shutting down: ends this worker's connections. */
 	void (*shutdown)(struct worker *w);
+};
+
+/* The same of WebSockets, by which clients in browsers come. */
+struct websocket_side {
+	gateway_client_accept *accept; /* its head is whole, and asks for GATEWAY_WEBSOCKET_PATH */
+	/* It has been told 101: messages from now on. c is consumed. NULL: out of memory. */
+	struct conduit *(*open)(struct conduit *c);
 };
 
 /* What each worker of the gateway keeps: worker->user. */
@@ -92,6 +102,7 @@ struct gateway {
 	struct tls_context **tls; /* the relay's own, see gateway_tls */
 	struct tunnel_side tunnel;
 	struct h2_side h2;
+	struct websocket_side websocket;
 	bool tells_clients; /* some service's targets are sent PROXY headers */
 	int *fds; /* of config->listeners; -1: closed */
 	atomic_uint accepting; /* workers that still listen; the last one closes fds */
@@ -112,7 +123,7 @@ struct gateway {
 };
 
 /*
- * Main thread. config, tunnel and h2 are set before. False: what is wrong has been logged;
+ * Main thread. config and what tunnel/ gives are set before. False: what is wrong has been logged;
  * gateway_end and gateway_deinit are due all the same.
  */
 bool gateway_start(struct gateway *g);

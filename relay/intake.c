@@ -7,13 +7,13 @@
  *              spin). A ClientHello for a service goes to the sni door with every byte still in the
  *              kernel; one for the relay itself goes on as SHAKING; other first bytes as READING.
  *   SHAKING    the relay's own TLS. ALPN attest-relay/1 is an agent, h2 a client with HTTP/2.
- *   READING    the head of an HTTP request: CONNECT for the connect door, GET /tunnel for an
- *              agent's WebSocket. What came behind the head is given back to the conduit. HTTP/2's
- *              preface, which such a head cannot begin with, is given back whole.
+ *   READING    the head of an HTTP request: CONNECT for the connect door, /connect/ for the
+ *              websocket door, GET /tunnel for an agent's WebSocket. What came behind the head is
+ *              given back; with it the heads of WebSockets, and HTTP/2's preface.
  *
  * One timer (timeouts.handshake) covers all three. Every way out is one of: on to an opening, on to
- * the tunnel or the HTTP/2 side, or refuse(). Memory: HTTPHEAD_MAX while a head is read, else
- * nothing.
+ * the tunnel, the HTTP/2 or the WebSocket side, or refuse(). Memory: HTTPHEAD_MAX while a head is
+ * read, else nothing.
  */
 #include "relay/intake.h"
 
@@ -143,10 +143,10 @@ static void open_route(struct intake *i, struct conduit *c, enum door door,
 
 	i->conduit = NULL; /* consumed */
 	leave(i);
-	opening_new(l, w, c, door, &client, route);
+	opening_new(l, w, c, door, NULL, &client, route);
 }
 
-/* May this client use the connect door? Without TLS there is no certificate to be seen. */
+/* May this client use the doors of HTTP? Without TLS there is no certificate to be seen. */
 static enum reason judge(const struct intake *i, const struct conduit *c)
 {
 	if (!i->listener->config->client_ca || (i->secure && tls_conduit_verified(c)))
@@ -154,7 +154,8 @@ static enum reason judge(const struct intake *i, const struct conduit *c)
 	return REASON_FORBIDDEN;
 }
 
-static void speak_h2(struct intake *i, struct conduit *c)
+/* On to a side of the gateway. */
+static void pass_on(struct intake *i, struct conduit *c, gateway_client_accept *accept)
 {
 	enum reason verdict = judge(i, c);
 	struct listener *l = i->listener;
@@ -163,10 +164,19 @@ static void speak_h2(struct intake *i, struct conduit *c)
 
 	i->conduit = NULL; /* consumed */
 	leave(i);
-	l->gateway->h2.accept(l, w, c, &client, verdict);
+	accept(l, w, c, &client, verdict);
 }
 
 /* ---- READING ---- */
+
+/* The same, with all that was read given back. */
+static void pass_on_unread(struct intake *i, gateway_client_accept *accept)
+{
+	if (conduit_unread(i->conduit, i->head, i->head_len) < 0)
+		refuse(i, DOOR_CONNECT, REASON_NO_MEMORY, "", "");
+	else
+		pass_on(i, i->conduit, accept);
+}
 
 static void connect_request(struct intake *i, const struct httphead *head)
 {
@@ -200,6 +210,13 @@ static bool is_upgrade(const struct httphead *head)
 	       httphead_has_token(head, "upgrade", "websocket");
 }
 
+static bool is_for_websocket(const struct httphead *head)
+{
+	const size_t len = sizeof(GATEWAY_WEBSOCKET_PATH) - 1;
+
+	return head->target.len >= len && memcmp(head->target.at, GATEWAY_WEBSOCKET_PATH, len) == 0;
+}
+
 static void agent_upgrade(struct intake *i)
 {
 	struct gateway *g = i->listener->gateway;
@@ -222,11 +239,13 @@ static void read_request(struct intake *i, const struct httphead *head)
 
 	if (doors & DOOR_CONNECT && httphead_is(head->method, "CONNECT"))
 		connect_request(i, head);
+	else if (doors & DOOR_WEBSOCKET && is_for_websocket(head))
+		pass_on_unread(i, i->listener->gateway->websocket.accept);
 	else if (doors & DOOR_TUNNEL && i->secure && is_upgrade(head))
 		agent_upgrade(i);
 	else
 		refuse(i, DOOR_CONNECT, REASON_NO_DOOR, "",
-		       "this relay answers to CONNECT, and to agents");
+		       "this relay answers to CONNECT, to WebSockets and to agents");
 }
 
 /* Is it HTTP/2, as far as it has come? */
@@ -235,16 +254,6 @@ static bool is_preface(const struct intake *i)
 	size_t len = i->head_len < sizeof(preface) - 1 ? i->head_len : sizeof(preface) - 1;
 
 	return i->listener->config->doors & DOOR_CONNECT && memcmp(i->head, preface, len) == 0;
-}
-
-static void read_preface(struct intake *i)
-{
-	if (i->head_len < sizeof(preface) - 1)
-		return; /* more has to come */
-	if (conduit_unread(i->conduit, i->head, i->head_len) < 0)
-		refuse(i, DOOR_CONNECT, REASON_NO_MEMORY, "", "");
-	else
-		speak_h2(i, i->conduit);
 }
 
 static void on_readable(struct conduit *c, unsigned events)
@@ -261,7 +270,8 @@ static void on_readable(struct conduit *c, unsigned events)
 	}
 	i->head_len += (size_t)n;
 	if (is_preface(i)) {
-		read_preface(i);
+		if (i->head_len >= sizeof(preface) - 1)
+			pass_on_unread(i, i->listener->gateway->h2.accept);
 		return;
 	}
 	switch (httphead_parse(i->head, i->head_len, &head)) {
@@ -315,7 +325,7 @@ static void on_shaken(void *user, struct conduit *c, enum reason why, const char
 		leave(i);
 		g->tunnel.accept(g, w, c, &client);
 	} else if (strcmp(tls_conduit_alpn(c), ALPN_H2) == 0) {
-		speak_h2(i, c);
+		pass_on(i, c, g->h2.accept);
 	} else {
 		start_reading(i, c);
 	}
@@ -410,7 +420,7 @@ static void on_peek(struct edge *e, uint32_t events)
 		vanish(i, n == 0 ? REASON_EOF : REASON_RESET);
 	} else if (data[0] == TLS_RECORD_HANDSHAKE) {
 		on_hello(i, data, (size_t)n, events & EPOLLRDHUP);
-	} else if (i->listener->config->doors & DOOR_CONNECT && data[0] >= 'A' && data[0] <= 'Z') {
+	} else if (i->listener->config->doors & DOORS_HTTP && data[0] >= 'A' && data[0] <= 'Z') {
 		struct conduit *c = take_conduit(i);
 
 		if (c)
@@ -445,7 +455,7 @@ static void open_static(struct listener *l, int fd, const struct client *client)
 			close(fd);
 		return;
 	}
-	opening_new(l, l->worker, c, DOOR_STATIC, client, &route);
+	opening_new(l, l->worker, c, DOOR_STATIC, NULL, client, &route);
 }
 
 void intake_new(struct listener *l, int fd, const struct client *client, uint64_t ms)

@@ -27,6 +27,7 @@
 #include "relay/token.h"
 #include "tunnel/h2_door.h"
 #include "tunnel/hub.h"
+#include "tunnel/ws_door.h"
 
 #define DRAIN_TICK_MS 50
 
@@ -213,6 +214,7 @@ static int run(const struct relay_config *config)
 	evthread_use_pthreads();
 	hub_install(&p.gateway);
 	h2_door_install(&p.gateway);
+	ws_door_install(&p.gateway);
 	good = prepare(&p) && gateway_start(&p.gateway) && start_metrics(&p);
 	if (good) {
 		log_info("attest-relay " VERSION " ready, %u workers", p.gateway.n_workers);

@@ -65,6 +65,7 @@ struct search {
 	char *detail;	 /* the same in words; NULL: none */
 	uint8_t *header; /* for targets that are addresses, before all else; NULL: none is sent */
 	size_t header_len;
+	char *upgrade; /* see opening_new */
 	char asked_for[]; /* the name, as the client said it; "": none */
 };
 
@@ -158,7 +159,10 @@ static void gauge(const struct opening *o, enum counter which, int change)
 
 static const char *door_word(enum door door)
 {
-	return door == DOOR_SNI ? "sni" : door == DOOR_CONNECT ? "connect" : "static";
+	return door == DOOR_SNI	      ? "sni" :
+	       door == DOOR_CONNECT   ? "connect" :
+	       door == DOOR_WEBSOCKET ? "websocket" :
+					"static";
 }
 
 static void log_end(const struct opening *o, enum reason why, uint64_t up, uint64_t down)
@@ -238,6 +242,7 @@ static void on_search_free(struct reapable *r)
 
 	free(f->detail);
 	free(f->header);
+	free(f->upgrade);
 	free(f);
 }
 
@@ -328,26 +333,33 @@ void opening_on_splice_end(struct splice *s, enum reason why)
 
 /* ---- joined ---- */
 
-/* The door's yes. False: the client did not take it. */
-static bool establish(struct conduit *client, enum door door)
+/* The door's yes: REASON_NONE, or why the client, if there still is one, did not get it. */
+static enum reason establish(struct opening *o)
 {
-	if (client->ops->answer) {
-		client->ops->answer(client, REASON_NONE);
-		return true;
+	const char *yes = o->door == DOOR_CONNECT ? established : text_of(o->search->upgrade);
+	size_t len = strlen(yes);
+
+	if (o->client->ops->answer) {
+		o->client->ops->answer(o->client, REASON_NONE);
+		return REASON_NONE;
 	}
-	return door != DOOR_CONNECT ||
-	       conduit_write(client, established, sizeof(established) - 1) ==
-		       (ssize_t)sizeof(established) - 1;
+	if (len && conduit_write(o->client, yes, len) != (ssize_t)len)
+		return REASON_RESET;
+	o->answered = true;
+	if (o->door == DOOR_WEBSOCKET)
+		o->client = gateway_of(o)->websocket.open(o->client);
+	return o->client ? REASON_NONE : REASON_NO_MEMORY;
 }
 
 static void join(struct opening *o, struct conduit *target)
 {
-	struct conduit *client = o->client;
 	bool in_tunnel = !target->ops->fd;
+	enum reason why = establish(o);
+	struct conduit *client = o->client;
 
-	if (!establish(client, o->door)) {
+	if (why != REASON_NONE) {
 		o->search->target = target;
-		refuse(o, REASON_RESET);
+		refuse(o, why);
 		return;
 	}
 	o->answered = true;
@@ -438,11 +450,11 @@ static void open_stream(struct opening *o, const struct offer *offer)
 	snprintf(via, sizeof(via), "tunnel %s", stream.label);
 	set_text(&o->via, via);
 	o->dialled = NULL;
-	if (!offer->eager || o->door != DOOR_CONNECT) {
+	if (!offer->eager || !(o->door & DOORS_HTTP)) {
 		join(o, stream.conduit);
 		return;
 	}
-	/* "established" is a promise: with an eager service it can be kept */
+	/* "established" and 101 are promises: with an eager service they can be kept */
 	watch_client(o);
 	f->target = stream.conduit;
 	f->target->ready = on_answer;
@@ -762,7 +774,7 @@ static bool know_client(struct opening *o, const struct client *who, const struc
 }
 
 void opening_new(struct listener *l, struct worker *w, struct conduit *client, enum door door,
-		 const struct client *who, const struct route *route)
+		 const char *upgrade, const struct client *who, const struct route *route)
 {
 	size_t name = strlen(route->service) + 1;
 	struct opening *o = calloc(1, sizeof(*o) + name);
@@ -797,7 +809,9 @@ void opening_new(struct listener *l, struct worker *w, struct conduit *client, e
 		memcpy(f->asked_for, route->asked, asked);
 	enlist(o, &gateway_worker(o->worker)->openings);
 	gauge(o, COUNTER_LIVE_OPENINGS, 1);
-	if (know_client(o, who, route))
+	if (upgrade)
+		set_text(&f->upgrade, upgrade);
+	if (know_client(o, who, route) && (f->upgrade || !upgrade))
 		try_targets(o);
 	else
 		refuse(o, REASON_NO_MEMORY);

@@ -5,9 +5,12 @@
 #include "relay/gateway.h"
 #include "relay/router.h"
 
-/* The client's conduit is consumed; nothing has been sent to it yet. */
+/*
+ * The client's conduit is consumed; nothing has been sent to it yet. upgrade: DOOR_WEBSOCKET: what
+ * to say when the target is there, and messages follow; others: NULL.
+ */
 void opening_new(struct listener *l, struct worker *w, struct conduit *client, enum door door,
-		 const struct client *who, const struct route *route);
+		 const char *upgrade, const struct client *who, const struct route *route);
 
 /* A tunnel offering these services is there: whoever is parked for one tries again. All workers. */
 void opening_wake_all(struct gateway *g, const char *service);

@@ -6,7 +6,8 @@
  *
  *   sni      a fatal TLS alert in plaintext, as a server may send before its first flight:
  *            unrecognized_name (RFC 6066) if there is no such service, else internal_error
- *   connect  an HTTP/1.1 answer with a status and one line for people; to a stream, its answer
+ *   connect, websocket
+ *            an HTTP/1.1 answer with a status and one line for people; to a stream, its answer
  *   static   RST: nothing else is common to all protocols
  */
 #include "relay/refusal.h"
@@ -106,7 +107,7 @@ void refusal_write(struct conduit *client, enum door door, enum reason why, cons
 {
 	if (client->ops->answer)
 		client->ops->answer(client, why);
-	else if (door == DOOR_CONNECT)
+	else if (door & DOORS_HTTP)
 		write_http(client, why, about);
 	else if (door == DOOR_SNI)
 		write_alert(client, why);
@@ -116,7 +117,7 @@ void refusal_send(struct conduit *client, enum door door, enum reason why, const
 		  void (*over)(void *arg), void *arg)
 {
 	refusal_write(client, door, why, about);
-	if (!client->ops->answer && (door == DOOR_CONNECT || door == DOOR_SNI)) {
+	if (!client->ops->answer && door & (DOORS_HTTP | DOOR_SNI)) {
 		linger_close(client, over, arg);
 		return;
 	}

@@ -9,7 +9,7 @@ struct conduit;
 
 /*
  * Consumes the client's conduit; nothing may have been sent to it yet. DOOR_SNI: a TLS alert;
- * DOOR_CONNECT: an HTTP answer; others: an abort. A conduit with the op answer says it by that.
+ * DOORS_HTTP: an HTTP answer; others: an abort. A conduit with the op answer says it by that.
  * about: a line for people, without secrets.
  * over(arg) is called once when the connection is gone for good (see linger.h).
  */

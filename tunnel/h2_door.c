@@ -139,7 +139,7 @@ static enum reason on_accept(struct session *s, struct conduit *stream, const ch
 		why = REASON_LIMIT;
 	if (why == REASON_NONE) {
 		timer_cancel(k->worker, &k->idle);
-		opening_new(k->listener, k->worker, stream, DOOR_CONNECT, &k->client, &route);
+		opening_new(k->listener, k->worker, stream, DOOR_CONNECT, NULL, &k->client, &route);
 	} else {
 		opening_log_refused(k->worker, k->listener->config->name, &k->client, host, why,
 				    detail);

@@ -17,11 +17,13 @@
  * wants; until then nothing more is taken. Behind it, in this order: the pong that is owed, and the
  * close. One pong at most: of pings that come faster than they can be answered, the last counts.
  *
- * Ends. The peer's close is answered with the same code. 1000 is EOF, and writing says EPIPE; other
- * codes, and an end without one, are ECONNRESET; a breach of the protocol is EPROTO. What was
- * received before is read first. A failed write is kept in broken: reading goes on until the inner
- * conduit says what has happened. Whatever stays true without an event (the end, an error) is told
- * by deferred work while it is wanted.
+ * Ends. The peer's close is answered with the same code, and behind that a server's connection is
+ * ended, for which the client waits. 1000 is EOF, and when that has been read, writing says EPIPE:
+ * so an owner in both directions has passed on all it got when it learns that nothing more can be
+ * said. Other codes, and an end without one, are ECONNRESET; a breach of the protocol is EPROTO.
+ * What was received before is read first. A failed write is kept in broken: reading goes on until
+ * the inner conduit says what has happened. Whatever stays true without an event (the end, an
+ * error) is told by deferred work while it is wanted.
  *
  * Keys of masks come from libcrypto's random generator, many at a time for each thread: never the
  * same bytes twice. Memory: this struct, and tx while the inner conduit is slow.
@@ -59,6 +61,9 @@ struct ws {
 	uint8_t wanted;      /* by the owner */
 	bool close_built;    /* the close is in tx, or gone */
 	bool ending, answer_awaited;
+	bool lenient;  /* see ws_conduit_new_lenient */
+	bool eof_told; /* to the owner, which has taken all that came before it */
+	bool inner_shut; /* by us, or it cannot be */
 	struct ws_frame_in rx;
 };
 
@@ -144,6 +149,13 @@ static bool build_due(struct ws *s)
 	return s->close_code && build_close(s);
 }
 
+/* Both closes are said: the peer waits for the server to end what is below (section 7.1.1). */
+static bool is_to_be_shut(const struct ws *s)
+{
+	return s->rx.role == WS_FRAME_SERVER && s->rx.over && s->close_built && !s->tx &&
+	       !s->broken && !s->inner_shut;
+}
+
 /* Hands over what is to be sent, as far as the inner conduit takes it. */
 static void push(struct ws *s)
 {
@@ -160,6 +172,8 @@ static void push(struct ws *s)
 		if (s->tx_start == s->tx_end)
 			tx_drop(s);
 	}
+	if (is_to_be_shut(s))
+		s->inner_shut = conduit_shutdown(s->inner) != -EAGAIN;
 }
 
 /* --- events --- */
@@ -170,8 +184,8 @@ static unsigned ready_now(const struct ws *s)
 	unsigned events = 0;
 
 	if (s->base.dead || s->rx.over)
-		events |= READY_READ | READY_WRITE;
-	if (s->broken)
+		events |= READY_READ;
+	if (s->base.dead || s->eof_told || s->broken)
 		events |= READY_WRITE;
 	return events & s->wanted;
 }
@@ -184,7 +198,7 @@ static unsigned needed(const struct ws *s)
 		events = 0;
 	if (s->broken)
 		events &= (unsigned)~READY_WRITE;
-	if (s->tx)
+	if (s->tx || is_to_be_shut(s))
 		events |= READY_WRITE;
 	return events;
 }
@@ -234,6 +248,15 @@ static void on_inner(struct conduit *inner, unsigned events)
 
 /* --- in --- */
 
+/* Does the peer's close end its direction in order? */
+static bool is_eof(const struct ws *s)
+{
+	unsigned code = s->rx.closed;
+
+	return code == WS_FRAME_CODE_EOF ||
+	       (s->lenient && (code == WS_FRAME_CODE_NONE || code == WS_FRAME_CODE_GOING));
+}
+
 static void say_close(struct ws *s, unsigned code)
 {
 	if (!s->close_code)
@@ -251,7 +274,7 @@ static size_t receive(struct ws *s, uint8_t *data, size_t len)
 		say_close(s, s->rx.fault);
 	} else if (s->rx.over) {
 		log_debug("websocket: the peer closed with code %u", s->rx.closed);
-		if (s->rx.closed != WS_FRAME_CODE_EOF)
+		if (!is_eof(s))
 			s->base.dead = -ECONNRESET;
 		say_close(s, s->rx.closed);
 	}
@@ -261,10 +284,11 @@ static size_t receive(struct ws *s, uint8_t *data, size_t len)
 }
 
 /* What reading says when there is nothing more to read. */
-static ssize_t read_end(const struct ws *s)
+static ssize_t read_end(struct ws *s)
 {
 	if (s->base.dead)
 		return s->base.dead;
+	s->eof_told = s->rx.over;
 	return s->rx.over ? 0 : -EAGAIN;
 }
 
@@ -282,8 +306,10 @@ static ssize_t ws_read(struct conduit *c, void *buf, size_t max)
 		else if (n != -EAGAIN)
 			c->dead = (int)n;
 	}
+	if (n <= 0)
+		n = read_end(s);
 	rearm(s);
-	return n > 0 ? n : read_end(s);
+	return n;
 }
 
 static ssize_t ws_write(struct conduit *c, const void *buf, size_t len)
@@ -293,6 +319,8 @@ static ssize_t ws_write(struct conduit *c, const void *buf, size_t len)
 
 	if (c->dead)
 		return c->dead;
+	if (s->rx.over && !s->eof_told)
+		return -EAGAIN;
 	if (s->close_code)
 		return -EPIPE;
 	push(s);
@@ -450,4 +478,13 @@ struct conduit *ws_conduit_new(struct conduit *inner, enum ws_frame_role role)
 	inner->user = s;
 	conduit_want(inner, 0);
 	return &s->base;
+}
+
+struct conduit *ws_conduit_new_lenient(struct conduit *inner)
+{
+	struct conduit *c = ws_conduit_new(inner, WS_FRAME_SERVER);
+
+	if (c)
+		of(c)->lenient = true;
+	return c;
 }

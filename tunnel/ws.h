@@ -5,7 +5,9 @@
  * abort 1011 (and any end without 1000 reads as an abort). A text message is a protocol error:
  * close 1003, any other breach of RFC 6455 close 1002, and read says -EPROTO. WebSocket has no
  * half-close: shutdown sends 1000 when all is written, and the peer ends its direction in answer to
- * that (a tunnel session ends both together). It cannot move to another worker.
+ * that. The peer's close is answered at once, so nothing can be written any more (-EPIPE, once the
+ * EOF has been read), and a server ends the connection under it, whatever its owner still waits
+ * for. It cannot move to another worker.
  *
  * Pings are answered as they are read; pongs are ignored; none are sent.
  */
@@ -27,6 +29,11 @@ struct conduit;
 
 /* The handshake is done. The inner conduit is consumed. NULL: out of memory. */
 struct conduit *ws_conduit_new(struct conduit *inner, enum ws_frame_role role);
+/*
+ * The same as server, for clients that mean to end in order and do not say 1000: a close with no
+ * code (a browser's close()) or with 1001 (its page is left) is EOF, too.
+ */
+struct conduit *ws_conduit_new_lenient(struct conduit *inner);
 
 /*
  * done: once, from the loop: a conduit the callee owns, or NULL with the reason and a line for

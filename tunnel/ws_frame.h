@@ -28,6 +28,7 @@ enum ws_frame_opcode {
 
 enum ws_frame_code { /* why a close */
 	WS_FRAME_CODE_EOF = 1000,
+	WS_FRAME_CODE_GOING = 1001, /* a browser's page is left */
 	WS_FRAME_CODE_PROTOCOL = 1002,
 	WS_FRAME_CODE_TYPE = 1003,   /* a text message */
 	WS_FRAME_CODE_NONE = 1005,   /* stands for a close without a code; never on the wire */

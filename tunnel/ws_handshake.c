@@ -156,14 +156,16 @@ static const struct fault *check_request(const struct httphead *h,
 					 const struct ws_handshake_terms *terms, bool *chosen,
 					 struct ws_handshake_heard *heard)
 {
+	const char *what = terms->path ? terms->path : "a WebSocket";
+
 	*chosen = terms->subprotocol &&
 		  httphead_has_token(h, "sec-websocket-protocol", terms->subprotocol);
-	if (!httphead_is(h->target, terms->path)) {
-		bad(heard, "not a request for %s", terms->path);
+	if (terms->path && !httphead_is(h->target, terms->path)) {
+		bad(heard, "not a request for %s", what);
 		return &no_such_path;
 	}
 	if (!httphead_is(h->method, "GET")) {
-		bad(heard, "a method other than GET for %s", terms->path);
+		bad(heard, "a method other than GET for %s", what);
 		return &not_get;
 	}
 	if (h->minor < 1 || !httphead_get(h, "host").len) {

@@ -14,7 +14,7 @@
 
 /* What a WebSocket is about. The strings are the caller's. */
 struct ws_handshake_terms {
-	const char *path;
+	const char *path; /* server: NULL: any, the caller has judged it */
 	const char *subprotocol; /* NULL: none */
 	bool optional;           /* server: a client that asks for no subprotocol will do too */
 };

@@ -363,7 +363,7 @@ static void test_wrong_values(void)
 	refuses(LISTENER "owners: [{name: a b, tokens: ['" HASH_A "']}]\n",
 		"r.yaml:2:17: ", "letters");
 	refuses("listeners: [{name: a, address: 'tcp:a:1', doors: [static]}]\n",
-		"r.yaml:1:51: ", "tunnel, sni or connect");
+		"r.yaml:1:51: ", "tunnel, sni, connect or websocket");
 	refuses("listeners: [{name: a, address: 'tcp:a:1', doors: [sni, sni]}]\n",
 		"r.yaml:1:56: ", "twice");
 	refuses("listeners: [{name: a, address: 'tcp:a:1', doors: []}]\n",
@@ -395,9 +395,15 @@ static void test_client_ca(void)
 	static const char good[] =
 		"listeners: [{name: a, address: 'tcp:a:1', doors: [connect], client_ca: ca}]\n"
 		"tls: {certificate: c, key: k}\n";
+	static const char by_websocket[] =
+		"listeners: [{name: a, address: 'tcp:a:1', doors: [websocket], client_ca: ca}]\n"
+		"tls: {certificate: c, key: k}\n";
 	struct relay_config *c = relay(good);
 
 	CHECK_STR(c->listeners[0].client_ca, "ca");
+	relay_config_unref(c);
+	c = relay(by_websocket);
+	CHECK_INT(c->listeners[0].doors, DOOR_WEBSOCKET);
 	relay_config_unref(c);
 	/* where nobody could be asked for one, or show it, is a mistake */
 	refuses("listeners: [{name: a, address: 'tcp:a:1', doors: [connect], client_ca: ca}]\n",
