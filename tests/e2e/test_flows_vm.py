@@ -345,14 +345,17 @@ class WebSocket:
 class Console:
     """QEMU's VNC server, the tunnel to it, and what it shows to who is beside it."""
 
-    def __init__(self, world, dial_when="eager", **timeouts):
+    def __init__(self, world, dial_when="eager", front=None, **timeouts):
         need(QEMU)
         path = world.path("vnc.sock")
         qemu = Program(world, "qemu", [
             QEMU, "-accel", "tcg", "-m", "16", "-nodefaults", "-vga", "std", "-display", "none",
             "-S", "-vnc", f"unix:{path}"], expect=(0, -15))
         wait_for(lambda: os.path.exists(path), lambda: f"QEMU listens\n{qemu.tail()}")
-        self.relay = world.relay(listeners=[{"name": "vnc", "service": "console.acme"}])
+        listeners = [{"name": "vnc", "service": "console.acme"}]
+        if front:
+            listeners.append({"name": "front", **front})
+        self.relay = world.relay(front=not front, listeners=listeners)
         self.agent = world.agent(self.relay, [{"name": "console", "target": f"unix:{path}",
                                                "dial": dial_when}], timeouts=timeouts)
         beside = Rfb(dial(f"unix:{path}"))
@@ -395,6 +398,16 @@ def test_vnc_through_websockify(world):
             return None
 
     console.looks_right(wait_for(client, "websockify listens"))
+
+
+def test_vnc_at_the_websocket_door(world):
+    """noVNC's way without anything beside the relay: wss, the service's name in the path."""
+    if not websockets:
+        missing("python3-websockets is not installed")
+    console = Console(world, front={"doors": ["tunnel", "websocket"]})
+    context = world.certificates.client()
+    url = f"wss://localhost:{console.relay.port()}/connect/console.acme"
+    console.looks_right(WebSocket(url, context))
 
 
 def test_vnc_without_eager(world):
