@@ -110,6 +110,71 @@ def test_tls_half_close(world):
     local.wait_log(r"#2 .* eof")
 
 
+def test_only_an_end(world):
+    """Not a byte and the end, before there is a connection to the relay: passed on, and answered."""
+    service = world.add(Service())
+    relay = world.relay()
+    world.agent(relay, {"kbs": service.address})
+    path = world.path("kbs.sock")
+    local = Local(world, relay, {"kbs.acme": None, "KBS.acme": f"unix:{path}"})
+    for name in local.addresses:
+        with local.dial(name) as client:
+            client.eof()
+            far = service.accept()
+            assert far.recv() == b""
+            far.send(b"answer")
+            far.eof()
+            assert client.read_all() == b"answer"
+            far.close()
+
+
+def test_gone_early(world):
+    """A client that goes before there is a connection to the relay takes its wish with it."""
+    service = world.add(Service())
+    relay = world.relay(timeouts={"pickup": "20s"})
+    world.agent(relay, {"kbs": service.address})
+    local = Local(world, relay, {"kbs.acme": None})
+    relay.kill()
+    client = local.dial()
+    local.wait_log(r"relay .*refused")
+    client.abort()
+    local.wait_log(r"#1 .* no connection after [\d.]+ s: reset: it went before")
+    world.restart(relay)
+    with local.dial() as client:
+        client.send(b"x")
+        assert service.accept().read_exactly(1) == b"x"
+    assert service.accepted == 1
+
+
+def test_idle(world):
+    """timeouts.idle of this end ends a stream in which nothing moves."""
+    service = world.add(Service())
+    relay = world.relay()
+    world.agent(relay, {"kbs": service.address})
+    path = world.path("idle.yaml")
+    with open(path, "w") as f:
+        f.write("timeouts: {idle: 500ms}\n")
+    local = Local(world, relay, {"kbs.acme": None}, extra=["--config", path])
+    with local.dial() as client:
+        client.send(b"x")
+        far = service.accept()
+        assert far.read_exactly(1) == b"x"
+        assert gone(client) and gone(far)
+    local.wait_log(r"#1 .* s, idle\n")
+
+
+def test_once(world, svc):
+    """--once: local listeners end with the session of the services, and finish what they have."""
+    relay = world.relay()
+    port = free_port()
+    agent = world.agent(relay, {"kbs": svc.address}, proxy="none", extra=["--once"], local=[
+        {"address": f"tcp:127.0.0.1:{port}", "service": "kbs.acme"}], expect=(0, 1))
+    with dial(f"tcp:127.0.0.1:{port}") as c:
+        roundtrip(c, data(MB))
+    relay.stop()
+    agent.finish()
+
+
 def test_aborts(world):
     """A reset on one side is one on the other, and no end of file."""
     service = world.add(Service())

@@ -1,7 +1,7 @@
 /*
  * Any text as a config of a program: it is refused with an error, or what it dumps loads again
  * and dumps the same. The first byte picks the program (r, t, b), a drop-in of the bridge (v), a
- * range (n), or a flag (s: --service, l: --listen, q: --qgs).
+ * range (n), or a flag (s: --service, k: --local, l: --listen, q: --qgs).
  */
 #include <stdlib.h>
 #include <string.h>
@@ -174,6 +174,21 @@ static void try_bridge_flag(int (*how)(struct bridge_config *c, const char *text
 	free(copy);
 }
 
+static void try_local(const char *text, size_t len)
+{
+	struct tunnel_config *c = tunnel_config_new();
+	char *copy = strndup(text, len), *why = NULL;
+
+	must(copy);
+	if (tunnel_config_add_local(c, copy, &why) < 0)
+		must(why && c->n_locals == 0);
+	else
+		must(c->n_locals == 1 && name_is_service(c->locals[0].service));
+	free(why);
+	free(copy);
+	tunnel_config_free(c);
+}
+
 static void try_flag(const char *text, size_t len)
 {
 	struct tunnel_config *c = tunnel_config_new();
@@ -205,6 +220,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		try_drop_in(text + 1, size - 1);
 	else if (text[0] == 'n')
 		try_range(text + 1, size - 1);
+	else if (text[0] == 'k')
+		try_local(text + 1, size - 1);
 	else if (text[0] == 'l')
 		try_bridge_flag(bridge_config_add_listener, text + 1, size - 1);
 	else if (text[0] == 'q')
