@@ -14,10 +14,12 @@
  *              stream is parked until one comes (opening_wake_all) or the pickup time-out ends;
  *              else the client is refused with the last reason.
  *
- * Fail-over stops at the first byte: once joined, a lost target ends the stream. While it waits,
- * the client is watched for its going and nothing is read. Then a splice moves the bytes, and its
- * end is ours: one log line, counters, and the door's own words if nothing had been sent to the
- * client yet. What only the way there needed (struct search) is given back when joined.
+ * Fail-over stops at the first byte: once joined, a lost target ends the stream. An eager service
+ * is joined when its agent has reached it; a lazy one at once, since the first byte is what makes
+ * its agent try: what that says then comes too late for another target. While it waits, the client
+ * is watched for its going and nothing is read. Then a splice moves the bytes, and its end is ours:
+ * one log line, counters, and the door's own words if nothing had been sent to the client yet. What
+ * only the way there needed (struct search) is given back when joined.
  *
  * Limits: parked streams by limits.parked; all of them by limits.connections, in which a stream
  * behind a crossing counts until both of its ends are gone: its bytes may wait for its client.
@@ -230,7 +232,6 @@ static void on_free(struct reapable *r)
 {
 	struct opening *o = (struct opening *)((char *)r - offsetof(struct opening, reapable));
 
-	registry_unload(o->load);
 	free(o->via);
 	free(o->proxy);
 	free(o);
@@ -286,6 +287,7 @@ static void release(struct opening *o)
 
 	unpark(o);
 	end_search(o);
+	registry_unload(o->load);
 	if (!o->splice)
 		gauge(o, COUNTER_LIVE_OPENINGS, -1);
 	delist(o);
@@ -450,11 +452,11 @@ static void open_stream(struct opening *o, const struct offer *offer)
 	snprintf(via, sizeof(via), "tunnel %s", stream.label);
 	set_text(&o->via, via);
 	o->dialled = NULL;
-	if (!offer->eager || !(o->door & DOORS_HTTP)) {
+	if (!offer->eager) {
 		join(o, stream.conduit);
 		return;
 	}
-	/* "established" and 101 are promises: with an eager service they can be kept */
+	/* no byte is passed on before the agent's yes, so that others may be asked after its no */
 	watch_client(o);
 	f->target = stream.conduit;
 	f->target->ready = on_answer;

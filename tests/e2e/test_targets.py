@@ -7,7 +7,8 @@ import time
 import pytest
 
 from harness import DEADLINE, DOMAIN, Task, data, free_port, wait_for
-from streams import Conn, Refused, Service, TlsConn, http_connect, roundtrip, tls_service
+from streams import (Conn, Doors, Refused, Service, TlsConn, http_connect, roundtrip,
+                     tls_service)
 
 AGENTS = ["one", "two"]
 SESSIONS = 200
@@ -22,6 +23,11 @@ def named(name):
             conn.send(got)
         conn.eof()
     return handler
+
+
+def closed():
+    """An address at which nobody listens, for now."""
+    return f"tcp:127.0.0.1:{free_port()}"
 
 
 def connect(relay, source=None, service="kbs.acme"):
@@ -158,12 +164,36 @@ def test_least_streams(world):
     site.relay.wait_quiet()
 
 
+@pytest.mark.parametrize("door", ["connect_plain", "sni", "static_tcp"])
+def test_agent_without_service(world, certificates, door):
+    """An eager service that its agent cannot reach: another agent is asked, then an address."""
+    handler = named("two")
+    inside, cloud = closed(), named("cloud")
+    if door == "sni":
+        handler, cloud = [tls_service(certificates.server(), h) for h in (handler, cloud)]
+    two = world.add(Service(handler=handler))
+    cloud = world.add(Service(handler=cloud))
+    relay = world.relay(
+        services=[{"name": "kbs.acme", "targets": ["tunnel", cloud.address]}],
+        listeners=[{"name": "tcp-kbs.acme", "service": "kbs.acme"}])
+    for name, target in (("one", inside), ("two", two.address)):
+        world.agent(relay, [{"name": "kbs", "target": target, "dial": "eager"}], name=name)
+
+    def ask():
+        with Doors(relay, certificates).open(door, "kbs.acme") as c:
+            who = greet(c)
+            roundtrip(c, data(100_000))
+        return who
+    assert ask() == "two"
+    two.close()
+    assert ask() == "cloud"
+    world.add(Service(inside, handler=tls_service(certificates.server(), named("one"))
+                      if door == "sni" else named("one")))
+    assert ask() == "one"
+    relay.wait_quiet()
+
+
 # ---- addresses ----
-
-def closed():
-    """An address at which nobody listens, for now."""
-    return f"tcp:127.0.0.1:{free_port()}"
-
 
 def up(relay, address):
     return relay.metric("target_up", service="kbs.acme", target=address)
@@ -235,7 +265,8 @@ def test_check(world, certificates, kind):
     assert ask(relay) == "first"
     back.close()
     relay.wait_metric("target_up", lambda v: v == 0, target=first)
-    assert relay.count(f"target {first} of kbs.acme does not pass its check: .*refused") == 2
+    wait_for(lambda: relay.count(f"target {first} of kbs.acme does not pass its check: .*refused")
+             == 2, "both times in the log")
     assert relay.count(f"target {first} of kbs.acme passes its check") == 1
     # one that connects and says nothing
     mute = world.add(Service(first))
