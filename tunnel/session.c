@@ -163,6 +163,7 @@ static void flush(struct deferred *d)
 	struct session *s = (struct session *)((char *)d - offsetof(struct session, flush));
 	int r, refused;
 
+	s->flushed = s->opened;
 	tell_exhausted(s);
 	do {
 		if (s->phase == PHASE_ENDED)
@@ -213,6 +214,11 @@ static void lost(struct session *s, ssize_t error)
 static bool input(struct session *s)
 {
 	s->inputs++;
+	/* a GOAWAY in here would undo these openings, though the peer still takes them */
+	if (s->flushed != s->opened && !s->blocked)
+		flush(&s->flush);
+	if (s->phase == PHASE_ENDED)
+		return false;
 	for (size_t turn = 0; turn < INPUT_TURN;) {
 		ssize_t n = conduit_read(s->carrier, s->worker->input, WORKER_SCRATCH), r;
 

@@ -87,6 +87,7 @@ struct session {
 	bool settings_seen;
 	bool peer_closed;    /* the carrier's EOF was read */
 	bool retiring;       /* by us */
+	uint64_t flushed;    /* how many of those opened; the HEADERS of others may wait */
 	bool goaway_seen;    /* by the peer */
 	uint32_t peer_error; /* of its GOAWAY */
 	enum reason why;
