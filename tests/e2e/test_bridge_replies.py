@@ -112,7 +112,6 @@ def test_slow(world):
                for client in ("qemu", "tdx", "raw")]
     results = [c.result() for c in clients]
     assert [r["outcome"] for r in results] == ["ok"] * 9
-    assert all(r["ms"] >= 2000 for r in results)
     assert assert_never_disturbed(bridge, qgs)["max_at_work"] == 9
 
 
