@@ -187,7 +187,6 @@ def test_queue_ends(world, qgs):
     for c in waiting:
         result = c.result()
         assert (result["outcome"], result["bytes"]) == ("closed-early", 0), result
-        assert result["ms"] >= 300
     assert all(x["waited_ms"] >= 300 for x in bridge.wait_end(n=3, reason="queue-timeout"))
     qgs.behave("ok")
     assert inside.result()["outcome"] == "ok"
@@ -196,17 +195,17 @@ def test_queue_ends(world, qgs):
 
 def test_rate(world, qgs):
     """Beyond its burst a VM's requests wait for tokens; another's do not."""
-    bridge = bridge_of(world, qgs, "loud", "quiet", limits={"rate_per_vm": 4, "burst_per_vm": 5})
+    bridge = bridge_of(world, qgs, "loud", "quiet", limits={"rate_per_vm": 1, "burst_per_vm": 7})
     load = vms_asking(vm=[f"loud={at(world, 'loud')}"], requests=9, concurrency_per_vm=9)
-    bridge.wait_metric("vm_answered_total", lambda v: v >= 5, vm="name:loud")
+    bridge.wait_metric("vm_answered_total", lambda v: v >= 7, vm="name:loud")
     assert ask(at(world, "quiet"))["outcome"] == "ok"
     result = load.result()
     assert result["ok"] == 9
-    assert result["seconds"] >= (9 - 5) / 4 * 0.95  # a millisecond is as exact as it gets
+    assert result["seconds"] >= (9 - 7) * 0.95  # a millisecond is as exact as it gets
     bridge.wait_end(n=10)
-    assert bridge.wait_end(vm="name:quiet")["waited_ms"] < 200  # a token takes 250
+    assert bridge.wait_end(vm="name:quiet")["waited_ms"] < 900  # a token takes a second
     waited = sorted(x["waited_ms"] for x in bridge.ends(vm="name:loud"))
-    assert waited[-1] > 900, waited
+    assert waited[-1] > 1800, waited
     assert_never_disturbed(bridge, qgs)
 
 
