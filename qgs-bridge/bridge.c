@@ -24,6 +24,7 @@
 #include "qgs-bridge/plain.h"
 #include "qgs-bridge/qgs.h"
 #include "qgs-bridge/quote.h"
+#include "qgs-bridge/ticket.h"
 #include "qgs-bridge/vms.h"
 #include "relay/log.h"
 #include "relay/worker.h"
@@ -73,8 +74,7 @@ static void on_qgs_changed(struct qgs *q)
 			    qgs_state_word(qgs_state(q)), detail, advice(detail));
 	for (size_t i = 0; i < b->n_entrances; i++)
 		open_or_close(b, b->entrances[i]);
-	quote_qgs_changed(b);
-	plain_qgs_changed(b);
+	ticket_qgs_changed(b);
 }
 
 /* The listeners that there are to be. */
@@ -394,7 +394,7 @@ bool bridge_reload(struct bridge *b, struct bridge_config *config)
 	vms_free(old_vms);
 	bridge_config_unref(old);
 	if (b->qgs)
-		quote_schedule(b);
+		ticket_schedule(b);
 	return true;
 }
 

@@ -96,23 +96,18 @@ static uint64_t value_at(const struct vm_counts *counts, size_t offset)
 static void write_vms(const struct bridge *b, struct evbuffer *out)
 {
 	const struct vm_table *t = &b->vms_known;
+	const struct vm_counts other = vm_table_other(t);
 
 	one(out, "vms", "gauge", "VMs known.", t->n);
 	for (size_t i = 0; i < sizeof(of_vm) / sizeof(of_vm[0]); i++) {
-		uint64_t other = value_at(&t->other, of_vm[i].offset);
-
 		head(out, of_vm[i].name, "counter", of_vm[i].help);
-		for (const struct vm *vm = t->oldest; vm; vm = vm->newer) {
-			uint64_t value = value_at(&vm->counts, of_vm[i].offset);
-
+		for (const struct vm *vm = t->oldest; vm; vm = vm->newer)
 			if (vm->labelled)
 				evbuffer_add_printf(out, "qgs_bridge_%s{vm=\"%s\"} %" PRIu64 "\n",
-						    of_vm[i].name, vm->key, value);
-			else
-				other += value;
-		}
+						    of_vm[i].name, vm->key,
+						    value_at(&vm->counts, of_vm[i].offset));
 		evbuffer_add_printf(out, "qgs_bridge_%s{vm=\"other\"} %" PRIu64 "\n", of_vm[i].name,
-				    other);
+				    value_at(&other, of_vm[i].offset));
 	}
 }
 

@@ -163,11 +163,6 @@ void plain_new(struct bridge *b, struct caller *caller, struct conduit *client)
 	conduit_want(client, READY_READ);
 }
 
-void plain_qgs_changed(struct bridge *b)
-{
-	ticket_qgs_changed(b);
-}
-
 void plain_end_all(struct bridge *b, enum reason why)
 {
 	struct plain *p, *next;

@@ -15,8 +15,6 @@ struct conduit;
 
 /* Both consumed: caller_over is called when it is over, perhaps before this returns. */
 void plain_new(struct bridge *b, struct caller *caller, struct conduit *client);
-/* As quote_qgs_changed, which does it for these as well. */
-void plain_qgs_changed(struct bridge *b);
 void plain_end_all(struct bridge *b, enum reason why);
 
 #endif

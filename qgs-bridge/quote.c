@@ -528,16 +528,6 @@ void quote_new(struct bridge *b, struct caller *caller, struct conduit *client)
 	conduit_want(client, READY_READ);
 }
 
-void quote_qgs_changed(struct bridge *b)
-{
-	ticket_qgs_changed(b);
-}
-
-void quote_schedule(struct bridge *b)
-{
-	ticket_schedule(b);
-}
-
 void quote_end_all(struct bridge *b, enum reason why)
 {
 	struct quote *q, *next;

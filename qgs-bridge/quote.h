@@ -25,11 +25,7 @@ struct conduit;
 
 /* Both consumed: caller_over is called when it is over, perhaps before this returns. */
 void quote_new(struct bridge *b, struct caller *caller, struct conduit *client);
-/* QGS came, went, or got wedged: lines are served, or everybody in them fails at once. */
-void quote_qgs_changed(struct bridge *b);
 /* Ends all that are there; those that linger are over within LINGER_MS. */
 void quote_end_all(struct bridge *b, enum reason why);
-/* Whoever may run does. After limits changed. */
-void quote_schedule(struct bridge *b);
 
 #endif

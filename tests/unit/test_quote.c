@@ -9,6 +9,7 @@
 #include "qgs-bridge/plain.h"
 #include "qgs-bridge/qgs.h"
 #include "qgs-bridge/quote.h"
+#include "qgs-bridge/ticket.h"
 #include "relay/fd.h"
 #include "tests/unit/loop.h"
 
@@ -573,7 +574,7 @@ static void test_down(void)
 	c = asker(&vm[0]);
 	qgs_is_not_asked(); /* waits for it */
 	qgs.away = false;
-	quote_qgs_changed(&b);
+	ticket_qgs_changed(&b);
 	serve(c, 1052);
 
 	in[0] = asker(&vm[0]);
@@ -581,7 +582,7 @@ static void test_down(void)
 	c = asker(&vm[1]);
 	s = qgs_accepts();
 	qgs.state = QGS_DOWN;
-	quote_qgs_changed(&b);
+	ticket_qgs_changed(&b);
 	expect_end(c); /* those in QGS are left to it */
 	expect_over(4, REASON_QGS_DOWN, false);
 	put(s, reply, 5004);
@@ -613,7 +614,7 @@ static void test_refused(void)
 	qgs_listens(16);
 	qgs_is_not_asked();
 	qgs.away = false;
-	quote_qgs_changed(&b);
+	ticket_qgs_changed(&b);
 	serve(c[0], 1052); /* in their order */
 	serve(c[1], 1052);
 	expect_over(3, REASON_EOF, true);
@@ -1065,7 +1066,7 @@ static void test_plain_fails(void)
 	settle();
 	qgs.away = false;
 	qgs.state = QGS_DOWN;
-	plain_qgs_changed(&b);
+	ticket_qgs_changed(&b);
 	expect_over(3, REASON_QGS_DOWN, false);
 	expect_end(c);
 	b.config->timeouts.request = 100;
