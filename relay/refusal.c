@@ -7,11 +7,13 @@
  *   sni      a fatal TLS alert in plaintext, as a server may send before its first flight:
  *            unrecognized_name (RFC 6066) if there is no such service, else internal_error
  *   connect, websocket
- *            an HTTP/1.1 answer with a status and one line for people; to a stream, its answer
+ *            an HTTP/1.1 answer with a status, Proxy-Status (RFC 9209) and one line for people;
+ *            to a stream, its answer
  *   static   RST: nothing else is common to all protocols
  */
 #include "relay/refusal.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -22,32 +24,62 @@
 #define ALERT_INTERNAL_ERROR 80
 #define ALERT_DECODE_ERROR 50
 
-int refusal_status(enum reason why)
+/* What a proxy tells of a reason: the status, and the error type of RFC 9209, section 2.3. */
+static struct answer {
+	int status;
+	const char *error;
+} answer_to(enum reason why)
 {
 	switch (why) {
 	case REASON_PROTOCOL:
 	case REASON_NO_DOOR:
-		return 400;
+		return (struct answer){ 400, "http_request_error" };
 	case REASON_FORBIDDEN:
-		return 403;
+		return (struct answer){ 403, "http_request_denied" };
 	case REASON_UNKNOWN_SERVICE:
-		return 404;
+		return (struct answer){ 404, "destination_not_found" };
 	case REASON_HANDSHAKE_TIMEOUT:
-		return 408;
+		return (struct answer){ 408, "http_request_error" };
 	case REASON_TOO_LARGE:
-		return 431;
-	case REASON_PICKUP_TIMEOUT:
-	case REASON_DIAL_TIMEOUT:
-		return 504;
-	case REASON_LIMIT:
+		return (struct answer){ 431, "http_request_error" };
+	case REASON_DIAL_REFUSED:
+		return (struct answer){ 502, "connection_refused" };
+	case REASON_DIAL_UNREACHABLE: /* no route, or no such name: one word for both */
+	case REASON_DIAL_FAILED:
+		return (struct answer){ 502, "destination_unavailable" };
+	case REASON_TARGET_RESET:
+	case REASON_TUNNEL_LOST:
+	case REASON_TUNNEL_DEAD:
+		return (struct answer){ 502, "connection_terminated" };
 	case REASON_AGENT_REFUSED:
 	case REASON_GOING_AWAY:
+		return (struct answer){ 503, "destination_unavailable" };
+	case REASON_LIMIT:
+		return (struct answer){ 503, "connection_limit_reached" };
 	case REASON_SHUTDOWN:
 	case REASON_NO_MEMORY:
-		return 503;
+		return (struct answer){ 503, "proxy_internal_error" };
+	case REASON_PICKUP_TIMEOUT:
+		return (struct answer){ 504, "destination_unavailable" };
+	case REASON_DIAL_TIMEOUT:
+		return (struct answer){ 504, "connection_timeout" };
 	default:
-		return 502;
+		return (struct answer){ 502, "proxy_internal_error" };
 	}
+}
+
+int refusal_status(enum reason why)
+{
+	return answer_to(why).status;
+}
+
+int refusal_proxy_status(enum reason why, char text[REFUSAL_PROXY_STATUS_MAX])
+{
+	int len = snprintf(text, REFUSAL_PROXY_STATUS_MAX, "attest-relay; error=%s; details=\"%s\"",
+			   answer_to(why).error, reason_word(why));
+
+	assert(len > 0 && len < REFUSAL_PROXY_STATUS_MAX);
+	return len;
 }
 
 static const char *phrase(int status)
@@ -74,9 +106,10 @@ static const char *phrase(int status)
 
 static void write_http(struct conduit *c, enum reason why, const char *about)
 {
-	char text[1024], body[512];
+	char text[1024], body[512], proxy_status[REFUSAL_PROXY_STATUS_MAX];
 	int status = refusal_status(why), len;
 
+	refusal_proxy_status(why, proxy_status);
 	len = snprintf(body, sizeof(body), "attest-relay: %s (%s)\n", about, reason_word(why));
 	if (len >= (int)sizeof(body))
 		len = sizeof(body) - 1;
@@ -84,9 +117,10 @@ static void write_http(struct conduit *c, enum reason why, const char *about)
 		       "HTTP/1.1 %d %s\r\n"
 		       "Content-Type: text/plain; charset=utf-8\r\n"
 		       "Content-Length: %d\r\n"
+		       "Proxy-Status: %s\r\n"
 		       "Connection: close\r\n"
 		       "\r\n%s",
-		       status, phrase(status), len, body);
+		       status, phrase(status), len, proxy_status, body);
 	if (len < (int)sizeof(text))
 		conduit_write(c, text, (size_t)len);
 }

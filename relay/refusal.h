@@ -20,5 +20,11 @@ void refusal_write(struct conduit *client, enum door door, enum reason why, cons
 
 /* The HTTP status of a reason at the connect door. */
 int refusal_status(enum reason why);
+/*
+ * The value of its header Proxy-Status (RFC 9209): the error type that comes nearest, and in
+ * details the reason's word. Returns its length.
+ */
+#define REFUSAL_PROXY_STATUS_MAX 128
+int refusal_proxy_status(enum reason why, char text[REFUSAL_PROXY_STATUS_MAX]);
 
 #endif

@@ -517,13 +517,16 @@ static void stream_answer(struct conduit *c, enum reason why)
 {
 	struct stream *st = stream_of(c);
 	nghttp2_data_provider provider = stream_provider();
-	char status[8];
+	char status[8], proxy_status[REFUSAL_PROXY_STATUS_MAX];
 	nghttp2_nv nv[] = {
 		{ .name = (uint8_t *)":status", .value = (uint8_t *)status, .namelen = 7 },
 		{ .name = (uint8_t *)"attest-reason",
 		  .value = (uint8_t *)reason_word(why),
 		  .namelen = 13,
 		  .valuelen = strlen(reason_word(why)) },
+		{ .name = (uint8_t *)"proxy-status",
+		  .value = (uint8_t *)proxy_status,
+		  .namelen = 12 },
 	};
 
 	if (!st->server || st->answered || st->refused || st->gone || st->reset)
@@ -532,7 +535,8 @@ static void stream_answer(struct conduit *c, enum reason why)
 	st->refused = !st->answered;
 	nv[0].valuelen = (size_t)snprintf(status, sizeof(status), "%d",
 					  st->answered ? 200 : refusal_status(why));
-	nghttp2_submit_response(st->session->h2, st->id, nv, st->answered ? 1 : 2,
+	nv[2].valuelen = (size_t)refusal_proxy_status(why, proxy_status);
+	nghttp2_submit_response(st->session->h2, st->id, nv, st->answered ? 1 : 3,
 				st->answered ? &provider : NULL);
 	session_schedule(st->session);
 }

@@ -5,6 +5,7 @@
 import errno
 import os
 import queue
+import re
 import socket
 import ssl
 import struct
@@ -233,6 +234,13 @@ def read_head(conn, limit=65536):
         assert len(got) < limit
     head, _, rest = got.partition(b"\r\n\r\n")
     return head, rest
+
+
+def proxy_status(value):
+    """(error type, details) of a Proxy-Status (RFC 9209) as ours says it."""
+    found = re.fullmatch(r'attest-relay; error=([a-z_]+); details="([a-z-]+)"', value)
+    assert found, value
+    return found.groups()
 
 
 def connect_head(service, port=443):

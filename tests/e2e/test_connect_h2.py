@@ -10,7 +10,8 @@ import time
 import pytest
 
 from harness import MB, Program, Task, data, free_port, missing, need, wait_for
-from streams import Aborted, Doors, Refused, Service, TlsConn, dial, echo, http_connect, read_head
+from streams import (Aborted, Doors, Refused, Service, TlsConn, dial, echo, http_connect, proxy_status,
+                     read_head)
 
 try:
     import h2  # noqa: F401
@@ -281,9 +282,12 @@ def test_refused(setting, how):
                  "kbs.acme:0": (400, "protocol"), "kbs.acme:99999": (400, "protocol"),
                  "a" * 300: (400, "protocol"), "[::1": (400, "protocol"),
                  "kbs,acme": (400, "protocol"), "broken.acme": (502, "dial-refused")}
+        errors = {"unknown-service": "destination_not_found", "protocol": "http_request_error",
+                  "dial-refused": "connection_refused"}
         for authority, expected in cases.items():
             stream = c.connect(authority)
             assert stream.refused() == expected, authority
+            assert proxy_status(stream.head["proxy-status"]) == (errors[expected[1]], expected[1])
             # the client need not say the rest
             c.wait(lambda: stream.reset is not None)
             assert stream.reset == NO_ERROR

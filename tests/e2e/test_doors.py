@@ -12,7 +12,7 @@ import pytest
 
 from harness import DOMAIN, MB, Task, data, digest, free_port, need, wait_for
 from streams import (Aborted, Conn, Doors, Refused, Service, TlsConn, connect_head, dial, echo,
-                     http_connect, read_head, roundtrip, tls_service)
+                     http_connect, proxy_status, read_head, roundtrip, tls_service)
 from wire import ALPN
 
 HANDSHAKE, PICKUP, DIAL = 2, 2, 2  # seconds
@@ -358,6 +358,11 @@ def status_of(setting, head, listener="front", tls=False):
 def test_connect_refusals(setting, head, status, tls):
     got, answer = status_of(setting, head, tls=tls)
     assert got == status or (isinstance(status, tuple) and got in status), answer
+    error, word = proxy_status(re.search(r"\r\nProxy-Status: (.*)\r\n", answer.decode())[1])
+    assert error == {"no-door": "http_request_error", "protocol": "http_request_error",
+                     "too-large": "http_request_error", "unknown-service": "destination_not_found",
+                     "dial-refused": "connection_refused", "dial-timeout": "connection_timeout",
+                     "pickup-timeout": "destination_unavailable"}[word]
 
 
 def test_connect_head_without_end(setting):

@@ -86,21 +86,30 @@ def check_reasons(rows, page):
 def check_statuses(rows, top, page):
     text = read(top, 'relay/refusal.c')
     words = {symbol: word for symbol, word, _, _ in rows}
-    function = re.search(r'^int refusal_status\(.*?^}', text, re.M | re.S)
+    function = re.search(r'^} answer_to\(.*?^}', text, re.M | re.S)
     phrases = dict(re.findall(r'case (\d+):\s*return "([^"]+)";', text))
-    has, pending = {}, []
-    for symbol, status in re.findall(r'case REASON_(\w+):|return (\d+);', function[0] if function else ''):
+    statuses, errors, pending = {}, {}, []
+    for symbol, status, error in re.findall(r'case REASON_(\w+):|\{ (\d+), "(\w+)" \};',
+                                            function[0] if function else ''):
         if symbol:
             pending.append(words[symbol])
         elif pending:
-            has[status] = ' '.join([phrases.get(status, '?'), *sorted(pending)])
+            statuses.setdefault(status, [phrases.get(status, '?')]).extend(pending)
+            errors.setdefault(error, []).extend(pending)
             pending = []
-    told = {}
+    told_statuses, told_errors = {}, {}
     for head, body in items(section(page, 'Ss', 'Refusals')):
-        found = re.fullmatch(r'Li (\d+) (.+)', head)
+        found = re.fullmatch(r'Li (?:(\d+) (.+)|(\w+))', head)
         if found and not body.startswith('Any other'):
-            told[found[1]] = ' '.join([found[2], *sorted(re.findall(r'\.Cm (\S+)', body))])
-    return compare('status', 'relay/refusal.c', has, told)
+            reasons = sorted(re.findall(r'\.Cm (\S+)', body))
+            if found[1]:
+                told_statuses[found[1]] = ' '.join([found[2], *reasons])
+            else:
+                told_errors[found[3]] = ' '.join(reasons)
+    has_statuses = {k: ' '.join([v[0], *sorted(v[1:])]) for k, v in statuses.items() if k != '502'}
+    has_errors = {k: ' '.join(sorted(v)) for k, v in errors.items() if k != 'proxy_internal_error'}
+    return (compare('status', 'relay/refusal.c', has_statuses, told_statuses)
+            + compare('error type', 'relay/refusal.c', has_errors, told_errors))
 
 
 def check_metrics(top, page):

@@ -65,9 +65,9 @@ static void test_alert(enum reason why, uint8_t description)
 	CHECK_INT(overs, 1);
 }
 
-static void test_http(enum reason why, int status, const char *about)
+static void test_http(enum reason why, int status, const char *error, const char *about)
 {
-	char buf[2048], line[64], length[64], *body;
+	char buf[2048], line[64], length[64], proxy_status[128], *body;
 	struct conduit *c;
 	size_t len;
 	int fd;
@@ -84,6 +84,10 @@ static void test_http(enum reason why, int status, const char *about)
 	snprintf(length, sizeof(length), "\r\nContent-Length: %zu\r\n", strlen(body));
 	CHECK(strstr(buf, length));
 	CHECK(strstr(buf, "\r\nConnection: close\r\n"));
+	snprintf(proxy_status, sizeof(proxy_status),
+		 "\r\nProxy-Status: attest-relay; error=%s; details=\"%s\"\r\n", error,
+		 reason_word(why));
+	CHECK(strstr(buf, proxy_status));
 	CHECK(strncmp(body, "attest-relay: ", 14) == 0);
 	CHECK(strncmp(body + 14, about, strlen(about) < 100 ? strlen(about) : 100) == 0);
 	if (strlen(about) < 100)
@@ -197,6 +201,25 @@ static void test_stream(void)
 	CHECK_INT(w->conduits, 0);
 }
 
+/* Each reason has a status of an error and a value that RFC 8941 can parse, and that fits. */
+static void test_proxy_status(void)
+{
+	char text[REFUSAL_PROXY_STATUS_MAX], error[64], details[64];
+	int end;
+
+	for (enum reason why = 0; why < REASONS; why++) {
+		CHECK_INT(refusal_proxy_status(why, text), strlen(text));
+		end = 0;
+		CHECK_INT(sscanf(text,
+				 "attest-relay; error=%63[a-z_]; details=\"%63[a-z0-9-]\"%n",
+				 error, details, &end),
+			  2);
+		CHECK_INT(end, strlen(text));
+		CHECK(strcmp(details, reason_word(why)) == 0);
+		CHECK(refusal_status(why) >= 400);
+	}
+}
+
 int main(void)
 {
 	char longest[2000];
@@ -209,16 +232,17 @@ int main(void)
 	test_alert(REASON_PICKUP_TIMEOUT, 80);
 	test_alert(REASON_DIAL_REFUSED, 80);
 	test_alert(REASON_TOO_LARGE, 50);
-	test_http(REASON_PROTOCOL, 400, "not a CONNECT");
-	test_http(REASON_FORBIDDEN, 403, "not yours");
-	test_http(REASON_UNKNOWN_SERVICE, 404, "no service kbs.nobody");
-	test_http(REASON_HANDSHAKE_TIMEOUT, 408, "too slow");
-	test_http(REASON_TOO_LARGE, 431, "too much");
-	test_http(REASON_DIAL_REFUSED, 502, "tcp:10.0.0.7:8080: refused");
-	test_http(REASON_AGENT_REFUSED, 503, "the agent took it not");
-	test_http(REASON_LIMIT, 503, "too many");
-	test_http(REASON_PICKUP_TIMEOUT, 504, "no tunnel");
-	test_http(REASON_DIAL_TIMEOUT, 504, longest);
+	test_http(REASON_PROTOCOL, 400, "http_request_error", "not a CONNECT");
+	test_http(REASON_FORBIDDEN, 403, "http_request_denied", "not yours");
+	test_http(REASON_UNKNOWN_SERVICE, 404, "destination_not_found", "no service kbs.nobody");
+	test_http(REASON_HANDSHAKE_TIMEOUT, 408, "http_request_error", "too slow");
+	test_http(REASON_TOO_LARGE, 431, "http_request_error", "too much");
+	test_http(REASON_DIAL_REFUSED, 502, "connection_refused", "tcp:10.0.0.7:8080: refused");
+	test_http(REASON_AGENT_REFUSED, 503, "destination_unavailable", "the agent took it not");
+	test_http(REASON_LIMIT, 503, "connection_limit_reached", "too many");
+	test_http(REASON_PICKUP_TIMEOUT, 504, "destination_unavailable", "no tunnel");
+	test_http(REASON_DIAL_TIMEOUT, 504, "connection_timeout", longest);
+	test_proxy_status();
 	test_static();
 	test_write();
 	test_flood();
