@@ -13,7 +13,9 @@
  * A wish is served at once if a leg that is up has room, the one with the fewest streams first. If
  * none has, it waits, and a leg is made: at most one at a time, at most config.connections of
  * them that are not retiring. After a failure the next address is tried, after a wait that grows
- * (backoff.h) but leaves a wish several tries; wishes wait meanwhile, pickup_ms at most.
+ * (backoff.h) but leaves a wish several tries; wishes wait meanwhile, pickup_ms at most. A leg that
+ * is not up after a part of that time is slow: beside it the next address is tried, since a relay
+ * that is stuck takes connections and then nothing. At most one slow leg for each other address.
  * Nobody tells when a full leg has room again: while somebody waits it is looked for.
  *
  * A leg has the config it was made with, whose owner it holds, and a reference of its TLS context,
@@ -59,9 +61,11 @@ struct leg {
 	struct session *session;      /* from GREETING on */
 	unsigned turn;                /* the pool's, when it was made */
 	bool full;                    /* the relay takes no more streams, when last asked */
+	bool slow;                    /* not UP yet: it keeps no other from being made */
 	uint64_t since;               /* in this state; RETIRING: UP since, 0: never */
 	uint64_t opened;              /* streams ever, when it was last looked whether it is idle */
 	struct timer timer;           /* GREETING: until it has to be UP; UP: idle */
+	struct timer patience;        /* until it is slow */
 	struct reapable reapable;
 	char address[ADDRESS_TEXT_MAX];
 };
@@ -188,6 +192,7 @@ static void leg_over(struct leg *l)
 	if (l->next)
 		l->next->prevp = l->prevp;
 	timer_cancel(p->worker, &l->timer);
+	timer_cancel(p->worker, &l->patience);
 	worker_reap(p->worker, &l->reapable);
 	if (!p->ending)
 		worker_defer(p->worker, &p->serve);
@@ -209,6 +214,7 @@ static void retire(struct leg *l)
 		l->since = 0;
 	l->state = RETIRING;
 	timer_cancel(p->worker, &l->timer);
+	timer_cancel(p->worker, &l->patience);
 	session_retire(l->session);
 	worker_defer(p->worker, &p->serve);
 }
@@ -269,6 +275,23 @@ static void failed(struct leg *l, const char *detail)
 	wait_a_little(l->pool, l);
 }
 
+static void on_impatience(struct timer *t)
+{
+	struct leg *l = (struct leg *)((char *)t - offsetof(struct leg, patience));
+	struct pool *p = l->pool;
+	size_t slow = 0;
+
+	for (const struct leg *other = p->legs; other; other = other->next)
+		slow += other->slow;
+	if (slow + 1 >= l->config.addresses->n)
+		return;
+	l->slow = true;
+	log_debug("relay %s: slow to answer: trying the next one beside it", l->address);
+	if (l->turn == p->turn)
+		p->turn++;
+	serve(p);
+}
+
 /* ---- their sessions ---- */
 
 static void on_settled(struct session *s)
@@ -279,6 +302,8 @@ static void on_settled(struct session *s)
 	if (l->state != GREETING)
 		return;
 	l->state = UP;
+	l->slow = false;
+	timer_cancel(p->worker, &l->patience);
 	l->since = worker_now(p->worker);
 	p->counts.sessions_made++;
 	p->detail[0] = '\0';
@@ -306,6 +331,7 @@ static void on_late_greeting(struct timer *t)
 	struct leg *l = (struct leg *)((char *)t - offsetof(struct leg, timer));
 
 	l->state = RETIRING; /* its end may take another second */
+	timer_cancel(l->pool->worker, &l->patience);
 	l->since = 0;
 	failed(l, "TLS works, but what answers did not begin with HTTP/2 in time");
 	session_close(l->session, REASON_HANDSHAKE_TIMEOUT, "no HTTP/2 in time");
@@ -416,13 +442,16 @@ static void connect_leg(struct pool *p)
 	if (!l->carrier) {
 		failed(l, "out of memory");
 		leg_over(l);
+		return;
 	}
+	if (config->addresses->n > 1)
+		timer_set(p->worker, &l->patience, config->pickup_ms / POOL_TRIES, on_impatience);
 }
 
 /* ---- serving ---- */
 
 struct census {
-	unsigned usable, up; /* not RETIRING; of them UP */
+	unsigned usable, up; /* not RETIRING, nor slow; of them UP */
 	struct leg *best;    /* UP, with room, the fewest streams */
 	unsigned fewest;     /* streams in any that is UP */
 };
@@ -435,7 +464,7 @@ static struct census census(const struct pool *p)
 	for (struct leg *l = p->legs; l; l = l->next) {
 		unsigned n = l->session ? session_streams(l->session) : 0;
 
-		c.usable += l->state != RETIRING;
+		c.usable += l->state != RETIRING && !l->slow;
 		if (l->state != UP)
 			continue;
 		c.up++;

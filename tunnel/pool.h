@@ -31,7 +31,7 @@ struct pool_config {
 	const char *ca_file; /* NULL: the system's CAs */
 	const char *certificate, *key; /* ours; both or neither */
 	const struct egress *egress; /* NULL: no proxies */
-	uint64_t connections; /* sessions at a time, those that end not counted */
+	uint64_t connections; /* sessions at a time, those that end or come too late not counted */
 	uint64_t streams; /* at a time in a session */
 	const char *limits; /* what sets these two, for people */
 	uint64_t stream_window, session_window;

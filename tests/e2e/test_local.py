@@ -304,6 +304,20 @@ def test_no_relay(world):
     local.wait_log(r"#1 .* no connection after 1\.\d s: pickup-timeout: .*refused")
 
 
+def test_stuck_relay(world, svc):
+    """The first relay takes connections and no more: the second one is there in time."""
+    stuck, good = world.relay("stuck"), world.relay("good")
+    world.agent(good, {"kbs": svc.address})
+    local = Local(world, stuck, {"kbs.acme": None}, extra=["--relay", good.listeners["front"]])
+    stuck.signal(signal.SIGSTOP)
+    try:
+        with local.dial() as c:
+            roundtrip(c, data(MB))
+    finally:
+        stuck.signal(signal.SIGCONT)
+    local.wait_log(rf"#1 .* \({good.listeners['front']}\): .* eof")
+
+
 def test_parked(world, svc):
     """It comes before the owner does: its bytes wait at the relay."""
     relay = world.relay(timeouts={"pickup": "20s"})

@@ -478,6 +478,49 @@ static void test_next_address(void)
 	end();
 }
 
+/* A relay that is stuck: its kernel takes the connection, and no more comes of it. */
+static void test_half_open(bool mute)
+{
+	relay_begins(&relays[0], "h2", NULL);
+	relay_begins(&relays[1], "h2", NULL);
+	relays[0].deaf = !mute;
+	relays[0].mute = mute;
+	begin_with(configure(relays[0].address, relays[1].address, "connections: 1", "pickup: 2s"));
+	wish(0);
+	EVENTUALLY(wishers[0].told);
+	CHECK(wishers[0].c);
+	CHECK_STR(pool_via(p), relays[1].address);
+	CHECK_INT(pool_counts(p).sessions_failed, 0);
+	/* the other one has come back to itself: both are good */
+	relays[0].deaf = false;
+	if (!mute)
+		EVENTUALLY(pool_counts(p).sessions_made == 2);
+	wish(1);
+	EVENTUALLY(wishers[1].told);
+	CHECK(wishers[1].c);
+	end();
+}
+
+/* All of them are: each is tried once, and not again while that goes on. */
+static void test_all_half_open(void)
+{
+	unsigned legs = 0;
+
+	relay_begins(&relays[0], "h2", NULL);
+	relay_begins(&relays[1], "h2", NULL);
+	relays[0].deaf = relays[1].deaf = true;
+	begin_with(configure(relays[0].address, relays[1].address, "", "pickup: 200ms"));
+	for (unsigned i = 0; i < 5; i++) {
+		wish(i);
+		EVENTUALLY(wishers[i].told);
+		CHECK_INT(wishers[i].why, REASON_PICKUP_TIMEOUT);
+	}
+	for (const struct leg *l = p->legs; l; l = l->next)
+		legs++;
+	CHECK_INT(legs, 2);
+	end();
+}
+
 static void test_nobody_there(void)
 {
 	uint64_t began = now_ms();
@@ -727,6 +770,9 @@ int main(void)
 	test_goaway_always();
 	test_lost();
 	test_next_address();
+	test_half_open(false);
+	test_half_open(true);
+	test_all_half_open();
 	test_nobody_there();
 	test_back_after_long();
 	test_certificate(NULL, NULL, NULL);
