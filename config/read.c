@@ -1,5 +1,5 @@
 /*
- * read: the walker that fills structs from a tree by the tables of schema.c.
+ * read: the walker that fills structs from a tree by the tables of schema_*.c.
  *
  * Theory of operation: table_read goes over the pairs of a map, finds each key's row and lets the
  * function of its type store the value; afterwards what was not there gets its default, through

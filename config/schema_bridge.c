@@ -1,7 +1,7 @@
 /*
  * schema_bridge: the tables of qgs-bridge.yaml and of its drop-ins.
  *
- * Theory of operation: constant data, as in schema.c: a key is a row here, a member in bridge.h, a
+ * Theory of operation: constant data, as in schema_relay.c: a key is a row here, a member in bridge.h, a
  * line in the manual page and one in the example (a test compares them all). A drop-in's lists are
  * read by the very tables of the main file's. What tables cannot say is in check_bridge.c.
  *
@@ -97,7 +97,7 @@ static bool is_socket_path(const char *text)
 #define EXPECTED_MODE "an octal mode from 0 to 0777, such as \"0660\""
 #define EXPECTED_ACCOUNT "a name, or a number up to 4294967294"
 #define EXPECTED_FOLDER "the path of a folder"
-#define EXPECTED_LABEL "an SELinux label such as system_u:object_r:container_file_t:s0"
+#define EXPECTED_SELINUX "an SELinux label such as system_u:object_r:container_file_t:s0"
 #define EXPECTED_RANGE "a number up to 4294967295, or a range such as 40-49"
 #define EXPECTED_FORWARD "service:SERVICE.OWNER or by-vm"
 #define EXPECTED_PATTERN "at most 255 characters, in which * and ? stand for others"
@@ -172,7 +172,7 @@ static const struct field entrance_fields[] = {
 	  .type = FIELD_TEXT,
 	  MEMBER(struct entrance_config, selinux),
 	  .is = is_label,
-	  .expected = EXPECTED_LABEL,
+	  .expected = EXPECTED_SELINUX,
 	  .help = "label of the socket; left out, the policy's" },
 	{ .key = "netns",
 	  .type = FIELD_TEXT,

@@ -36,7 +36,22 @@ bool schema_is_server_name(const char *text)
 	return true;
 }
 
+bool schema_is_hostname(const char *text)
+{
+	const char *dot = strrchr(text, '.');
+	const char *last = dot ? dot + 1 : text;
+
+	return name_is_host(text) && last[strspn(last, "0123456789")] != '\0';
+}
+
 /* clang-format off: rows stay rows */
+
+const struct word schema_proxy_sent[] = {
+	{ "off", PROXY_SENT_NONE },
+	{ "v1", PROXY_SENT_V1 },
+	{ "v2", PROXY_SENT_V2 },
+	{ NULL, 0 },
+};
 
 static const struct word log_levels[] = {
 	{ "error", CONFIG_LOG_ERROR },

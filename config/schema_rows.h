@@ -20,6 +20,18 @@
 		.min = (least), .max = (most), .def = (value), .help = (text)               \
 	}
 
+#define TIMEOUT_HANDSHAKE \
+	TIMEOUT(handshake, 1, HOUR, "10s", "until a peer has said what it wants, TLS included")
+#define TIMEOUTS_SHARED                                                                       \
+	TIMEOUT(dial, 1, HOUR, "5s", "connecting to one target, over all its addresses"),     \
+		TIMEOUT(idle, 1, 365 * DAY, "10min", "a stream without a byte either way"),   \
+		TIMEOUT(half_closed, 1, 365 * DAY, "60s",                                     \
+			"a stream of which one direction has ended and the other is silent"), \
+		TIMEOUT(ping, 10, HOUR, "5s", "between two pings in a tunnel"),               \
+		TIMEOUT(dead, SECOND, DAY, "10s",                                                 \
+			"a tunnel with nothing received for so long is dead"),                \
+		TIMEOUT(drain, 0, DAY, "60s", "for streams to finish when shutting down")
+
 #define SECOND UINT64_C(1000)
 #define HOUR (3600 * SECOND)
 #define DAY (24 * HOUR)
@@ -32,10 +44,23 @@ bool schema_is_word(const char *text);
 bool schema_is_path(const char *text);
 /* Verified against a certificate, where an IP address may stand too. */
 bool schema_is_server_name(const char *text);
+/* TLS forbids IP addresses as server names, so a last label of digits is a mistake. */
+bool schema_is_hostname(const char *text);
 #define EXPECTED_WORD "1 to 64 letters, digits, '.', '_' and '-'"
 #define EXPECTED_PATH "the path of a file"
 #define EXPECTED_SERVER_NAME "a DNS name or IP address, as in the relay's certificate"
+#define EXPECTED_LABEL "1 to 63 letters, digits and '-', neither first nor last '-'"
+#define EXPECTED_HOST "a DNS name such as kbs.acme.example"
 #define EXPECTED_SERVICE "SERVICE.OWNER, each of letters, digits and '-'"
+
+/* A PROXY header to a target. */
+extern const struct word schema_proxy_sent[];
+#define PROXY_SENT(type_, text)                                                  \
+	{                                                                        \
+		.key = "proxy_protocol", .type = FIELD_ENUM,                     \
+		MEMBER(type_, proxy_protocol), .def = "off", .words = schema_proxy_sent, \
+		.help = (text)                                                   \
+	}
 
 extern const struct table log_table;
 
