@@ -1,17 +1,21 @@
 /*
  * probe: one for each address of a service with a check.
  *
- * Theory of operation: all in one worker. WAITING for the next round -> DIALLING -> for a check of
- * TLS, SHAKING hands -> the result goes to health, and it waits again. timeouts.dial bounds the
- * dial, and once more the handshake. The first rounds are spread over one interval, so that many
- * targets are not asked all at once.
+ * Theory of operation: all in one worker. WAITING for the next round -> QUEUED, if PROBES_AT_ONCE go
+ * on already -> DIALLING -> for a check of TLS, SHAKING hands -> the result goes to health, and it
+ * waits again. timeouts.dial bounds the dial, and once more the handshake; so those that do not
+ * answer delay the others' rounds, in which the first to come is the first asked. The first rounds
+ * are spread over one interval, so that many targets are not asked all at once.
+ *
+ * A target that is sent PROXY headers is sent one here, too, which names nobody: without it, what
+ * follows would be refused as garbage.
  *
  * A handshake is OpenSSL's, in memory: bytes are carried to and from the conduit here. The
  * certificate is not verified, on purpose: this asks whether somebody speaks TLS there. Nothing is
  * said to it but goodbye, and streams do not depend on it. So it is no use of relay/tls.h, whose
  * clients always verify.
  *
- * Limits: as many as the config has targets.
+ * Limits: as many as the config has targets; PROBES_AT_ONCE of them hold descriptors.
  */
 #include "relay/probe.h"
 
@@ -21,10 +25,12 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/queue.h>
 
 #include "relay/conduit.h"
 #include "relay/dial.h"
 #include "relay/health.h"
+#include "relay/proxyproto.h"
 #include "relay/timer.h"
 #include "relay/worker.h"
 
@@ -38,6 +44,7 @@ struct probe {
 	struct dial *dial;
 	struct conduit *conduit; /* shaking hands */
 	SSL *ssl;
+	STAILQ_ENTRY(probe) next; /* QUEUED */
 };
 
 struct probes {
@@ -45,11 +52,14 @@ struct probes {
 	struct health *health;
 	uint64_t timeout_ms;
 	SSL_CTX *tls;
+	STAILQ_HEAD(, probe) queue;
+	unsigned going; /* DIALLING and SHAKING */
 	size_t n;
 	struct probe at[];
 };
 
 static void on_round(struct timer *t);
+static void ask_next(struct probes *all);
 
 static struct probe *of_timer(struct timer *t)
 {
@@ -69,6 +79,8 @@ static void result(struct probe *p, bool good, const char *detail)
 	hang_up(p);
 	health_probed(p->all->health, p->service, p->target, good, detail);
 	timer_set(p->all->worker, &p->timer, p->service->check.every, on_round);
+	p->all->going--;
+	ask_next(p->all);
 }
 
 /* ---- TLS ---- */
@@ -119,12 +131,11 @@ static void on_late(struct timer *t)
 	result(of_timer(t), false, "no TLS handshake within the dial time-out");
 }
 
-static void shake_hands(struct probe *p, struct conduit *c)
+static void shake_hands(struct probe *p)
 {
 	const struct check_config *check = &p->service->check;
 	BIO *in = BIO_new(BIO_s_mem()), *out = BIO_new(BIO_s_mem());
 
-	p->conduit = c;
 	p->ssl = SSL_new(p->all->tls);
 	if (!p->ssl || !in || !out) {
 		BIO_free(in);
@@ -136,40 +147,70 @@ static void shake_hands(struct probe *p, struct conduit *c)
 	SSL_set_connect_state(p->ssl);
 	if (check->server_name)
 		SSL_set_tlsext_host_name(p->ssl, check->server_name);
-	c->user = p;
-	c->ready = on_words;
+	p->conduit->user = p;
+	p->conduit->ready = on_words;
 	timer_set(p->all->worker, &p->timer, p->all->timeout_ms, on_late);
 	ERR_clear_error();
 	SSL_do_handshake(p->ssl);
 	if (send_words(p))
-		conduit_want(c, READY_READ);
+		conduit_want(p->conduit, READY_READ);
 	else
 		result(p, false, "it hung up before the TLS handshake");
 }
 
 /* ---- a round ---- */
 
+/* A header like those of clients, but of a connection that is nobody's. */
+static bool announce(const struct probe *p, struct conduit *target)
+{
+	static const struct peer nobody;
+	const struct proxyproto_about about = { .from = &nobody, .to = &nobody };
+	uint8_t header[PROXYPROTO_SENT_MAX];
+	size_t len;
+
+	if (p->service->proxy_protocol == PROXY_SENT_NONE)
+		return true;
+	len = proxyproto_encode(header, (unsigned)p->service->proxy_protocol, &about);
+	return conduit_write(target, header, len) == (ssize_t)len;
+}
+
 static void on_dialled(void *user, struct conduit *c, enum reason why, const char *detail)
 {
 	struct probe *p = user;
 
 	p->dial = NULL;
-	if (c && p->service->check.kind == CHECK_TLS) {
-		shake_hands(p, c);
-		return;
-	}
 	p->conduit = c;
-	result(p, c || why == REASON_NO_MEMORY, detail);
+	if (!c)
+		result(p, why == REASON_NO_MEMORY, detail);
+	else if (!announce(p, c))
+		result(p, false, "it did not take the PROXY header");
+	else if (p->service->check.kind == CHECK_TLS)
+		shake_hands(p);
+	else
+		result(p, true, NULL);
+}
+
+static void ask_next(struct probes *all)
+{
+	struct probe *p;
+
+	while (all->going < PROBES_AT_ONCE && (p = STAILQ_FIRST(&all->queue))) {
+		STAILQ_REMOVE_HEAD(&all->queue, next);
+		p->dial = dial_start(all->worker, &p->service->targets.at[p->target],
+				     all->timeout_ms, on_dialled, p);
+		if (p->dial)
+			all->going++;
+		else
+			timer_set(all->worker, &p->timer, p->service->check.every, on_round);
+	}
 }
 
 static void on_round(struct timer *t)
 {
 	struct probe *p = of_timer(t);
 
-	p->dial = dial_start(p->all->worker, &p->service->targets.at[p->target],
-			     p->all->timeout_ms, on_dialled, p);
-	if (!p->dial)
-		timer_set(p->all->worker, &p->timer, p->service->check.every, on_round);
+	STAILQ_INSERT_TAIL(&p->all->queue, p, next);
+	ask_next(p->all);
 }
 
 void probes_begin(struct worker *w, void *probes)
@@ -192,6 +233,10 @@ void probes_end(struct probes *all)
 		dial_cancel(p->dial);
 		p->dial = NULL;
 		hang_up(p);
+	}
+	if (all) {
+		STAILQ_INIT(&all->queue);
+		all->going = 0;
 	}
 }
 
@@ -227,6 +272,7 @@ int probes_new(struct probes **out, struct worker *w, const struct relay_config 
 	all->worker = w;
 	all->health = health;
 	all->timeout_ms = c->timeouts.dial;
+	STAILQ_INIT(&all->queue);
 	all->tls = SSL_CTX_new(TLS_client_method());
 	if (!all->tls) {
 		free(all);

@@ -8,6 +8,12 @@
 
 #include "config/config.h"
 
+/*
+ * Probes that go on at a time, the rest wait for their turn: well within the descriptors that are
+ * kept from clients (gateway.c), since each takes one, but for names with many addresses.
+ */
+#define PROBES_AT_ONCE 64
+
 struct health;
 struct probes;
 struct worker;

@@ -644,6 +644,37 @@ def test_health_checks(setting):
     proxy.stop()
 
 
+@pytest.mark.parametrize("kind", ["tcp", "tls"])
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_check_of_a_target(world, certificates, version, kind):
+    """A check speaks first as clients do, or a target that expects a header would seem down."""
+    told = []
+
+    def handler(conn):
+        told.append(read_v2(conn)[0] if version == "v2" else read_line(conn))
+        if kind == "tls":
+            conn = TlsConn(conn, certificates.server(), server_side=True, fin=True)
+        echo(conn)
+    port = free_port()
+    relay = world.relay(services=[
+        {"name": "kbs.acme", "targets": [f"tcp:127.0.0.1:{port}"], "proxy_protocol": version,
+         "check": {"kind": kind, "every": "100ms"}}])
+    relay.wait_metric("target_up", lambda v: v == 0)
+    service = world.add(Service(f"tcp:127.0.0.1:{port}", handler=handler))
+    relay.wait_metric("target_up", lambda v: v == 1)
+    wait_for(lambda: service.accepted > 5, "more checks")
+    assert relay.metric("target_up") == 1
+    assert set(told) == {UNKNOWN if version == "v1" else None}
+    with connect_from(relay.listeners["front"]) as conn:
+        client, there = conn.sock.getsockname(), conn.sock.getpeername()
+        conn = http_connect(conn, "kbs.acme")
+        if kind == "tls":
+            conn = TlsConn(conn, certificates.client(), name=f"kbs.acme.{DOMAIN}", fin=True)
+        roundtrip(conn, data(1000))
+    assert (v1(client, there) if version == "v1" else (client, there)) in told
+    assert not service.errors and relay.count("does not pass its check") == 1
+
+
 @pytest.fixture(scope="module")
 def behind(setting):
     """Real receivers: {kind: port}; each answers a GET with what it was told."""
