@@ -20,13 +20,14 @@
  * Ends. The peer's close is answered with the same code, and behind that a server's connection is
  * ended, for which the client waits. 1000 is EOF, and when that has been read, writing says EPIPE:
  * so an owner in both directions has passed on all it got when it learns that nothing more can be
- * said. Other codes, and an end without one, are ECONNRESET; a breach of the protocol is EPROTO.
- * What was received before is read first. A failed write is kept in broken: reading goes on until
- * the inner conduit says what has happened. Whatever stays true without an event (the end, an
- * error) is told by deferred work while it is wanted.
+ * said. To a client that has left (lenient), writing goes nowhere for WS_DEAF_MS before it says so:
+ * the owner then resets the far end, and throws away what that has yet to take of the client's last
+ * words. Other codes, and an end without one, are ECONNRESET; a breach of the protocol is EPROTO.
+ * What came before is read first. A failed write is kept in broken: reading goes on until the inner
+ * conduit says what has happened. What stays true without an event (the end, an error) is told by
+ * deferred work while it is wanted.
  *
- * Keys of masks come from libcrypto's random generator, many at a time for each thread: never the
- * same bytes twice. Memory: this struct, and tx while the inner conduit is slow.
+ * Keys of masks are random, many drawn at a time. Memory: this struct, tx while inner is slow.
  */
 #include "tunnel/ws.h"
 
@@ -56,6 +57,7 @@ struct ws {
 	struct reapable reapable;
 	uint8_t *tx; /* what the inner conduit is yet to take, from start to end; NULL: nothing */
 	uint32_t tx_start, tx_end;
+	uint64_t deaf_until; /* what is written to a client that has left goes nowhere */
 	int broken;          /* -errno of a failed write */
 	uint16_t close_code; /* to be sent, or sent; 0: no close yet */
 	uint8_t wanted;      /* by the owner */
@@ -178,6 +180,20 @@ static void push(struct ws *s)
 
 /* --- events --- */
 
+/* Does the peer's close end its direction in order? */
+static bool is_eof(const struct ws *s)
+{
+	unsigned code = s->rx.closed;
+	bool left = s->lenient && (code == WS_FRAME_CODE_NONE || code == WS_FRAME_CODE_GOING);
+
+	return left || code == WS_FRAME_CODE_EOF;
+}
+
+static bool has_left(const struct ws *s)
+{
+	return s->lenient && is_eof(s);
+}
+
 /* What stays true whatever the inner conduit does. */
 static unsigned ready_now(const struct ws *s)
 {
@@ -238,7 +254,7 @@ static void on_inner(struct conduit *inner, unsigned events)
 	}
 	if (s->tx)
 		events &= (unsigned)~READY_WRITE;
-	if (s->broken && !was_broken)
+	if (s->broken && !was_broken && !has_left(s))
 		events |= READY_ABORT;
 	events = (events & s->wanted) | ready_now(s);
 	rearm(s);
@@ -247,15 +263,6 @@ static void on_inner(struct conduit *inner, unsigned events)
 }
 
 /* --- in --- */
-
-/* Does the peer's close end its direction in order? */
-static bool is_eof(const struct ws *s)
-{
-	unsigned code = s->rx.closed;
-
-	return code == WS_FRAME_CODE_EOF ||
-	       (s->lenient && (code == WS_FRAME_CODE_NONE || code == WS_FRAME_CODE_GOING));
-}
 
 static void say_close(struct ws *s, unsigned code)
 {
@@ -283,11 +290,13 @@ static size_t receive(struct ws *s, uint8_t *data, size_t len)
 	return payload;
 }
 
-/* What reading says when there is nothing more to read. */
+/* Nothing more to read. */
 static ssize_t read_end(struct ws *s)
 {
 	if (s->base.dead)
 		return s->base.dead;
+	if (has_left(s) && !s->eof_told)
+		s->deaf_until = worker_now(s->base.worker) + WS_DEAF_MS;
 	s->eof_told = s->rx.over;
 	return s->rx.over ? 0 : -EAGAIN;
 }
@@ -306,8 +315,7 @@ static ssize_t ws_read(struct conduit *c, void *buf, size_t max)
 		else if (n != -EAGAIN)
 			c->dead = (int)n;
 	}
-	if (n <= 0)
-		n = read_end(s);
+	n = n > 0 ? n : read_end(s);
 	rearm(s);
 	return n;
 }
@@ -321,6 +329,8 @@ static ssize_t ws_write(struct conduit *c, const void *buf, size_t len)
 		return c->dead;
 	if (s->rx.over && !s->eof_told)
 		return -EAGAIN;
+	if (has_left(s) && worker_now(c->worker) < s->deaf_until)
+		return (ssize_t)len;
 	if (s->close_code)
 		return -EPIPE;
 	push(s);

@@ -24,6 +24,7 @@
 #define WS_WIRE ((size_t)48 * 1024) /* one message with its head: whole TLS records, one send */
 #define WS_FLUSH_MS 10000 /* after close: for the peer to take what is left and the close */
 #define WS_ANSWER_MS 2000 /* after that: for its own close */
+#define WS_DEAF_MS 10000 /* see ws_conduit_new_lenient */
 
 struct conduit;
 
@@ -31,7 +32,8 @@ struct conduit;
 struct conduit *ws_conduit_new(struct conduit *inner, enum ws_frame_role role);
 /*
  * The same as server, for clients that mean to end in order and do not say 1000: a close with no
- * code (a browser's close()) or with 1001 (its page is left) is EOF, too.
+ * code (a browser's close()) or with 1001 (its page is left) is EOF, too. Behind each of these what
+ * is written goes nowhere for WS_DEAF_MS, then -EPIPE: so who writes it has time to read the rest.
  */
 struct conduit *ws_conduit_new_lenient(struct conduit *inner);
 

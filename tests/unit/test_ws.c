@@ -861,6 +861,79 @@ static void test_close_codes(void)
 	hand_close(&late);
 }
 
+static void do_hand_lenient(void *arg)
+{
+	struct hand *h = arg;
+
+	on_done(&h->peer, ws_conduit_new_lenient(one_end(h->tcp, &h->fd)), REASON_NONE, "");
+	CHECK(h->peer.c);
+}
+
+static bool has_1mb_sent(void *arg)
+{
+	return ((struct peer *)arg)->sent >= MB;
+}
+
+/* A client that leaves, and is heard to the end; whatever is said to it then, somebody takes. */
+static void lenient_eof(const char *frame, size_t len, unsigned answer, bool late)
+{
+	struct hand h = { .tcp = true };
+	uint8_t f[125];
+	double began;
+	size_t n;
+
+	hand_open(&h, do_hand_lenient);
+	say(&h, "\x82\x85\0\0\0\0\x00\x01\x02\x03\x04", 11);
+	say(&h, frame, len);
+	CHECK_INT(hear_frame(&h, f, sizeof(f), &n), 0x88);
+	CHECK_INT(n ? (unsigned)(f[0] << 8 | f[1]) : 1005, answer);
+	expect_end(&h); /* it is not kept waiting */
+	WAIT_FOR(is_over, &h.peer);
+	CHECK_INT(h.peer.read_error, 0);
+	CHECK_INT(h.peer.eof, 1);
+	CHECK_INT(h.peer.received, 5);
+	close(h.fd);
+	h.fd = -1;
+	began = now();
+	h.peer.to_send = late ? UINT64_MAX : MB;
+	h.peer.piece = late ? 1 : 0;
+	call(do_update, &h.peer);
+	WAIT_FOR(late ? has_write_error : has_1mb_sent, &h.peer);
+	CHECK_INT(h.peer.write_error, late ? -EPIPE : 0);
+	CHECK(!late || now() - began > WS_DEAF_MS / 2000.0); /* in seconds, the half of it */
+	CHECK(!h.peer.aborted);
+	hand_close(&h);
+	WAIT_FOR(is_alone, NULL);
+}
+
+static void lenient_abort(const char *frame, size_t len, int error)
+{
+	struct hand h = { 0 };
+
+	hand_open(&h, do_hand_lenient);
+	say(&h, frame, len);
+	CHECK_INT(shutdown(h.fd, SHUT_WR), 0);
+	WAIT_FOR(is_over, &h.peer);
+	CHECK_INT(h.peer.read_error, error);
+	h.peer.to_send = 1;
+	call(do_update, &h.peer);
+	WAIT_FOR(has_write_error, &h.peer);
+	CHECK_INT(h.peer.write_error, error);
+	hand_close(&h);
+	WAIT_FOR(is_alone, NULL);
+}
+
+static void test_lenient(bool quick)
+{
+	lenient_eof("\x88\x82\0\0\0\0\x03\xe8", 8, 1000, false);
+	lenient_eof("\x88\x82\0\0\0\0\x03\xe9", 8, 1001, false);
+	lenient_eof("\x88\x80\0\0\0\0", 6, 1005, !quick);
+	lenient_abort("\x88\x82\0\0\0\0\x03\xf3", 8, -ECONNRESET); /* 1011 */
+	lenient_abort("\x88\x82\0\0\0\0\x0b\xb8", 8, -ECONNRESET); /* 3000 */
+	lenient_abort("\x88\x82\0\0\0\0\x03\xed", 8, -EPROTO);	   /* 1005 on the wire */
+	lenient_abort("\x82\x85\0\0\0\0\x00", 7, -ECONNRESET);	   /* no close at all */
+}
+
 /* The conduit's messages until a close: all in order. Returns the code. */
 static unsigned hear_all(struct hand *h, uint64_t *received)
 {
@@ -1197,6 +1270,7 @@ int main(int argc, char **argv)
 		RUN(test_one_slow_direction());
 	}
 	RUN(test_close_codes());
+	RUN(test_lenient(quick));
 	RUN(test_ends_when_blocked());
 	RUN(test_ping_flood());
 	RUN(test_keys());
