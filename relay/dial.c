@@ -89,6 +89,11 @@ static enum reason reason_of(int error)
 	case ENODEV: /* vsock: no such guest */
 	case EADDRNOTAVAIL:
 		return REASON_DIAL_UNREACHABLE;
+	case EMFILE: /* these say nothing of the target */
+	case ENFILE:
+	case ENOBUFS:
+	case ENOMEM:
+		return REASON_NO_MEMORY;
 	default:
 		return REASON_DIAL_FAILED;
 	}

@@ -23,7 +23,8 @@ struct dial;
 /*
  * done is called exactly once, later, from the loop: with a plain conduit the callee owns from
  * then on, or NULL, the reason, and a line for people that names the address (valid during the
- * call). address must stay valid until then.
+ * call). REASON_NO_MEMORY: what ran out is this machine's, descriptors among it; the target has not
+ * been asked. address must stay valid until then.
  */
 typedef void dial_done(void *user, struct conduit *c, enum reason why, const char *detail);
 

@@ -3,6 +3,7 @@
  * addresses, the preamble of hybrid vsock, the time-out, and being cancelled at each phase.
  */
 #include <netdb.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -218,6 +219,23 @@ static void test_refused(void)
 
 	fails(tcp_text(&at), REASON_DIAL_REFUSED, "refused");
 	close(fd);
+}
+
+/* Our own shortage is no fault of the target's, for which it would be tried last. */
+static void test_no_descriptors(void)
+{
+	struct rlimit before, none;
+	struct sockaddr_in at;
+	int l = listen_tcp4(&at, 8), free_fd = dup(l);
+
+	CHECK(free_fd >= 0);
+	close(free_fd);
+	CHECK_INT(getrlimit(RLIMIT_NOFILE, &before), 0);
+	none = (struct rlimit){ .rlim_cur = (rlim_t)free_fd, .rlim_max = before.rlim_max };
+	CHECK_INT(setrlimit(RLIMIT_NOFILE, &none), 0);
+	fails(tcp_text(&at), REASON_NO_MEMORY, "open files");
+	CHECK_INT(setrlimit(RLIMIT_NOFILE, &before), 0);
+	close(l);
 }
 
 /* A name, by the resolver: /etc/hosts is enough for this one. */
@@ -706,6 +724,7 @@ int main(void)
 	loop_begin();
 	test_tcp();
 	test_refused();
+	test_no_descriptors();
 	test_name();
 	test_first_refuses();
 	test_first_is_black_hole();
