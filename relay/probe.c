@@ -1,9 +1,9 @@
 /*
  * probe: one for each address of a service with a check.
  *
- * Theory of operation: all in one worker. WAITING for the next round -> QUEUED, if PROBES_AT_ONCE go
- * on already -> DIALLING -> for a check of TLS, SHAKING hands -> the result goes to health, and it
- * waits again. timeouts.dial bounds the dial, and once more the handshake; so those that do not
+ * Theory of operation: all in one worker. WAITING for the next round -> QUEUED, if PROBES_AT_ONCE
+ * go on already -> DIALLING -> for a check of TLS, SHAKING hands -> the result goes to health, and
+ * it waits again. timeouts.dial bounds the dial, and once more the handshake; so those that do not
  * answer delay the others' rounds, in which the first to come is the first asked. The first rounds
  * are spread over one interval, so that many targets are not asked all at once.
  *

@@ -32,8 +32,9 @@ static void begin(unsigned services, const char *keys)
 			       "services:\n");
 	for (unsigned i = 0; i < services; i++)
 		len += (size_t)snprintf(text + len, sizeof(text) - len,
-					"- {name: s%u.acme, targets: [\"tcp:127.0.0.1:%u\"], %s}\n",
-					i, ntohs(at.sin_port), keys);
+					"- {name: s%u.acme, %s,"
+					" targets: [\"tcp:127.0.0.1:%u\"]}\n",
+					i, keys, ntohs(at.sin_port));
 	config = relay_config_parse("r.yaml", text, len, &e);
 	config_errors_print(&e, stderr);
 	CHECK(config);
