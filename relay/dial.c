@@ -4,9 +4,8 @@
  * Theory of operation: RESOLVING (evdns; skipped for IP addresses and local sockets) -> TRYING: one
  * attempt per address, started DIAL_STAGGER_MS apart or as soon as the one before failed, all going
  * on at once; the first to connect wins and the others are closed -> for hybrid vsock a preamble on
- * the winner ("CONNECT port", "OK n": Firecracker's docs/vsock.md) -> DONE. The result, good or
- * bad, is told at once; from a deferred call if it is there before dial_start returns. One timer
- * bounds it all.
+ * the winner (hybrid.h) -> DONE. The result, good or bad, is told at once; from a deferred call if
+ * it is there before dial_start returns. One timer bounds it all.
  *
  * Each attempt's socket is a conduit from the start, so the winner is handed over as it is, its
  * watch with it.
@@ -33,11 +32,11 @@
 
 #include "relay/conduit.h"
 #include "relay/fd.h"
+#include "relay/hybrid.h"
 #include "relay/timer.h"
 #include "relay/worker.h"
 
-#define RETRY_MS 40	/* a Unix listener's queue is full: try again */
-#define PREAMBLE_MAX 64 /* "OK 4294967295\n" and then some */
+#define RETRY_MS 40 /* a Unix listener's queue is full: try again */
 
 struct attempt {
 	struct dial *dial;
@@ -65,8 +64,7 @@ struct dial {
 	bool starting; /* inside dial_start */
 	bool over;
 	unsigned n, next, live; /* addresses; the next to try; attempts going on */
-	char preamble[PREAMBLE_MAX];
-	unsigned preamble_len;
+	unsigned heard; /* bytes of the VMM's answer */
 	struct conduit *conduit; /* the result */
 	enum reason why;
 	char *detail; /* NULL: there was no memory for it */
@@ -192,26 +190,25 @@ static void attempt_failed(struct attempt *a, int error)
 	}
 }
 
-/* Hybrid vsock: the VMM answers "OK <port>\n"; what follows belongs to the stream. */
+/* Hybrid vsock: the VMM answers. */
 static void on_preamble(struct conduit *c, unsigned events)
 {
 	struct attempt *a = c->user;
-	struct dial *d = a->dial;
-	char letter;
+	enum hybrid_verdict verdict;
+	char byte;
 
 	do { /* byte by byte, so that nothing behind the line is taken */
-		ssize_t n = conduit_read(c, &letter, 1);
+		ssize_t n = conduit_read(c, &byte, 1);
 
 		if (n == -EAGAIN)
 			return;
-		if (n <= 0 || d->preamble_len == PREAMBLE_MAX - 1) {
-			/* the VMM closes when nobody listens on that port in the guest */
+		if (n <= 0) { /* the VMM closes when nobody listens on that port in the guest */
 			attempt_failed(a, n < 0 ? (int)-n : ECONNREFUSED);
 			return;
 		}
-		d->preamble[d->preamble_len++] = letter;
-	} while (letter != '\n');
-	if (strncmp(d->preamble, "OK ", 3) == 0)
+		verdict = hybrid_hear(&a->dial->heard, byte);
+	} while (verdict == HYBRID_MORE);
+	if (verdict == HYBRID_OPEN)
 		connected(a);
 	else
 		attempt_failed(a, EPROTO);
@@ -219,12 +216,11 @@ static void on_preamble(struct conduit *c, unsigned events)
 
 static void start_preamble(struct attempt *a)
 {
-	struct dial *d = a->dial;
-	char line[32];
-	int len = snprintf(line, sizeof(line), "CONNECT %u\n", d->address->port);
-	ssize_t n = conduit_write(a->conduit, line, (size_t)len);
+	char line[HYBRID_REQUEST_MAX];
+	size_t len = hybrid_request(line, a->dial->address->port);
+	ssize_t n = conduit_write(a->conduit, line, len);
 
-	if (n != len) {
+	if (n != (ssize_t)len) {
 		attempt_failed(a, n < 0 ? (int)-n : EPROTO);
 		return;
 	}
@@ -416,7 +412,6 @@ static void local_address(struct dial *d)
 	const struct address *a = d->address;
 	struct attempt *only = &d->attempt[0];
 	struct sockaddr_un *un = &only->to.un;
-	size_t len = a->name ? strlen(a->name) : 0;
 
 	d->n = 1;
 	if (a->kind == ADDRESS_VSOCK) {
@@ -425,6 +420,8 @@ static void local_address(struct dial *d)
 		only->to.vm.svm_port = a->port;
 		only->len = sizeof(only->to.vm);
 	} else {
+		size_t len = strlen(a->name);
+
 		if (len >= sizeof(un->sun_path)) {
 			fail(d, REASON_DIAL_FAILED, "the path is too long for a Unix socket");
 			return;

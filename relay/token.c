@@ -114,17 +114,22 @@ static bool is_space(char ch)
 	return ch == ' ' || ch == '\t' || ch == '\r' || ch == '\n';
 }
 
-/* What keeps buf[from..to) from being a token, or NULL. */
-static const char *fault_of(const char *buf, size_t from, size_t to)
+const char *token_parse(const char *text, size_t len, char out[TOKEN_TEXT_MAX])
 {
-	if (from == to)
+	while (len > 0 && is_space(text[len - 1]))
+		len--;
+	for (; len > 0 && is_space(*text); text++)
+		len--;
+	if (len == 0)
 		return "it is empty; write the token into it, alone on one line";
-	if (to - from >= TOKEN_TEXT_MAX)
+	if (len >= TOKEN_TEXT_MAX)
 		return "its token is longer than 255 characters; is this the right file?";
-	for (size_t i = from; i < to; i++)
-		if (buf[i] <= ' ' || buf[i] > '~')
+	for (size_t i = 0; i < len; i++)
+		if (text[i] <= ' ' || text[i] > '~')
 			return "it holds more than one word, or characters that are not printable "
 			       "ASCII; it must hold the token and nothing else";
+	memcpy(out, text, len);
+	out[len] = '\0';
 	return NULL;
 }
 
@@ -132,31 +137,20 @@ int token_read_file(const char *path, char out[TOKEN_TEXT_MAX], bool *exposed, c
 {
 	char buf[TOKEN_TEXT_MAX + TOKEN_SPACE_AROUND];
 	bool open_to_all = false;
-	const char *fault = NULL;
-	size_t from = 0, to;
-	int r = 0;
 	ssize_t n = read_all(path, buf, sizeof(buf), &open_to_all);
+	const char *fault;
+	int r = 0;
 
-	if (n == -EFBIG) {
-		r = -EINVAL;
+	if (n == -EFBIG)
 		fault = "it is too long for a token; is this the right file?";
-	} else if (n < 0) {
-		r = (int)n;
+	else if (n < 0)
 		fault = strerror((int)-n);
-	} else {
-		for (to = (size_t)n; to > 0 && is_space(buf[to - 1]); to--)
-			;
-		while (from < to && is_space(buf[from]))
-			from++;
-		fault = fault_of(buf, from, to);
-		if (fault) {
-			r = -EINVAL;
-		} else {
-			memcpy(out, buf + from, to - from);
-			out[to - from] = '\0';
-			*exposed = open_to_all;
-		}
-	}
+	else
+		fault = token_parse(buf, (size_t)n, out);
+	if (!fault)
+		*exposed = open_to_all;
+	else
+		r = n < 0 && n != -EFBIG ? (int)n : -EINVAL;
 	if (r && asprintf(why, "token file %s: %s", path, fault) < 0)
 		*why = NULL;
 	OPENSSL_cleanse(buf, sizeof(buf));

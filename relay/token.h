@@ -26,10 +26,16 @@ bool token_equal(const uint8_t a[TOKEN_HASH_BYTES], const uint8_t b[TOKEN_HASH_B
 void token_format_hash(const uint8_t hash[TOKEN_HASH_BYTES], char out[TOKEN_HASH_TEXT]);
 
 /*
- * Reads a token from a file; spaces and line ends around it are not part of it. Printable ASCII
- * without spaces, or it is refused. 0, with *exposed saying whether users other than owner and
- * group may read the file; or -errno with *why an allocated line for people (NULL: no memory), to
- * be freed by the caller, and out untouched. Wipe out with token_wipe when done.
+ * Takes a token out of the text of its file: spaces and line ends around it are not part of it.
+ * Printable ASCII without spaces, or it is refused. NULL; or what is wrong, a static line for
+ * people, and out is untouched.
+ */
+const char *token_parse(const char *text, size_t len, char out[TOKEN_TEXT_MAX]);
+
+/*
+ * Reads a token from a file, as token_parse does. 0, with *exposed saying whether users other than
+ * owner and group may read the file; or -errno with *why an allocated line for people (NULL: no
+ * memory), to be freed by the caller, and out untouched. Wipe out with token_wipe when done.
  */
 int token_read_file(const char *path, char out[TOKEN_TEXT_MAX], bool *exposed, char **why)
 	__attribute__((warn_unused_result));

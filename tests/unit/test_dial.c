@@ -461,7 +461,7 @@ static int vmm(struct result *r, int l, const char *answer)
 static void test_hybrid(void)
 {
 	int l = listen_unix_at(path_of("v"), 8), fd;
-	char text[200], buf[32], junk[PREAMBLE_MAX + 40];
+	char text[200], buf[32], junk[HYBRID_ANSWER_MAX + 40];
 	struct result r;
 
 	snprintf(text, sizeof(text), "hybrid:%s:1234", path_of("v"));
@@ -504,7 +504,8 @@ static void test_hybrid(void)
 	close(fd);
 
 	/* a line without end */
-	memset(junk, 'O', sizeof(junk));
+	memset(junk, '1', sizeof(junk));
+	memcpy(junk, "OK ", 3);
 	junk[sizeof(junk) - 1] = '\0';
 	start(&r, text, 5000);
 	fd = vmm(&r, l, junk);
