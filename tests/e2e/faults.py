@@ -263,6 +263,13 @@ ENDS_WELL = ("client-first", "server-first", "both")
 GONE_IN_ORDER = ("static_tcp", "static_unix", "connect_plain", "bridge_tcp", "bridge_unix")
 
 
+def crosses(x, link):
+    """Whether a stream's bytes, or the tunnel that carries them, go over this link."""
+    by_bridge = x["door"] in BRIDGE
+    return {"clients": not by_bridge, "guests": by_bridge, "nodes": by_bridge,
+            "tunnels": not x["service"].startswith("direct-"), "services": True}[link]
+
+
 def wordless(side, x, broken):
     """Whether an abort may have come to this end by a Unix socket, which has no word for it."""
     unix_door = x["door"] in ("static_unix", "bridge_unix")

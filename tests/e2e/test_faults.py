@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from faults import (BRIDGE, LINKS, SPARE_PIPES, Field, assert_contract, descriptors,
-                    faults_of, seed_of_this_run, spare_pipes)
+from faults import (BRIDGE, ENDS_WELL, LINKS, SPARE_PIPES, Field, assert_contract, crosses,
+                    descriptors, faults_of, seed_of_this_run, spare_pipes)
 from harness import MB, wait_for
 
 KILLING = int(os.environ.get("ATTEST_FAULT_SECONDS", 40))
@@ -58,6 +58,14 @@ def test_what_is_a_fault(is_fault, broken, how):
 
 # ---- one toxic on one link at a time ----
 
+def assert_unharmed(streams, link, seed):
+    """Nothing befell those that are not on the broken link; and there were some, if there can be."""
+    others = [x for x in streams if not crosses(x, link) and x["mode"] in ENDS_WELL]
+    assert others or link == "services"
+    bad = [x for x in others if x["end"] != "whole" or x["far"]["end"] != "whole"]
+    assert not bad, f"ATTEST_SEED={seed}: {len(bad)} of {len(others)}, the first: {bad[0]}"
+
+
 HARMLESS = ["set both delay 20", "set both jitter 20", "set both rate 300000", "set both split 1",
             "set both split 97", "set both coalesce 15", "reorder 4"]
 
@@ -92,10 +100,15 @@ def test_broken_paths(shared, link, toxic):
         proxy.tell("clear")
         time.sleep(0.4)  # for how long it is not
     load.finish(120)
-    if toxic != "stall":
+    streams = shared.streams(load)
+    if toxic == "stall":  # shorter than any time-out: harms nobody
+        ends = assert_contract(streams, shared.seed, [])
+        assert set(ends) == {"whole"}, (ends, shared.seed)
+    else:
         assert proxy.stats()["injected"] > before
-    ends = assert_contract(shared.streams(load), shared.seed, [link])
-    assert ends["whole"], ends
+        ends = assert_contract(streams, shared.seed, [link])
+        assert ends["whole"], ends
+        assert_unharmed(streams, link, shared.seed)
     shared.wait_well()
     shared.wait_quiet()
 
@@ -115,7 +128,9 @@ def test_path_that_stays_black(shared, link):
         shared.wait_quiet()
     proxy.tell("clear")
     load.finish(60)
-    assert_contract(shared.streams(load), shared.seed, [link])
+    streams = shared.streams(load)
+    assert_contract(streams, shared.seed, [link])
+    assert_unharmed(streams, link, shared.seed)
     shared.wait_well()
 
 
