@@ -23,6 +23,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "relay/line.h"
+
 #define LINE_SIZE 2048
 #define FIELDS_LIMIT 24
 #define FIELD_SIZE 640
@@ -65,129 +67,59 @@ bool log_enabled(enum log_level level)
 	return (int)level <= atomic_load_explicit(&current_level, memory_order_relaxed);
 }
 
-/* A growing line in a fixed buffer; what does not fit is left out. */
-struct line {
-	size_t used;
-	char text[LINE_SIZE];
-};
-
-static void put(struct line *l, char c)
+static void put_now(struct line *l)
 {
-	if (l->used < sizeof(l->text) - 1)
-		l->text[l->used++] = c;
-}
+	struct timespec now;
 
-static void put_text(struct line *l, const char *text)
-{
-	for (; *text; text++)
-		put(l, *text);
-}
-
-static void put_plain(struct line *l, const char *text)
-{
-	for (; *text; text++)
-		put(l, (unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text);
-}
-
-/* The length of the UTF-8 character at text (RFC 3629); 0: there is none. */
-static size_t utf8_length(const char *text)
-{
-	const unsigned char *s = (const unsigned char *)text;
-	size_t len = s[0] < 0x80 ? 1 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
-
-	if ((s[0] >= 0x80 && s[0] < 0xc2) || s[0] > 0xf4)
-		return 0;
-	/* longer than need be, surrogates, above U+10FFFF */
-	if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
-	    (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
-		return 0;
-	for (size_t i = 1; i < len; i++)
-		if ((s[i] & 0xc0) != 0x80)
-			return 0;
-	return len;
-}
-
-static void put_json(struct line *l, const char *text)
-{
-	put(l, '"');
-	/* room for the longest character and for what closes the object */
-	while (*text && l->used < sizeof(l->text) - 16) {
-		unsigned char c = (unsigned char)*text;
-		size_t len = utf8_length(text);
-
-		if (len == 0 || c < 0x20 || c == 0x7f) {
-			put(l, '?'); /* one bad byte would spoil the line for a JSON reader */
-			text++;
-			continue;
-		}
-		if (c == '"' || c == '\\')
-			put(l, '\\');
-		while (len--)
-			put(l, *text++);
-	}
-	put(l, '"');
-}
-
-static void put_time(struct line *l)
-{
-	char text[40], fraction[8];
-	struct timespec ts;
-	struct tm tm;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	gmtime_r(&ts.tv_sec, &tm);
-	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm);
-	snprintf(fraction, sizeof(fraction), ".%03dZ", (int)(ts.tv_nsec / 1000000 % 1000));
-	put_text(l, text);
-	put_text(l, fraction);
+	clock_gettime(CLOCK_REALTIME, &now);
+	line_time(l, &now);
 }
 
 static void to_stderr_text(enum log_level level, const char *message)
 {
-	struct line l = { 0 };
+	char text[LINE_SIZE];
+	struct line l = { text, 0, sizeof(text) - 1 }; /* and the newline */
 
-	put_time(&l);
-	put(&l, ' ');
-	put_text(&l, level_words[level]);
-	put_text(&l, ": ");
-	put_plain(&l, message);
-	l.text[l.used++] = '\n'; /* put keeps one byte free */
-	(void)!write(2, l.text, l.used);
+	put_now(&l);
+	line_put(&l, ' ');
+	line_text(&l, level_words[level]);
+	line_text(&l, ": ");
+	line_plain(&l, message);
+	text[l.used++] = '\n';
+	(void)!write(2, text, l.used);
 }
 
 static void to_stderr_json(enum log_level level, const struct log_field *fields, unsigned n,
 			   const char *message)
 {
-	struct line l = { 0 };
-	char number[24];
+	char text[LINE_SIZE];
+	struct line l = { text, 0, sizeof(text) - 1 };
 
-	put_text(&l, "{\"time\":\"");
-	put_time(&l);
-	put_text(&l, "\",\"level\":\"");
-	put_text(&l, level_words[level]);
-	put_text(&l, "\",\"message\":");
-	put_json(&l, message);
+	line_text(&l, "{\"time\":\"");
+	put_now(&l);
+	line_text(&l, "\",\"level\":\"");
+	line_text(&l, level_words[level]);
+	line_text(&l, "\",\"message\":");
+	line_json(&l, message, LINE_SIZE);
 	for (unsigned i = 0; i < n; i++) {
 		size_t before = l.used;
+		bool whole;
 
-		put(&l, ',');
-		put_json(&l, fields[i].key);
-		put(&l, ':');
-		if (fields[i].text) {
-			put_json(&l, fields[i].text);
-		} else {
-			snprintf(number, sizeof(number), "%llu",
-				 (unsigned long long)fields[i].number);
-			put_text(&l, number);
-		}
-		if (l.used > sizeof(l.text) - 16) { /* it may have been cut: leave it out */
+		line_put(&l, ',');
+		whole = line_json(&l, fields[i].key, LINE_SIZE);
+		line_put(&l, ':');
+		if (fields[i].text)
+			whole &= line_json(&l, fields[i].text, LINE_SIZE);
+		else
+			line_number(&l, fields[i].number);
+		if (!whole || l.size - l.used < LINE_JSON_ROOM) {
 			l.used = before;
 			break;
 		}
 	}
-	put(&l, '}');
-	l.text[l.used++] = '\n';
-	(void)!write(2, l.text, l.used);
+	line_put(&l, '}');
+	text[l.used++] = '\n';
+	(void)!write(2, text, l.used);
 }
 
 static int journal_field(char *buf, const struct log_field *f)

@@ -1,0 +1,98 @@
+/*
+ * line: one line of text that grows in a buffer of fixed size; plain, or JSON.
+ *
+ * Theory of operation: plain values. A line that is full takes nothing more; only a JSON string
+ * minds its end, so that its closing quote and LINE_JSON_ROOM bytes of what closes the object
+ * still have room.
+ */
+#include "relay/line.h"
+
+#include <stdio.h>
+#include <string.h>
+
+void line_text(struct line *l, const char *text)
+{
+	size_t len = strlen(text), room = l->size - l->used;
+
+	if (len > room)
+		len = room;
+	memcpy(l->text + l->used, text, len);
+	l->used += len;
+}
+
+void line_plain(struct line *l, const char *text)
+{
+	for (; *text; text++)
+		line_put(l, (unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text);
+}
+
+void line_number(struct line *l, uint64_t number)
+{
+	char digits[20];
+	size_t n = sizeof(digits);
+
+	do {
+		digits[--n] = (char)('0' + number % 10);
+		number /= 10;
+	} while (number);
+	for (; n < sizeof(digits); n++)
+		line_put(l, digits[n]);
+}
+
+void line_time(struct line *l, const struct timespec *at)
+{
+	char text[40], fraction[8];
+	struct tm tm;
+
+	gmtime_r(&at->tv_sec, &tm);
+	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm);
+	snprintf(fraction, sizeof(fraction), ".%03dZ", (int)(at->tv_nsec / 1000000 % 1000));
+	line_text(l, text);
+	line_text(l, fraction);
+}
+
+/* The length of the UTF-8 character at text (RFC 3629); 0: there is none. */
+static size_t utf8_length(const char *text)
+{
+	const unsigned char *s = (const unsigned char *)text;
+	size_t len = s[0] < 0x80 ? 1 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
+
+	if ((s[0] >= 0x80 && s[0] < 0xc2) || s[0] > 0xf4)
+		return 0;
+	/* longer than need be, surrogates, above U+10FFFF */
+	if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
+	    (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
+		return 0;
+	for (size_t i = 1; i < len; i++)
+		if ((s[i] & 0xc0) != 0x80)
+			return 0;
+	return len;
+}
+
+bool line_json(struct line *l, const char *text, size_t max)
+{
+	size_t end = l->used + max + 1;
+
+	if (l->size < LINE_JSON_ROOM || end > l->size - LINE_JSON_ROOM)
+		end = l->size < LINE_JSON_ROOM ? 0 : l->size - LINE_JSON_ROOM;
+	line_put(l, '"');
+	while (*text) {
+		unsigned char c = (unsigned char)*text;
+		size_t len = utf8_length(text);
+		bool bad = len == 0 || c < 0x20 || c == 0x7f, escaped = c == '"' || c == '\\';
+
+		if (l->used + (bad ? 1 : len + escaped) > end)
+			break;
+		if (bad) {
+			line_put(l, '?');
+			text++;
+			continue;
+		}
+		if (escaped)
+			line_put(l, '\\');
+		while (len--)
+			line_put(l, *text++);
+	}
+	line_put(l, '"');
+	return !*text;
+}
