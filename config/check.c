@@ -517,6 +517,7 @@ void check_relay(const struct source *s, struct relay_config *c, const struct no
 	check_listeners(&k, c);
 	check_owners(&k, c);
 	check_services(&k, c);
+	check_enrolment(s, c, root);
 	check_timeouts(s, &c->timeouts, root);
 	check_windows(s, c->limits.stream_window, c->limits.session_window,
 		      node_get(root, "limits"));

@@ -137,6 +137,14 @@ struct service_config {
 	int line;
 };
 
+/* Certificates for owners' agents, by a CA of the relay's own. Off: ca is NULL. */
+struct enrolment_config {
+	char *ca, *key;		    /* PEM; both or neither */
+	char *folder;		    /* what is kept of codes and certificates */
+	uint64_t certificate_valid; /* 90d */
+	uint64_t code_valid;	    /* 15min */
+};
+
 struct relay_limits {
 	uint64_t connections;	    /* 16384: clients and tunnels together */
 	uint64_t parked;	    /* 1024: streams waiting for a tunnel */
@@ -163,6 +171,7 @@ struct relay_config {
 	size_t n_owners;
 	struct service_config *services;
 	size_t n_services;
+	struct enrolment_config enrolment;
 	struct timeouts_config timeouts;
 	struct relay_limits limits;
 };

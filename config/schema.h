@@ -117,6 +117,7 @@ const char *field_address_wrong(const struct field *f, const struct address *a);
 /* Relations between values, which tables cannot say (check.c). */
 void check_relay(const struct source *s, struct relay_config *c, const struct node *root,
 		 bool clean);
+void check_enrolment(const struct source *s, const struct relay_config *c, const struct node *root);
 void check_tunnel(const struct source *s, const struct tunnel_config *c, const struct node *root);
 void check_locals(const struct source *s, const struct tunnel_config *c, const struct node *root);
 /* certificate and key; what flags may complete, so for the whole only. */
