@@ -97,33 +97,30 @@ static bool send_words(struct probe *p)
 	return true;
 }
 
+/* One read in a turn, however much there is: whoever floods us does not get the worker. */
 static void on_words(struct conduit *c, unsigned events)
 {
 	struct probe *p = c->user;
 	char buf[CHUNK];
+	ssize_t n = conduit_read(c, buf, sizeof(buf));
 	bool waits;
 	int done;
 
-	do {
-		ssize_t n = conduit_read(c, buf, sizeof(buf));
-
-		if (n == -EAGAIN)
-			return;
-		if (n <= 0 || BIO_write(SSL_get_rbio(p->ssl), buf, (int)n) != n) {
-			result(p, false, "it hung up in the TLS handshake");
-			return;
-		}
-		ERR_clear_error();
-		done = SSL_do_handshake(p->ssl);
-		waits = done == 1 || SSL_get_error(p->ssl, done) == SSL_ERROR_WANT_READ;
-		if (done == 1)
-			SSL_shutdown(p->ssl); /* our goodbye, sent with the last words */
-		if (!send_words(p) || !waits) {
-			result(p, false, "the TLS handshake failed");
-			return;
-		}
-	} while (done != 1);
-	result(p, true, NULL);
+	if (n == -EAGAIN)
+		return;
+	if (n <= 0 || BIO_write(SSL_get_rbio(p->ssl), buf, (int)n) != n) {
+		result(p, false, "it hung up in the TLS handshake");
+		return;
+	}
+	ERR_clear_error();
+	done = SSL_do_handshake(p->ssl);
+	waits = done != 1 && SSL_get_error(p->ssl, done) == SSL_ERROR_WANT_READ;
+	if (done == 1)
+		SSL_shutdown(p->ssl); /* our goodbye, sent with the last words */
+	if (!send_words(p) || (done != 1 && !waits))
+		result(p, false, "the TLS handshake failed");
+	else if (done == 1)
+		result(p, true, NULL);
 }
 
 static void on_late(struct timer *t)

@@ -2,11 +2,13 @@
  * Probes: how many go on at a time, whose turn it is, what a target with PROXY headers is sent, and
  * that they can be ended at any moment.
  */
+#include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "relay/fd.h"
 #include "relay/health.h"
 #include "relay/log.h"
-#include "relay/probe.h"
+#include "relay/probe.c"
 #include "tests/unit/loop.h"
 
 #define ALL (PROBES_AT_ONCE + 20)
@@ -122,6 +124,41 @@ static void test_header(const char *version, const char *header, size_t len, boo
 	end();
 }
 
+static int unread(void)
+{
+	int n;
+
+	CHECK_INT(ioctl(fd_conduit_socket(probes->at[0].conduit), FIONREAD, &n), 0);
+	return n;
+}
+
+/* What a handshake has to step over, without end: others have their turns all the same. */
+static void test_flood(void)
+{
+	static const uint8_t hello_request[] = { TLS_HANDSHAKE, 3, 3, 0, 4, 0, 0, 0, 0 };
+	uint8_t flood[sizeof(hello_request) * 1000];
+	int fd, there;
+
+	for (size_t i = 0; i < sizeof(flood); i++)
+		flood[i] = hello_request[i % sizeof(hello_request)];
+	begin(1, "check: {kind: tls, every: 100ms}");
+	fd = take();
+	UNTIL(recv(fd, flood + sizeof(flood) - 1, 1, MSG_PEEK) == 1);
+	flood[sizeof(flood) - 1] = 0;
+	settle();
+	for (int i = 0; i < 10; i++)
+		CHECK_INT(send(fd, flood, sizeof(flood), MSG_NOSIGNAL), sizeof(flood));
+	there = unread();
+	CHECK(there > 4 * CHUNK);
+	turn(false);
+	CHECK(there - unread() > 0 && there - unread() <= 2 * CHUNK);
+	UNTIL(unread() == 0);
+	CHECK_INT(down(), 0); /* it may still come to something */
+	close(fd);
+	UNTIL(down() == 1);
+	end();
+}
+
 /* At any phase: before the first round, in it, and with some that wait for their turn. */
 static void test_end(void)
 {
@@ -147,6 +184,7 @@ int main(void)
 		test_header("v1", "PROXY UNKNOWN\r\n", 15, tls);
 		test_header("v2", local, 16, tls);
 	}
+	test_flood();
 	test_end();
 	loop_end();
 	return 0;
