@@ -14,6 +14,11 @@
 
 #define HEALTH_WAIT_MS 10000     /* a target that failed is tried last for so long, ... */
 #define HEALTH_WAIT_MAX_MS 60000 /* ... doubled while it goes on failing, up to this */
+/*
+ * A dial whose client left after so long has failed, too, or one with less patience than the dial
+ * time-out could never be served by the next target. Time for a second SYN, and its answer.
+ */
+#define HEALTH_PATIENCE_MS 1500
 
 struct health;
 

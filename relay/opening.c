@@ -54,6 +54,7 @@ static const char established[] = "HTTP/1.1 200 Connection established\r\n\r\n";
 struct search {
 	struct opening *opening;
 	struct dial *dial;
+	uint64_t dialled_at; /* worker_now */
 	struct conduit *target; /* between its opening and the far end's answer */
 	struct timer timer;
 	struct reapable reapable;
@@ -584,6 +585,12 @@ static bool announce(const struct opening *o, struct conduit *target)
 	       conduit_write(target, f->header, f->header_len) == (ssize_t)f->header_len;
 }
 
+static void tell_health(const struct opening *o, bool good, const char *detail)
+{
+	health_tried(gateway_of(o)->health, o->config, (size_t)(o->dialled - o->config->targets.at),
+		     good, detail, worker_now(o->worker));
+}
+
 static void on_dialled(void *user, struct conduit *c, enum reason why, const char *detail)
 {
 	struct opening *o = user;
@@ -596,9 +603,7 @@ static void on_dialled(void *user, struct conduit *c, enum reason why, const cha
 		detail = "the target did not take the PROXY header";
 	}
 	if (c || why != REASON_NO_MEMORY)
-		health_tried(gateway_of(o)->health, o->config,
-			     (size_t)(o->dialled - o->config->targets.at), c, detail,
-			     worker_now(o->worker));
+		tell_health(o, c, detail);
 	if (c)
 		join(o, c);
 	else
@@ -611,6 +616,7 @@ static void try_address(struct opening *o, const struct address *address)
 	char text[ADDRESS_TEXT_MAX];
 
 	o->dialled = address;
+	f->dialled_at = worker_now(o->worker);
 	watch_client(o);
 	f->dial = dial_start(o->worker, address, gateway_of(o)->config->timeouts.dial, on_dialled,
 			     o);
@@ -622,7 +628,12 @@ static void try_address(struct opening *o, const struct address *address)
 
 static void on_client_gone(struct conduit *c, unsigned events)
 {
-	refuse(c->user, REASON_RESET);
+	struct opening *o = c->user;
+	const struct search *f = o->search;
+
+	if (f->dial && worker_now(o->worker) - f->dialled_at >= HEALTH_PATIENCE_MS)
+		tell_health(o, false, "no answer before its client left");
+	refuse(o, REASON_RESET);
 }
 
 static void on_pickup_timeout(struct timer *t)
