@@ -28,10 +28,11 @@ static void begin(unsigned services, const char *keys)
 	size_t len;
 
 	listener = listen_tcp4(&at, ALL);
-	len = (size_t)snprintf(text, sizeof(text),
-			       "listeners: [{name: a, address: \"tcp:127.0.0.1:1\", doors: [sni]}]\n"
-			       "timeouts: {dial: 20s}\n"
-			       "services:\n");
+	len = (size_t)snprintf(
+		text, sizeof(text),
+		"listeners: [{name: a, address: \"tcp:127.0.0.1:1\", doors: [sni]}]\n"
+		"timeouts: {dial: 20s}\n"
+		"services:\n");
 	for (unsigned i = 0; i < services; i++)
 		len += (size_t)snprintf(text + len, sizeof(text) - len,
 					"- {name: s%u.acme, %s,"
