@@ -39,7 +39,8 @@ struct splice_spec {
 	uint64_t half_closed_ms; /* no byte, and one direction has ended */
 	/*
 	 * Called once when it ends, before the conduits are closed (so a door may still say its
-	 * refusal to side[INI] when nothing was sent there yet). Must not call splice_end.
+	 * refusal to side[INI] when nothing was sent there yet). Must not call splice_end. May take
+	 * side[INI] back and leave NULL, if no byte went to a side[TGT] that has room of its own.
 	 */
 	void (*end)(struct splice *s, enum reason why);
 	bool uncounted; /* no stream of its own: the way goes on in a splice that is counted */

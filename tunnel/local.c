@@ -11,6 +11,11 @@
  * it. A refusal cannot be told in the client's own protocol, which is not known here: it is an
  * abort there, and its reason is in the log.
  *
+ * A relay that goes away refuses streams that were on their way to it, and one that is gone loses
+ * them. A stream in which not a byte went either way is as if it had never been: its client's
+ * connection is taken back from the splice, and wished for again; LOCAL_TRIES at most, since that
+ * may go on for ever.
+ *
  * Sessions, the order of relays and the waits between attempts are the pool's business.
  *
  * One line per connection at its end, with all its facts as fields; failures at a bounded rate,
@@ -38,6 +43,8 @@
 #include "relay/worker.h"
 #include "tunnel/session.h"
 
+#define LOCAL_TRIES 4
+
 struct local_listener {
 	struct local *local;
 	const struct local_config *config;
@@ -53,6 +60,8 @@ struct local_stream {
 	struct conduit *client; /* WISHING */
 	struct splice *splice;	/* JOINED */
 	struct pool_wish wish;
+	struct deferred again; /* WISHING: to wish once more */
+	unsigned tries;
 	struct local_stream *next, **prevp;
 	struct reapable reapable;
 	uint64_t since;
@@ -117,6 +126,7 @@ static void stream_over(struct local_stream *st, const struct ending *e)
 	*st->prevp = st->next;
 	if (st->next)
 		st->next->prevp = st->prevp;
+	worker_undefer(&st->again);
 	log_end(st, e);
 	worker_reap(l->worker, &st->reapable);
 	l->live--;
@@ -164,6 +174,46 @@ static bool is_refused(const struct splice *s, enum reason why)
 	       why == session_stream_reason(s->side[TGT]);
 }
 
+static void on_client(struct conduit *c, unsigned events)
+{
+	fail(c->user, REASON_RESET, "it went before there was a connection to the relay");
+}
+
+/* WISHING begins: the client's bytes and its end stay where they are. */
+static void watch_client(struct local_stream *st, struct conduit *client)
+{
+	st->client = client;
+	client->ready = on_client;
+	client->user = st;
+	conduit_want(client, READY_ABORT | READY_GONE);
+}
+
+static void on_again(struct deferred *d)
+{
+	struct local_stream *st =
+		(struct local_stream *)((char *)d - offsetof(struct local_stream, again));
+
+	pool_open(st->local->pool, &st->wish);
+}
+
+/* The stream has ended with its session, or never was in it; and nothing is lost with it. */
+static bool try_again(struct local_stream *st, struct splice *s, enum reason why)
+{
+	struct conduit *client = s->side[INI];
+
+	if ((why != REASON_GOING_AWAY && why != REASON_TUNNEL_LOST) ||
+	    session_stream_reason(s->side[TGT]) != why || s->half[INI].bytes || s->half[TGT].bytes || s->half[INI].failed ||
+	    st->local->told_over || ++st->tries == LOCAL_TRIES)
+		return false;
+	log_debug("#%s: %s has not taken it (%s): once more", st->wish.id, st->via,
+		  reason_word(why));
+	s->side[INI] = NULL;
+	st->splice = NULL;
+	watch_client(st, client);
+	worker_defer(st->local->worker, &st->again);
+	return true;
+}
+
 static void on_splice_end(struct splice *s, enum reason why)
 {
 	struct local_stream *st = s->user;
@@ -174,7 +224,8 @@ static void on_splice_end(struct splice *s, enum reason why)
 		.down = s->half[TGT].bytes,
 	};
 
-	stream_over(st, &e);
+	if (!try_again(st, s, why))
+		stream_over(st, &e);
 }
 
 /* ---- the way there ---- */
@@ -199,11 +250,6 @@ static void on_stream(struct pool_wish *w, struct conduit *c, enum reason why, c
 
 		stream_over(st, &e);
 	}
-}
-
-static void on_client(struct conduit *c, unsigned events)
-{
-	fail(c->user, REASON_RESET, "it went before there was a connection to the relay");
 }
 
 static struct conduit *conduit_of(struct local *l, int fd)
@@ -233,18 +279,16 @@ static void on_accepted(struct acceptor *a, int fd, const struct peer *peer)
 	st->local = l;
 	st->from = from;
 	st->peer = *peer;
-	st->client = client;
 	st->since = worker_now(l->worker);
 	st->reapable.free = stream_free;
+	st->again.run = on_again;
 	st->next = l->streams;
 	st->prevp = &l->streams;
 	if (st->next)
 		st->next->prevp = &st->next;
 	l->streams = st;
 	l->live++;
-	client->ready = on_client;
-	client->user = st;
-	conduit_want(client, READY_ABORT | READY_GONE);
+	watch_client(st, client);
 	st->wish.service = from->config->service;
 	st->wish.done = on_stream;
 	snprintf(st->wish.id, sizeof(st->wish.id), "%" PRIu64, ++l->counted);

@@ -5,10 +5,17 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 
+import h2.config
+import h2.connection
+import h2.events
+import h2.settings
 import pytest
+from hyperframe.frame import GoAwayFrame
 
-from harness import DOMAIN, MB, Agent, Task, data, free_port, need, wait_for
+from harness import DEADLINE, DOMAIN, MB, Agent, Task, data, free_port, need, wait_for
+from h2_client import SESSION_WINDOW
 from streams import Aborted, Service, TlsConn, dial, echo, roundtrip, tls_service
 
 KBS_HOST = f"kbs.acme.{DOMAIN}"
@@ -318,6 +325,122 @@ def test_stuck_relay(world, svc):
     local.wait_log(rf"#1 .* \({good.listeners['front']}\): .* eof")
 
 
+class LeavingRelay(Service):
+    """A connect door that says GOAWAY to its first `leaves` sessions when a stream has come, and has
+    not taken it; later ones echo. read: it waits for the stream's first byte before."""
+
+    def __init__(self, world, leaves, read=False):
+        self.context = world.certificates.server(world.certificates.relay, alpn=["h2"])
+        self.leaves, self.read, self.streams = leaves, read, 0
+        super().__init__(handler=self.session)
+        self.listeners = {"front": self.address}
+
+    def session(self, conn):
+        tls = TlsConn(conn, self.context, server_side=True)
+        http = h2.connection.H2Connection(h2.config.H2Configuration(
+            client_side=False, validate_inbound_headers=False))
+        http.local_settings = h2.settings.Settings(client=False, initial_values={
+            h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: SESSION_WINDOW})
+        http.initiate_connection()
+        http.increment_flow_control_window(SESSION_WINDOW)
+        tls.send(http.data_to_send())
+        while got := tls.recv():
+            for event in http.receive_data(got):
+                self.on_event(http, event, tls)
+            tls.send(http.data_to_send())
+
+    def on_event(self, http, event, tls):
+        come = isinstance(event, h2.events.RequestReceived)
+        self.streams += come
+        if self.streams <= self.leaves:
+            if isinstance(event, h2.events.DataReceived) if self.read else come:
+                tls.send(GoAwayFrame(0, last_stream_id=0).serialize())  # h2 itself would end now
+        elif come:
+            http.send_headers(event.stream_id, [(":status", "200")])
+        elif isinstance(event, h2.events.DataReceived):
+            http.send_data(event.stream_id, event.data)
+        elif isinstance(event, h2.events.StreamEnded):
+            http.end_stream(event.stream_id)
+
+
+class StuffedRelay(LeavingRelay):
+    """Its first session reads no more when a byte has come, until it leaves; then all of it."""
+
+    def __init__(self, world):
+        self.stuffed, self.leave, self.got = None, threading.Event(), 0
+        super().__init__(world, leaves=0)
+
+    def on_event(self, http, event, tls):
+        if not isinstance(event, h2.events.DataReceived) or self.stuffed not in (None, http):
+            super().on_event(http, event, tls)
+            return
+        self.got += len(event.data)
+        if not self.stuffed:
+            self.stuffed = http
+            assert self.leave.wait(DEADLINE)
+            tls.send(GoAwayFrame(0, last_stream_id=1).serialize())
+
+
+def test_relay_leaves_while_the_way_is_full(world):
+    """A stream that could not even be asked for, since the one before fills the connection."""
+    relay = world.add(StuffedRelay(world))
+    local = Local(world, relay, {"kbs.acme": None})
+    sent = [0, 0]
+
+    def upload(conn):
+        for _ in range(256):
+            conn.send(bytes(65536))
+            sent[0] += 1
+
+    def full():
+        before, sent[1] = sent[1], sent[0]
+        return before == sent[0] > 0
+
+    with local.dial() as first:
+        uploading = Task(upload, first)
+        wait_for(full, "the way is full", every=1)
+        held = local.fds()
+        with local.dial() as late:
+            wait_for(lambda: local.fds() == held + 1, "it is accepted")
+            relay.leave.set()
+            late.send(b"question")
+            assert late.read_exactly(8) == b"question"
+        uploading.result()
+        wait_for(lambda: relay.got == 256 * 65536, lambda: relay.got)
+
+
+@pytest.mark.parametrize("eof", [False, True])
+def test_relay_leaves_before_a_byte(world, eof):
+    """GOAWAY says that a stream was not taken, and no byte of it is gone: another session takes it."""
+    relay = world.add(LeavingRelay(world, leaves=2))
+    local = Local(world, relay, {"kbs.acme": None})
+    with local.dial() as c:
+        if eof:  # which was passed on already, perhaps, to the one that did not take it
+            c.eof()
+        wait_for(lambda: relay.streams == 3, lambda: f"{relay.errors}\n{local.tail()}")
+        if not eof:
+            c.send(b"question")
+            assert c.read_exactly(8) == b"question"
+            c.eof()
+        assert c.read_all() == b""
+    local.wait_log(r"#1 .* s, eof\n")
+    assert not relay.errors
+
+
+def test_relay_leaves_after_a_byte(world):
+    """What was sent is gone, so the client is told; and one that leaves for ever is not asked so."""
+    for relay, word in ((LeavingRelay(world, leaves=1, read=True), "going-away"),
+                        (LeavingRelay(world, leaves=99), "going-away")):
+        world.add(relay)
+        local = Local(world, relay, {"kbs.acme": None}, name=f"local-{relay.leaves}")
+        with local.dial() as c:
+            if relay.read:
+                c.send(b"question")
+            assert gone(c)
+        local.wait_log(rf"#1 .* no connection after .*: {word}: ")
+        assert relay.streams == (1 if relay.read else 4)
+
+
 def test_parked(world, svc):
     """It comes before the owner does: its bytes wait at the relay."""
     relay = world.relay(timeouts={"pickup": "20s"})
@@ -330,13 +453,16 @@ def test_parked(world, svc):
 
 
 def test_relay_restarted(world, svc):
-    """Its streams end by a reset; who comes then finds the way again, even before the relay is up."""
+    """Its streams end by a reset, but for those without a byte; who comes then finds the way again,
+    even before the relay is up."""
     relay = world.relay(timeouts={"pickup": "20s"})
     world.agent(relay, {"kbs": svc.address})
     local = Local(world, relay, {"kbs.acme": None})
     live = local.dial()
     live.send(b"x")
     assert live.read_exactly(1) == b"x"
+    silent = local.dial()
+    relay.wait_metric("live_splices", lambda v: v == 2)
     relay.kill()
     assert gone(live)
     local.wait_log(r"#1 .* tunnel-lost")
@@ -344,6 +470,7 @@ def test_relay_restarted(world, svc):
     local.wait_log(r"relay .*refused")
     relay = world.restart(relay)
     early.result()
+    roundtrip(silent, data(MB))
     with local.dial() as c:
         roundtrip(c, data(MB))
 
