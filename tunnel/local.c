@@ -202,8 +202,9 @@ static bool try_again(struct local_stream *st, struct splice *s, enum reason why
 	struct conduit *client = s->side[INI];
 
 	if ((why != REASON_GOING_AWAY && why != REASON_TUNNEL_LOST) ||
-	    session_stream_reason(s->side[TGT]) != why || s->half[INI].bytes || s->half[TGT].bytes || s->half[INI].failed ||
-	    st->local->told_over || ++st->tries == LOCAL_TRIES)
+	    session_stream_reason(s->side[TGT]) != why || s->half[INI].bytes ||
+	    s->half[TGT].bytes || s->half[INI].failed || st->local->told_over ||
+	    ++st->tries == LOCAL_TRIES)
 		return false;
 	log_debug("#%s: %s has not taken it (%s): once more", st->wish.id, st->via,
 		  reason_word(why));
