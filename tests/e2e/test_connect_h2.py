@@ -643,13 +643,16 @@ def test_drain(world, setting):
     for s in streams:
         s.send(b"before")
         assert s.read(6) == b"before"
+    dialled = dial(relay.listeners["front"])  # and has not said what it speaks
+    relay.wait_metric("live_intakes", lambda n: n == 1)
     relay.signal(signal.SIGTERM)
     for c in clients:
         c.wait(lambda: len(c.goaways) == 2)
         assert [code for _, code in c.goaways] == [NO_ERROR, NO_ERROR]
         assert c.goaways[0][0] == 2**31 - 1 and c.goaways[1][0] == 1
-    idle.wait_closed()
-    assert idle.closed == "end"
+    for c in idle, H2Client(dialled):
+        c.wait_closed()
+        assert c.closed == "end" and c.goaways[-1][1] == NO_ERROR
     late = clients[0].connect("echo.acme")  # after it was told not to
     for s in streams:
         roundtrip(s, data(MB))
