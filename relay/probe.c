@@ -52,7 +52,7 @@ struct probes {
 	struct health *health;
 	uint64_t timeout_ms;
 	SSL_CTX *tls;
-	STAILQ_HEAD(, probe) queue;
+	STAILQ_HEAD(probe_queue, probe) queue;
 	unsigned going; /* DIALLING and SHAKING */
 	size_t n;
 	struct probe at[];
