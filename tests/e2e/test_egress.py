@@ -233,6 +233,24 @@ def test_tinyproxy_basic(world, svc):
     no_secret(agent, without, secret=word)
 
 
+def test_wrong_password_is_shown_once(world, svc):
+    """Many proxies lock an account after a few wrong ones; a new one is shown at once."""
+    relay = world.relay()
+    proxy = world.add(Proxy(answer=b"HTTP/1.1 407 No\r\nProxy-Authenticate: Basic\r\n\r\n"))
+    agent = world.agent(relay, {"kbs": svc.address}, wait=False, log={"level": "debug"},
+                        proxy=proxy.url, proxy_credentials_file=credentials(world))
+    agent.wait_log("does not take the user name and password")
+    wait_for(lambda: agent.count("are not shown to it again") >= 2, agent.tail)
+    assert len(proxy.heads) == 1
+    agent.signal(signal.SIGHUP)
+    wait_for(lambda: len(proxy.heads) == 2, agent.tail)
+    proxy.answer = b"HTTP/1.1 200 Yes\r\n\r\n"
+    credentials(world, f"{USER}:new\n")
+    relay.wait_tunnels(1)
+    assert len(proxy.heads) == 3
+    no_secret(agent)
+
+
 def test_squid_basic(world, svc):
     relay = world.relay()
     port = squid(world, "", *squid_users(world), ports=relay.port())
@@ -548,9 +566,9 @@ def test_unusable_environment(world, svc, env):
 
 def test_password_on_the_command_line(world, svc):
     relay = world.relay()
-    agent = world.agent(relay, {"kbs": svc.address}, wait=False, expect=(2,),
+    agent = world.agent(relay, {"kbs": svc.address}, wait=False, expect=(1,),
                         extra=["--proxy", "http://u:s3cret@127.0.0.1:1"])
-    assert agent.wait() == 2
+    assert agent.wait() == 1
     assert "everybody can read a command line" in agent.log() and "s3cret" not in agent.log()
 
 
