@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "config/bridge.h"
+#include "config/scalar.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -144,7 +145,7 @@ static void try_range(const char *text, size_t len)
 	uint64_t from, to;
 
 	must(copy);
-	must(config_range(copy, &from, &to) < 0 || (from <= to && to <= UINT32_MAX));
+	must(scalar_range(copy, &from, &to) < 0 || (from <= to && to <= UINT32_MAX));
 	free(copy);
 }
 

@@ -1,8 +1,10 @@
 /*
  * fuzz_session: bytes of a hostile peer into a session of either role.
  *
- * Input: one byte of options, then what the carrier delivers. Every stream's owner reads, writes
- * and closes by the options, so that the session meets users of all manners.
+ * Input: a byte of options, a byte for the carrier, then what the carrier delivers. Every stream's
+ * owner reads, writes and closes by the options, so that the session meets users of all manners.
+ * All memory that the process holds is counted: whatever the peer says, it is no more than the
+ * limits allow, and nothing of it is left at the end.
  */
 #include <errno.h>
 #include <stdbool.h>
@@ -17,7 +19,7 @@
 enum {
 	OPTION_CLIENT = 1 << 0,  /* the role under test */
 	OPTION_MAGIC = 1 << 1,  /* server: a valid preface comes first */
-	OPTION_PIECES = 1 << 2, /* the carrier delivers and takes a few bytes at a time */
+	OPTION_PIECES = 1 << 2, /* the carrier delivers and takes pieces, as its byte says */
 	OPTION_STALL = 1 << 3,  /* owners read nothing */
 	OPTION_CLOSE = 1 << 4,  /* owners close after some events */
 	OPTION_CLEAN = 1 << 5,  /* ... in order */
@@ -25,19 +27,33 @@ enum {
 	OPTION_RETIRE = 1 << 7, /* the session is retired half-way */
 };
 
+enum { /* the carrier's byte; the rest of it sets off the lengths of pieces */
+	CARRIER_LONGER = 1 << 5, /* pieces of up to 1000 bytes, instead of 7 */
+	CARRIER_AGAIN = 1 << 6,	 /* the second half of what it delivers comes 16 times */
+	CARRIER_DEAF = 1 << 7,	 /* it takes nothing */
+};
+
 #define TURNS 400
 #define OWNED 64
+#define AGAIN 16
+/*
+ * What a session may hold, without the peer's doing: its window, in blocks that may be half empty,
+ * the streams, one write. And the answers that a deaf peer leaves waiting: some 160 bytes for a
+ * frame of 9 at least, and so many of them (session_send.c) that it is this much in the end.
+ */
+#define MEMORY_FIXED ((size_t)512 * 1024)
+#define MEMORY_ANSWERS ((size_t)3 * 1024 * 1024)
+#define MEMORY_FOR_A_BYTE 20
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* A carrier in memory. */
 struct memory {
 	struct conduit base;
-	struct reapable reapable;
 	const uint8_t *data;
-	size_t size, at;
-	unsigned wants, option, turn;
-	bool closed;
+	size_t size, at, delivered;
+	unsigned wants, option, turn, again, mix;
+	bool closed, deaf, longer;
 };
 
 static struct worker *w;
@@ -45,31 +61,50 @@ static unsigned option, n_events, n_accepted;
 static bool ended;
 static struct conduit *owned[OWNED]; /* so that none is leaked */
 
+static size_t piece(struct memory *m)
+{
+	m->mix = m->mix * 1103515245 + 12345;
+	return 1 + (m->mix >> 16) % (m->longer ? 1000 : 7);
+}
+
 static ssize_t memory_read(struct conduit *c, void *buf, size_t max)
 {
 	struct memory *m = (struct memory *)c;
-	size_t n = m->size - m->at;
+	size_t n;
 
+	if (m->at == m->size && m->again > 0) {
+		m->again--;
+		m->at = m->size / 2;
+	}
+	n = m->size - m->at;
 	if (n == 0)
 		return 0;
+	if (m->option & OPTION_PIECES && max > 0) {
+		size_t some = piece(m);
+
+		max = max < some ? max : some;
+	}
 	if (n > max)
 		n = max;
-	if (m->option & OPTION_PIECES && n > 7)
-		n = 7;
 	memcpy(buf, m->data + m->at, n);
 	m->at += n;
+	m->delivered += n;
 	return (ssize_t)n;
 }
 
 static ssize_t memory_write(struct conduit *c, const void *buf, size_t len)
 {
 	struct memory *m = (struct memory *)c;
+	size_t some;
 
+	if (m->deaf)
+		return -EAGAIN;
 	if (!(m->option & OPTION_PIECES))
 		return (ssize_t)len;
 	if (m->turn % 2)
 		return -EAGAIN;
-	return (ssize_t)(len > 100 ? 100 : len);
+	some = 100 + piece(m);
+	return (ssize_t)(len > some ? some : len);
 }
 
 static int memory_shutdown(struct conduit *c)
@@ -82,14 +117,9 @@ static void memory_want(struct conduit *c, unsigned events)
 	((struct memory *)c)->wants = events;
 }
 
-static void memory_free(struct reapable *r)
-{
-	free((char *)r - offsetof(struct memory, reapable));
-}
-
 static void memory_close(struct conduit *c, enum reason why)
 {
-	((struct memory *)c)->closed = true; /* freed at the end of the input */
+	((struct memory *)c)->closed = true;
 }
 
 static const struct conduit_ops memory_ops = {
@@ -208,7 +238,8 @@ static void on_end(struct session *s, enum reason why, const char *detail)
 
 static void turn(struct memory *m)
 {
-	unsigned events = m->wants & (READY_READ | (m->turn % 2 ? 0 : READY_WRITE));
+	unsigned can = READY_READ | (m->deaf || m->turn % 2 ? 0 : READY_WRITE);
+	unsigned events = m->wants & can;
 
 	m->turn++;
 	if (events && !m->closed)
@@ -217,10 +248,27 @@ static void turn(struct memory *m)
 	reap(w);
 }
 
+/* Bytes that malloc has given away; only a sanitizer's can say, others count what they cache. */
+size_t __sanitizer_get_current_allocated_bytes(void) __attribute__((weak));
+
+static size_t allocated(void)
+{
+	if (!__sanitizer_get_current_allocated_bytes)
+		return 0;
+	return __sanitizer_get_current_allocated_bytes();
+}
+
+static size_t memory_max(const struct memory *m)
+{
+	size_t answers = m->delivered * MEMORY_FOR_A_BYTE;
+
+	return MEMORY_FIXED + (answers < MEMORY_ANSWERS ? answers : MEMORY_ANSWERS);
+}
+
 static const struct session_limits limits = { .streams = 50,
 					      .streams_total = 100,
 					      .stream_window = 4096,
-					      .session_window = 131072,
+					      .session_window = 65536,
 					      .ping_ms = 0,
 					      .dead_ms = 0 };
 static const struct session_events events = {
@@ -244,22 +292,12 @@ static void open_some(struct session *s)
 	}
 }
 
-static void run(const uint8_t *data, size_t size)
+static struct session *start(struct memory *m)
 {
 	enum session_role role = option & OPTION_CLIENT ? SESSION_CLIENT : SESSION_SERVER;
 	struct session_limits l = limits;
-	struct memory *m = calloc(1, sizeof(*m));
 	struct session *s;
 
-	if (!m)
-		abort();
-	conduit_init(&m->base, &memory_ops, w);
-	m->data = data;
-	m->size = size;
-	m->option = option;
-	m->reapable.free = memory_free;
-	ended = false;
-	n_events = n_accepted = 0;
 	l.peer = role == SESSION_CLIENT && !(option & OPTION_REFUSE) ? SESSION_PEER_AGENT
 		 : role == SESSION_SERVER && option & OPTION_REFUSE  ? SESSION_PEER_ANY
 								     : SESSION_PEER_RELAY;
@@ -268,17 +306,39 @@ static void run(const uint8_t *data, size_t size)
 		abort();
 	if (role == SESSION_CLIENT)
 		open_some(s);
+	return s;
+}
+
+static void run(uint8_t carrier, const uint8_t *data, size_t size)
+{
+	struct memory m = { .data = data,
+			    .size = size,
+			    .option = option,
+			    .mix = carrier,
+			    .longer = carrier & CARRIER_LONGER,
+			    .again = carrier & CARRIER_AGAIN ? AGAIN - 1 : 0,
+			    .deaf = carrier & CARRIER_DEAF };
+	size_t before = allocated();
+	struct session *s;
+
+	conduit_init(&m.base, &memory_ops, w);
+	ended = false;
+	n_events = n_accepted = 0;
+	s = start(&m);
 	for (int i = 0; i < TURNS && !ended; i++) {
-		if (session_memory(s) > limits.session_window)
+		if (session_memory(s) > limits.session_window ||
+		    allocated() > before + memory_max(&m))
 			abort();
 		if (i == 3 && option & OPTION_RETIRE)
 			session_retire(s);
-		turn(m);
+		turn(&m);
 	}
-	m->at = m->size; /* what is left takes too long */
-	m->option &= ~(unsigned)OPTION_PIECES;
+	m.at = m.size; /* what is left takes too long */
+	m.again = 0;
+	m.deaf = false;
+	m.option &= ~(unsigned)OPTION_PIECES;
 	for (int i = 0; i < TURNS && !ended; i++)
-		turn(m);
+		turn(&m);
 	if (!ended)
 		abort();
 	for (unsigned i = 0; i < OWNED; i++)
@@ -286,22 +346,29 @@ static void run(const uint8_t *data, size_t size)
 			drop(i, REASON_SHUTDOWN);
 	run_deferred(w);
 	reap(w);
-	conduit_deinit(&m->base);
-	free(m);
+	conduit_deinit(&m.base);
+}
+
+/* The first run's memory stays: the worker, tables of libraries. */
+static void warm_up(void)
+{
+	w = worker_new(0);
+	if (!w)
+		abort();
+	run(0, NULL, 0);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const char magic[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+	size_t n = 0, before;
 	uint8_t *bytes;
-	size_t n = 0;
 
-	if (size < 1 || size > 65536)
+	if (size < 2 || size > 65536)
 		return 0;
 	if (!w)
-		w = worker_new(0);
-	if (!w)
-		abort();
+		warm_up();
+	before = allocated();
 	option = data[0];
 	bytes = malloc(size + sizeof(magic));
 	if (!bytes)
@@ -310,8 +377,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		n = sizeof(magic) - 1;
 		memcpy(bytes, magic, n);
 	}
-	memcpy(bytes + n, data + 1, size - 1);
-	run(bytes, n + size - 1);
+	memcpy(bytes + n, data + 2, size - 2);
+	run(data[1], bytes, n + size - 2);
 	free(bytes);
+	if (allocated() != before)
+		abort();
 	return 0;
 }
