@@ -18,21 +18,6 @@
 #include "config/schema_bridge.h"
 #include "config/xalloc.h"
 
-int config_range(const char *text, uint64_t *from, uint64_t *to)
-{
-	const char *dash = strchr(text, '-');
-	char *first = xstrndup(text, dash ? (size_t)(dash - text) : strlen(text));
-	uint64_t a, b;
-	bool good = !scalar_number(first, &a) && !scalar_number(dash ? dash + 1 : first, &b);
-
-	free(first);
-	if (!good || a > b || b > UINT32_MAX)
-		return -EINVAL;
-	*from = a;
-	*to = b;
-	return 0;
-}
-
 /* ---- files ---- */
 
 /* The main file, or a drop-in. */

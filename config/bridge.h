@@ -168,7 +168,4 @@ struct vm_file *vm_file_free(struct vm_file *f); /* NULL is fine */
 int vm_file_check(const struct vm_file *f, const struct bridge_config *c, const char *name,
 		  struct config_errors *e);
 
-/* "42" or "40-49": 0, or -EINVAL. Rules, VMs and the tables' own check. */
-int config_range(const char *text, uint64_t *from, uint64_t *to);
-
 #endif

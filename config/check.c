@@ -12,20 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/check_private.h"
 #include "config/schema.h"
 #include "config/xalloc.h"
-
-struct check {
-	const struct source *s;
-	const struct relay_config *c;
-	const struct node *root;
-};
-
-/* A text that must stand only once, and which entry of what it is of. */
-struct use {
-	const char *text;
-	size_t at, sub;
-};
 
 static int compare_uses(const void *a, const void *b)
 {
@@ -39,10 +28,9 @@ static int compare_uses(const void *a, const void *b)
 	return x->sub < y->sub ? -1 : x->sub > y->sub;
 }
 
-/* Calls again() for each use that is not the first of its text. */
-static void each_duplicate(const struct check *k, struct use *uses, size_t n,
-			   void (*again)(const struct check *k, const struct use *first,
-					 const struct use *use))
+void check_duplicates(const struct check *k, struct use *uses, size_t n,
+		      void (*again)(const struct check *k, const struct use *first,
+				    const struct use *use))
 {
 	size_t first = 0;
 
@@ -55,8 +43,7 @@ static void each_duplicate(const struct check *k, struct use *uses, size_t n,
 			first = i;
 }
 
-/* The node of list[at].key, or of the entry itself; NULL once errors are only counted. */
-static const struct node *find(const struct check *k, const char *list, size_t at, const char *key)
+const struct node *check_find(const struct check *k, const char *list, size_t at, const char *key)
 {
 	const struct node *entry, *node;
 
@@ -67,10 +54,10 @@ static const struct node *find(const struct check *k, const char *list, size_t a
 	return node ? node : entry;
 }
 
-static const struct node *find_sub(const struct check *k, const char *list, size_t at,
+const struct node *check_find_sub(const struct check *k, const char *list, size_t at,
 				   const char *key, size_t sub)
 {
-	const struct node *node = find(k, list, at, key), *entry = node_at(node, sub);
+	const struct node *node = check_find(k, list, at, key), *entry = node_at(node, sub);
 
 	return entry ? entry : node;
 }
@@ -80,7 +67,7 @@ static const struct node *find_sub(const struct check *k, const char *list, size
 static void listener_name_again(const struct check *k, const struct use *first,
 				const struct use *use)
 {
-	source_error(k->s, find(k, "listeners", use->at, "name"),
+	source_error(k->s, check_find(k, "listeners", use->at, "name"),
 		     "name: %s is the name of the listener on line %d already; expected another",
 		     use->text, k->c->listeners[first->at].line);
 }
@@ -94,7 +81,7 @@ static void listener_address_again(const struct check *k, const struct use *firs
 			     "expected another",
 			     use->text, k->c->listeners[first->at].line);
 	else
-		source_error(k->s, find(k, "listeners", use->at, "address"),
+		source_error(k->s, check_find(k, "listeners", use->at, "address"),
 			     "address: %s is the address of the listener on line %d already; "
 			     "expected another",
 			     use->text, k->c->listeners[first->at].line);
@@ -129,7 +116,7 @@ static void check_listeners(const struct check *k, const struct relay_config *c)
 		if (c->listeners[i].name)
 			uses[n++] = (struct use){ c->listeners[i].name, i, 0 };
 	}
-	each_duplicate(k, uses, n, listener_name_again);
+	check_duplicates(k, uses, n, listener_name_again);
 	n = 0;
 	for (size_t i = 0; i <= c->n_listeners; i++) {
 		const struct address *a =
@@ -141,7 +128,7 @@ static void check_listeners(const struct check *k, const struct relay_config *c)
 		uses[n] = (struct use){ address_format(a, texts[n], sizeof(texts[n])), i, 0 };
 		n++;
 	}
-	each_duplicate(k, uses, n, listener_address_again);
+	check_duplicates(k, uses, n, listener_address_again);
 	free(texts);
 	free(uses);
 }
@@ -150,7 +137,7 @@ static void check_listeners(const struct check *k, const struct relay_config *c)
 
 static void owner_again(const struct check *k, const struct use *first, const struct use *use)
 {
-	source_error(k->s, find(k, "owners", use->at, "name"),
+	source_error(k->s, check_find(k, "owners", use->at, "name"),
 		     "name: %s is the name of the owner on line %d already; expected another",
 		     use->text, k->c->owners[first->at].line);
 }
@@ -158,7 +145,7 @@ static void owner_again(const struct check *k, const struct use *first, const st
 static void owner_service_again(const struct check *k, const struct use *first,
 				const struct use *use)
 {
-	source_error(k->s, find_sub(k, "owners", use->at, "services", use->sub),
+	source_error(k->s, check_find_sub(k, "owners", use->at, "services", use->sub),
 		     "services: %s stands there twice; expected it once", use->text);
 }
 
@@ -170,7 +157,7 @@ static void check_owners(const struct check *k, const struct relay_config *c)
 	for (size_t i = 0; i < c->n_owners; i++)
 		if (c->owners[i].name)
 			uses[n++] = (struct use){ c->owners[i].name, i, 0 };
-	each_duplicate(k, uses, n, owner_again);
+	check_duplicates(k, uses, n, owner_again);
 	free(uses);
 	for (size_t i = 0; i < c->n_owners; i++) {
 		const struct strings *services = &c->owners[i].services;
@@ -180,69 +167,23 @@ static void check_owners(const struct check *k, const struct relay_config *c)
 		for (size_t j = 0; j < services->n; j++)
 			if (services->at[j])
 				uses[n++] = (struct use){ services->at[j], i, j };
-		each_duplicate(k, uses, n, owner_service_again);
+		check_duplicates(k, uses, n, owner_service_again);
 		free(uses);
 	}
-}
-
-struct hash_use {
-	struct token_hash hash;
-	size_t at, sub;
-};
-
-static int compare_hashes(const void *a, const void *b)
-{
-	const struct hash_use *x = a, *y = b;
-	int order = memcmp(x->hash.bytes, y->hash.bytes, TOKEN_HASH_SIZE);
-
-	if (order)
-		return order;
-	if (x->at != y->at)
-		return x->at < y->at ? -1 : 1;
-	return x->sub < y->sub ? -1 : x->sub > y->sub;
-}
-
-/* One token is one owner's: the credential says whose a tunnel is. */
-static void check_tokens(const struct check *k, const struct relay_config *c)
-{
-	struct hash_use *uses;
-	size_t n = 0, first = 0;
-
-	for (size_t i = 0; i < c->n_owners; i++)
-		n += c->owners[i].tokens.n;
-	uses = xcalloc(n, sizeof(*uses));
-	n = 0;
-	for (size_t i = 0; i < c->n_owners; i++)
-		for (size_t j = 0; j < c->owners[i].tokens.n; j++)
-			uses[n++] = (struct hash_use){ c->owners[i].tokens.at[j], i, j };
-	if (n)
-		qsort(uses, n, sizeof(*uses), compare_hashes);
-	for (size_t i = 1; i < n; i++) {
-		if (memcmp(uses[first].hash.bytes, uses[i].hash.bytes, TOKEN_HASH_SIZE) != 0) {
-			first = i;
-			continue;
-		}
-		source_error(
-			k->s, find_sub(k, "owners", uses[i].at, "tokens", uses[i].sub),
-			"tokens: the token of the owner on line %d already; expected each token "
-			"once, make another with: attest-relay token new",
-			c->owners[uses[first].at].line);
-	}
-	free(uses);
 }
 
 /* ---- services ---- */
 
 static void service_again(const struct check *k, const struct use *first, const struct use *use)
 {
-	source_error(k->s, find(k, "services", use->at, "name"),
+	source_error(k->s, check_find(k, "services", use->at, "name"),
 		     "name: %s is the name of the service on line %d already; expected another",
 		     use->text, k->c->services[first->at].line);
 }
 
 static void hostname_again(const struct check *k, const struct use *first, const struct use *use)
 {
-	source_error(k->s, find_sub(k, "services", use->at, "hostnames", use->sub),
+	source_error(k->s, check_find_sub(k, "services", use->at, "hostnames", use->sub),
 		     "hostnames: %s leads to the service on line %d already; expected a host name "
 		     "once",
 		     use->text, k->c->services[first->at].line);
@@ -257,7 +198,7 @@ static void check_hostname(const struct check *k, size_t i, size_t j)
 	char *rest;
 
 	if (strcmp(host, domain) == 0) {
-		source_error(k->s, find_sub(k, "services", i, "hostnames", j),
+		source_error(k->s, check_find_sub(k, "services", i, "hostnames", j),
 			     "hostnames: %s is the relay's own name (domain); expected another",
 			     host);
 		return;
@@ -269,7 +210,7 @@ static void check_hostname(const struct check *k, size_t i, size_t j)
 		return;
 	rest = xstrndup(host, under);
 	if (name_is_service(rest) && (!service->name || strcmp(rest, service->name) != 0))
-		source_error(k->s, find_sub(k, "services", i, "hostnames", j),
+		source_error(k->s, check_find_sub(k, "services", i, "hostnames", j),
 			     "hostnames: %s leads to the service %s (SERVICE.OWNER under domain); "
 			     "expected another",
 			     host, rest);
@@ -295,7 +236,7 @@ static void check_hostnames(const struct check *k, const struct relay_config *c)
 			if (c->domain)
 				check_hostname(k, i, j);
 		}
-	each_duplicate(k, uses, n, hostname_again);
+	check_duplicates(k, uses, n, hostname_again);
 	free(uses);
 }
 
@@ -309,7 +250,7 @@ static void check_targets(const struct check *k, size_t i)
 			if (targets->at[j].kind != ADDRESS_NONE &&
 			    address_equal(&targets->at[earlier], &targets->at[j])) {
 				source_error(
-					k->s, find_sub(k, "services", i, "targets", j),
+					k->s, check_find_sub(k, "services", i, "targets", j),
 					"targets: stands there twice; expected each target once");
 				break;
 			}
@@ -325,7 +266,7 @@ static void check_services(const struct check *k, const struct relay_config *c)
 			uses[n++] = (struct use){ c->services[i].name, i, 0 };
 		check_targets(k, i);
 	}
-	each_duplicate(k, uses, n, service_again);
+	check_duplicates(k, uses, n, service_again);
 	free(uses);
 	check_hostnames(k, c);
 }
@@ -347,7 +288,7 @@ static void check_references(const struct check *k, const struct relay_config *c
 		for (size_t j = 0; j < service->targets.n; j++)
 			tunnel |= service->targets.at[j].kind == ADDRESS_TUNNEL;
 		if (tunnel && !relay_config_owner(c, owner))
-			source_error(k->s, find(k, "services", i, "name"),
+			source_error(k->s, check_find(k, "services", i, "name"),
 				     "name: %s has the target tunnel, but there is no owner %s; "
 				     "expected %s under owners, or targets that are all addresses",
 				     service->name, owner, owner);
@@ -357,29 +298,10 @@ static void check_references(const struct check *k, const struct relay_config *c
 
 		if (service && !relay_config_service(c, service) &&
 		    !relay_config_owner(c, owner_part(service)))
-			source_error(k->s, find(k, "listeners", i, "service"),
+			source_error(k->s, check_find(k, "listeners", i, "service"),
 				     "service: %s is not under services, and %s not under owners; "
 				     "expected one of them",
 				     service, owner_part(service));
-	}
-}
-
-/* A restriction that could restrict nobody, or that nobody could meet, is a mistake. */
-static void check_client_cas(const struct check *k, const struct relay_config *c)
-{
-	for (size_t i = 0; i < c->n_listeners; i++) {
-		if (!c->listeners[i].client_ca)
-			continue;
-		if (!(c->listeners[i].doors & DOORS_HTTP))
-			source_error(k->s, find(k, "listeners", i, "client_ca"),
-				     "client_ca: this listener has no door connect and no door "
-				     "websocket, and others ask for no certificate; expected one "
-				     "of the two among its doors, or client_ca left out");
-		else if (!c->tls.certificate)
-			source_error(k->s, find(k, "listeners", i, "client_ca"),
-				     "client_ca: there is no certificate; expected "
-				     "tls: {certificate: FILE, key: FILE}, since clients show "
-				     "theirs inside the relay's TLS");
 	}
 }
 
@@ -405,20 +327,20 @@ static void check_proxies(const struct check *k, const struct relay_config *c)
 		const struct listener_config *l = &c->listeners[i];
 
 		if (!l->proxy_protocol && l->proxy_networks.n)
-			source_error(k->s, find(k, "listeners", i, "proxy_networks"),
+			source_error(k->s, check_find(k, "listeners", i, "proxy_networks"),
 				     "proxy_networks: stands without proxy_protocol; expected "
 				     "proxy_protocol: required or optional beside it");
 		if (l->proxy_protocol && !l->proxy_networks.n)
-			source_error(k->s, find(k, "listeners", i, "proxy_protocol"),
+			source_error(k->s, check_find(k, "listeners", i, "proxy_protocol"),
 				     "proxy_protocol: stands without proxy_networks, so anybody "
 				     "could say to be anybody; expected proxy_networks: [NETWORK, "
 				     "...], the addresses of the proxies");
 		else if (l->proxy_protocol && !proxies_could_come(l))
-			source_error(k->s, find(k, "listeners", i, "proxy_networks"),
+			source_error(k->s, check_find(k, "listeners", i, "proxy_networks"),
 				     "proxy_networks: nobody of these could come to this address; "
 				     "expected IP networks at tcp: and unix at unix:");
 		if (l->proxy_protocol == PROXY_TAKEN_OPTIONAL && l->service)
-			source_error(k->s, find(k, "listeners", i, "proxy_protocol"),
+			source_error(k->s, check_find(k, "listeners", i, "proxy_protocol"),
 				     "proxy_protocol: optional at a listener for one service, "
 				     "whose own first bytes might look like a PROXY header; "
 				     "expected required");
@@ -430,7 +352,7 @@ static void check_proxies(const struct check *k, const struct relay_config *c)
 		for (size_t j = 0; j < service->targets.n; j++)
 			address |= service->targets.at[j].kind != ADDRESS_TUNNEL;
 		if (service->proxy_protocol && !address)
-			source_error(k->s, find(k, "services", i, "proxy_protocol"),
+			source_error(k->s, check_find(k, "services", i, "proxy_protocol"),
 				     "proxy_protocol: this service has no target that is an "
 				     "address; expected one, or the same key in the configuration "
 				     "of its attest-tunnel");
@@ -446,11 +368,11 @@ static void check_checks(const struct check *k, const struct relay_config *c)
 		for (size_t j = 0; j < service->targets.n; j++)
 			address |= service->targets.at[j].kind != ADDRESS_TUNNEL;
 		if (service->check.kind && !address)
-			source_error(k->s, find(k, "services", i, "check"),
+			source_error(k->s, check_find(k, "services", i, "check"),
 				     "check: this service has no target that is an address; "
 				     "expected one, since tunnels are watched anyway");
 		if (service->check.server_name && service->check.kind != CHECK_TLS)
-			source_error(k->s, find(k, "services", i, "check"),
+			source_error(k->s, check_find(k, "services", i, "check"),
 				     "check: server_name is only for a check of TLS; expected "
 				     "kind: tls beside it");
 	}
@@ -463,12 +385,12 @@ static void check_tunnel_doors(const struct check *k, const struct relay_config 
 			continue;
 		if (!c->tls.certificate)
 			source_error(
-				k->s, find(k, "listeners", i, "doors"),
+				k->s, check_find(k, "listeners", i, "doors"),
 				"doors: tunnel, but there is no certificate; expected "
 				"tls: {certificate: FILE, key: FILE}, since tunnels come by TLS");
 		if (!c->n_owners)
 			source_error(
-				k->s, find(k, "listeners", i, "doors"),
+				k->s, check_find(k, "listeners", i, "doors"),
 				"doors: tunnel, but there are no owners, so no tunnel could get "
 				"in; expected at least one under owners");
 	}
@@ -523,10 +445,9 @@ void check_relay(const struct source *s, struct relay_config *c, const struct no
 		      node_get(root, "limits"));
 	if (!clean)
 		return;
-	check_tokens(&k, c);
 	check_references(&k, c);
 	check_tunnel_doors(&k, c);
-	check_client_cas(&k, c);
+	check_identities(&k, c);
 	check_proxies(&k, c);
 	check_checks(&k, c);
 }

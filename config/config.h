@@ -18,6 +18,7 @@
 #define CONFIG_FILE_MAX (1024 * 1024) /* bytes of a config file */
 #define CONFIG_LIST_MAX 65536	      /* entries of one list */
 #define TOKEN_HASH_SIZE 32	      /* SHA-256 */
+#define CERTIFICATE_NAME_MAX 512      /* "dns:..." and the like */
 
 /* All durations are milliseconds, all sizes bytes. */
 
@@ -86,12 +87,20 @@ enum proxy_taken {
 	PROXY_TAKEN_REQUIRED, /* nobody else may come, and nobody without one */
 };
 
+/* Of clients at DOORS_HTTP, where there is a client_ca; agents have their credentials. */
+enum certificates_wanted {
+	CERTIFICATES_REQUIRED, /* who shows none is refused */
+	CERTIFICATES_OPTIONAL, /* he may do what anybody may, or what clients: say */
+};
+
 struct listener_config {
 	char *name;
 	struct address address; /* tcp, unix, vsock, fd */
 	unsigned doors;		/* of enum door */
 	char *service;		/* DOOR_STATIC: the service, else NULL */
-	char *client_ca;	/* DOORS_HTTP: PEM; clients need a certificate of it, or NULL */
+	char *client_ca;  /* PEM: whose certificates clients and agents may show; NULL: none */
+	char *client_crl; /* PEM: those of them that are revoked; NULL: none is asked for */
+	int client_certificates; /* enum certificates_wanted, at DOORS_HTTP */
 	int proxy_protocol;	/* enum proxy_taken; off */
 	struct networks proxy_networks; /* whose PROXY headers are taken; n == 0 if off */
 	int line;		/* where it stands in the file */
@@ -101,15 +110,39 @@ struct token_hash {
 	uint8_t bytes[TOKEN_HASH_SIZE];
 };
 
-struct token_hashes {
-	struct token_hash *at;
+/* How an owner's agents show whose they are: one of hash and name. */
+struct credential_config {
+	struct token_hash hash; /* of a token */
+	char *name;	  /* in a certificate: "dns:...", "uri:..." or "email:..."; NULL: a token */
+	char *label;	  /* for logs and audit; NULL: none */
+	uint64_t expires; /* seconds since 1970; 0: never */
+	int line;
+};
+
+struct credentials_config {
+	struct credential_config *at;
 	size_t n;
 };
 
 struct owner_config {
 	char *name; /* one label */
-	struct token_hashes tokens; /* at least one */
-	struct strings services;    /* labels it may offer; n == 0: any */
+	struct credentials_config tokens, certificates; /* one of all at least */
+	struct strings services; /* labels it may offer; n == 0: any */
+	int line;
+};
+
+/*
+ * Who may open streams to what. Each of the lists that is not empty must hold something the client
+ * is; at least one of them does.
+ */
+struct client_config {
+	char *name;
+	struct strings certificates; /* "dns:...", "uri:...", "email:..." */
+	struct networks networks;    /* where it comes from */
+	struct strings listeners;    /* by their names */
+	struct strings uids, cids;   /* at a Unix socket; by vsock: numbers and ranges */
+	struct strings services;     /* SERVICE.OWNER, *.OWNER, SERVICE.*, or * */
+	uint64_t expires; /* seconds since 1970; 0: never */
 	int line;
 };
 
@@ -171,6 +204,8 @@ struct relay_config {
 	size_t n_owners;
 	struct service_config *services;
 	size_t n_services;
+	struct client_config *clients; /* n_clients == 0: any client may open any service */
+	size_t n_clients;
 	struct enrolment_config enrolment;
 	struct timeouts_config timeouts;
 	struct relay_limits limits;

@@ -130,7 +130,6 @@ static bool is_set(const struct field *f, const void *base)
 		return false;
 	case FIELD_TEXTS:
 	case FIELD_ADDRESSES:
-	case FIELD_HASHES:
 	case FIELD_NETWORKS:
 	case FIELD_STRUCTS:
 		list_of(f, base, &n);
@@ -140,6 +139,8 @@ static bool is_set(const struct field *f, const void *base)
 			if (is_set(&f->table->fields[i], at))
 				return true;
 		return false;
+	case FIELD_TIME:
+		return number_of(f, at) != 0;
 	case FIELD_REFUSED:
 		return false;
 	default:
@@ -174,6 +175,12 @@ static void dump_scalar(const struct field *f, const void *at, FILE *to)
 	case FIELD_ADDRESS:
 		dump_address(at, to);
 		break;
+	case FIELD_HASH:
+		dump_hash(at, to);
+		break;
+	case FIELD_TIME:
+		fputs(scalar_format_time(number_of(f, at), buf, sizeof(buf)), to);
+		break;
 	case FIELD_ENUM:
 		memcpy(&value, at, sizeof(value));
 		for (const struct word *w = f->words; w->text; w++)
@@ -199,6 +206,27 @@ static void dump_flags(const struct field *f, const void *at, FILE *to)
 	fputs("]\n", to);
 }
 
+/* An entry of which nothing but its first field is set. */
+static bool is_short(const struct field *f, const void *entry)
+{
+	if (!(f->flags & FIELD_SHORT))
+		return false;
+	for (size_t i = 1; i < f->table->n; i++)
+		if (is_set(&f->table->fields[i], entry))
+			return false;
+	return true;
+}
+
+static void dump_entry(const struct field *f, const void *entry, int indent, FILE *to)
+{
+	const struct field *first = &f->table->fields[0];
+
+	if (is_short(f, entry))
+		dump_scalar(first, (const char *)entry + first->offset, to);
+	else
+		table_dump_at(f->table, entry, indent, true, to);
+}
+
 static void dump_list(const struct field *f, const void *base, int indent, FILE *to)
 {
 	size_t n;
@@ -211,12 +239,10 @@ static void dump_list(const struct field *f, const void *base, int indent, FILE 
 			dump_quoted(((char *const *)(const void *)list)[i], to);
 		else if (f->type == FIELD_ADDRESSES)
 			dump_address((const struct address *)(const void *)list + i, to);
-		else if (f->type == FIELD_HASHES)
-			dump_hash((const struct token_hash *)(const void *)list + i, to);
 		else if (f->type == FIELD_NETWORKS)
 			dump_network((const struct network *)(const void *)list + i, to);
 		else
-			table_dump_at(f->table, list + i * f->table->size, indent + 4, true, to);
+			dump_entry(f, list + i * f->table->size, indent + 4, to);
 		if (f->type != FIELD_STRUCTS)
 			fputc('\n', to);
 	}
@@ -239,7 +265,7 @@ static void table_dump_at(const struct table *t, const void *of, int indent, boo
 		} else if (f->type == FIELD_FLAGS) {
 			dump_flags(f, at, to);
 		} else if (f->type == FIELD_TEXTS || f->type == FIELD_ADDRESSES ||
-			   f->type == FIELD_HASHES || f->type == FIELD_NETWORKS ||
+			   f->type == FIELD_NETWORKS ||
 			   f->type == FIELD_STRUCTS) {
 			dump_list(f, of, indent, to);
 		} else {

@@ -83,7 +83,7 @@ static void expected_range(const struct field *f, struct joined *j)
 static bool is_list(const struct field *f)
 {
 	return f->type == FIELD_FLAGS || f->type == FIELD_TEXTS || f->type == FIELD_ADDRESSES ||
-	       f->type == FIELD_HASHES || f->type == FIELD_NETWORKS || f->type == FIELD_STRUCTS;
+	       f->type == FIELD_NETWORKS || f->type == FIELD_STRUCTS;
 }
 
 const char *field_expected(const struct field *f, bool entry, char *buf, size_t size)
@@ -112,7 +112,11 @@ const char *field_expected(const struct field *f, bool entry, char *buf, size_t 
 	case FIELD_FLAGS:
 		join_words(&j, f->words);
 		break;
-	case FIELD_HASHES:
+	case FIELD_TIME:
+		join(&j, "a date, or a time in UTC, such as 2030-01-31 or 2030-01-31T12:00:00Z",
+		     true, false);
+		break;
+	case FIELD_HASH:
 		join(&j, "sha256: and 64 hex digits; make one with: attest-relay token new", true,
 		     false);
 		break;
@@ -125,6 +129,14 @@ const char *field_expected(const struct field *f, bool entry, char *buf, size_t 
 	case FIELD_STRUCTS:
 		join(&j, f->table->what, true, false);
 		join(&j, "s, each of keys and values", true, false);
+		if (f->flags & FIELD_SHORT) {
+			char short_form[EXPECTED_MAX];
+
+			join(&j, ", or ", true, false);
+			join(&j, field_expected(&f->table->fields[0], false, short_form,
+						sizeof(short_form)),
+			     true, false);
+		}
 		break;
 	case FIELD_REFUSED:
 	case FIELD_TYPES:

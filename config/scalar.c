@@ -1,5 +1,5 @@
 /*
- * scalar: numbers, durations, sizes and token hashes to and from text.
+ * scalar: numbers, durations, sizes, times and token hashes to and from text.
  *
  * Theory of operation: a value is decimal digits and at once its unit, from a table that serves
  * both directions. No sign, fraction, or sum of units: there is one way to write a thing, and
@@ -7,11 +7,16 @@
  */
 #include "config/scalar.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <time.h>
+
+#include "config/xalloc.h"
 
 struct unit {
 	const char *name;
@@ -112,6 +117,48 @@ const char *scalar_size(const char *text, uint64_t *bytes)
 	return with_unit(text, sizes, bytes);
 }
 
+/* n digits at text as a number; -1: something else is there. */
+static int number_at(const char *text, unsigned n)
+{
+	int value = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		if (text[i] < '0' || text[i] > '9')
+			return -1;
+		value = value * 10 + (text[i] - '0');
+	}
+	return value;
+}
+
+const char *scalar_time(const char *text, uint64_t *seconds)
+{
+	static const char form[] = "is no date and no time in UTC";
+	size_t len = strlen(text);
+	struct tm t = { 0 }, back;
+	time_t at;
+
+	if ((len != 10 && len != 20) || text[4] != '-' || text[7] != '-')
+		return form;
+	t.tm_year = number_at(text, 4) - 1900;
+	t.tm_mon = number_at(text + 5, 2) - 1;
+	t.tm_mday = number_at(text + 8, 2);
+	if (len == 20) {
+		if (text[10] != 'T' || text[13] != ':' || text[16] != ':' || text[19] != 'Z')
+			return form;
+		t.tm_hour = number_at(text + 11, 2);
+		t.tm_min = number_at(text + 14, 2);
+		t.tm_sec = number_at(text + 17, 2);
+	}
+	back = t;
+	at = timegm(&back); /* puts 30 February right: so it was wrong */
+	if (at <= 0 || back.tm_year != t.tm_year || back.tm_mon != t.tm_mon ||
+	    back.tm_mday != t.tm_mday || back.tm_hour != t.tm_hour || back.tm_min != t.tm_min ||
+	    back.tm_sec != t.tm_sec)
+		return "is no day or time that there is after 1970";
+	*seconds = (uint64_t)at;
+	return NULL;
+}
+
 static int hex(char c)
 {
 	if (c >= '0' && c <= '9')
@@ -164,6 +211,31 @@ const char *scalar_format_duration(uint64_t ms, char *buf, size_t size)
 const char *scalar_format_size(uint64_t bytes, char *buf, size_t size)
 {
 	return format(bytes, sizes, buf, size);
+}
+
+const char *scalar_format_time(uint64_t seconds, char *buf, size_t size)
+{
+	time_t at = (time_t)seconds;
+	struct tm t;
+
+	gmtime_r(&at, &t);
+	strftime(buf, size, "%Y-%m-%dT%H:%M:%SZ", &t);
+	return buf;
+}
+
+int scalar_range(const char *text, uint64_t *from, uint64_t *to)
+{
+	const char *dash = strchr(text, '-');
+	char *first = xstrndup(text, dash ? (size_t)(dash - text) : strlen(text));
+	uint64_t a, b;
+	bool good = !scalar_number(first, &a) && !scalar_number(dash ? dash + 1 : first, &b);
+
+	free(first);
+	if (!good || a > b || b > UINT32_MAX)
+		return -EINVAL;
+	*from = a;
+	*to = b;
+	return 0;
 }
 
 const char *scalar_quote(const char *text, char *buf, size_t size)

@@ -25,7 +25,8 @@ enum field_type {
 	FIELD_FLAGS,     /* unsigned, a list of words */
 	FIELD_TEXTS,     /* struct strings */
 	FIELD_ADDRESSES, /* struct addresses */
-	FIELD_HASHES,    /* struct token_hashes */
+	FIELD_HASH,      /* struct token_hash */
+	FIELD_TIME,      /* uint64_t, seconds since 1970, UTC; 0: none */
 	FIELD_NETWORKS,  /* struct networks */
 	FIELD_STRUCT,    /* a struct inside, by its own table */
 	FIELD_STRUCTS,   /* pointer and count, each by its own table */
@@ -40,6 +41,7 @@ enum {
 	FIELD_LOWER = 1 << 3,    /* TEXT(S): kept in lower case */
 	FIELD_AUTO = 1 << 4,     /* NUMBER: "auto" is 0 */
 	FIELD_DIAL = 1 << 5,     /* ADDRESS(ES): to connect to, so no wildcards */
+	FIELD_SHORT = 1 << 6,    /* STRUCTS: an entry may be its first field alone */
 };
 
 struct word {
@@ -63,7 +65,7 @@ struct field {
 	const struct table *table;    /* STRUCT(S) */
 	bool (*is)(const char *text); /* TEXT(S): the value is well-formed */
 	unsigned kinds;               /* ADDRESS(ES): bits 1 << enum address_kind */
-	const char *expected;         /* TEXT(S), HASHES: in words */
+	const char *expected;         /* TEXT(S): in words */
 	const char *help;
 };
 

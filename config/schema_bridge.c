@@ -1,9 +1,10 @@
 /*
  * schema_bridge: the tables of qgs-bridge.yaml and of its drop-ins.
  *
- * Theory of operation: constant data, as in schema_relay.c: a key is a row here, a member in bridge.h, a
- * line in the manual page and one in the example (a test compares them all). A drop-in's lists are
- * read by the very tables of the main file's. What tables cannot say is in check_bridge.c.
+ * Theory of operation: constant data, as in schema_relay.c: a key is a row here, a member in
+ * bridge.h, a line in the manual page and one in the example (a test compares them all). A
+ * drop-in's lists are read by the very tables of the main file's. What tables cannot say is in
+ * check_bridge.c.
  *
  * Longer than other files: all settings stand in one place.
  */
@@ -44,13 +45,6 @@ static bool is_label(const char *text)
 	for (const char *p = text; *p; p++)
 		parts += *p == ':';
 	return parts >= 3 && text[strlen(text) - 1] != ':';
-}
-
-static bool is_range(const char *text)
-{
-	uint64_t from, to;
-
-	return config_range(text, &from, &to) == 0;
 }
 
 static bool is_forward(const char *text)
@@ -98,7 +92,6 @@ static bool is_socket_path(const char *text)
 #define EXPECTED_ACCOUNT "a name, or a number up to 4294967294"
 #define EXPECTED_FOLDER "the path of a folder"
 #define EXPECTED_SELINUX "an SELinux label such as system_u:object_r:container_file_t:s0"
-#define EXPECTED_RANGE "a number up to 4294967295, or a range such as 40-49"
 #define EXPECTED_FORWARD "service:SERVICE.OWNER or by-vm"
 #define EXPECTED_PATTERN "at most 255 characters, in which * and ? stand for others"
 #define EXPECTED_LISTENER "the name of a listener, in which * and ? stand for others"
@@ -364,9 +357,9 @@ static const struct field rule_fields[] = {
 	  .help = "what becomes of those that all of the other keys hold for" },
 	RULE(listener, is_listener_pattern, EXPECTED_LISTENER, "came in by this listener"),
 	RULE(vm, is_vm_pattern, EXPECTED_VM_PATTERN, "is this VM, as log lines name it"),
-	RULE(cid, is_range, EXPECTED_RANGE, "has this vsock CID"),
-	RULE(uid, is_range, EXPECTED_RANGE, "is a process of this user, by Unix socket"),
-	RULE(gid, is_range, EXPECTED_RANGE, "is a process of this group, by Unix socket"),
+	RULE(cid, schema_is_range, EXPECTED_RANGE, "has this vsock CID"),
+	RULE(uid, schema_is_range, EXPECTED_RANGE, "is a process of this user, by Unix socket"),
+	RULE(gid, schema_is_range, EXPECTED_RANGE, "is a process of this group, by Unix socket"),
 	RULE(pod, is_pattern, EXPECTED_PATTERN, "is a process of the Kubernetes pod with this uid"),
 	RULE(domain, is_pattern, EXPECTED_PATTERN, "is the libvirt domain of this name"),
 	RULE(label, is_pattern, EXPECTED_PATTERN, "is a process with this SELinux label"),
@@ -395,7 +388,7 @@ static const struct field vm_fields[] = {
 	{ .key = "cid",
 	  .type = FIELD_TEXT,
 	  MEMBER(struct vm_config, cid),
-	  .is = is_range,
+	  .is = schema_is_range,
 	  .expected = EXPECTED_RANGE,
 	  .help = "has this vsock CID" },
 	{ .key = "path",

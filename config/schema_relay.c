@@ -10,7 +10,26 @@
  *
  * Longer than other files: all settings of the relay stand in one place.
  */
+#include <string.h>
+
 #include "config/schema_rows.h"
+
+/* SERVICE.OWNER, of which either may be "*"; or "*" for all. */
+static bool is_service_pattern(const char *text)
+{
+	const char *dot = strchr(text, '.');
+	char label[64];
+
+	if (strcmp(text, "*") == 0 || name_is_service(text))
+		return true;
+	if (!dot || (size_t)(dot - text) >= sizeof(label))
+		return false;
+	memcpy(label, text, (size_t)(dot - text));
+	label[dot - text] = '\0';
+	return (strcmp(label, "*") == 0 || name_is_label(label)) &&
+	       (strcmp(dot + 1, "*") == 0 || name_is_label(dot + 1));
+}
+#define EXPECTED_SERVICE_PATTERN "SERVICE.OWNER, *.OWNER, SERVICE.* or *"
 
 /* clang-format off: rows stay rows */
 
@@ -30,6 +49,12 @@ static const struct word doors[] = {
 	{ "sni", DOOR_SNI },
 	{ "connect", DOOR_CONNECT },
 	{ "websocket", DOOR_WEBSOCKET },
+	{ NULL, 0 },
+};
+
+static const struct word certificates_wanted[] = {
+	{ "required", CERTIFICATES_REQUIRED },
+	{ "optional", CERTIFICATES_OPTIONAL },
 	{ NULL, 0 },
 };
 
@@ -99,8 +124,20 @@ static const struct field listener_fields[] = {
 	  .flags = FIELD_PATH,
 	  .is = schema_is_path,
 	  .expected = EXPECTED_PATH,
-	  .help = "PEM file: the CAs of the certificates that clients need at the doors connect "
-		  "and websocket" },
+	  .help = "PEM file: the CAs whose certificates clients and tunnels may show" },
+	{ .key = "client_crl",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct listener_config, client_crl),
+	  .flags = FIELD_PATH,
+	  .is = schema_is_path,
+	  .expected = EXPECTED_PATH,
+	  .help = "PEM file: those CAs' lists of revoked certificates, one of each CA" },
+	{ .key = "client_certificates",
+	  .type = FIELD_ENUM,
+	  MEMBER(struct listener_config, client_certificates),
+	  .def = "required",
+	  .words = certificates_wanted,
+	  .help = "whether clients at the doors connect and websocket must show one" },
 	{ .key = "proxy_protocol",
 	  .type = FIELD_ENUM,
 	  MEMBER(struct listener_config, proxy_protocol),
@@ -120,6 +157,51 @@ static const struct table listener_table = { .what = "listener",
 					     .size = sizeof(struct listener_config),
 					     .line = offsetof(struct listener_config, line) };
 
+#define CREDENTIAL_LABEL                                        \
+	{ .key = "label",                                       \
+	  .type = FIELD_TEXT,                                   \
+	  MEMBER(struct credential_config, label),              \
+	  .is = schema_is_word,                                 \
+	  .expected = EXPECTED_WORD,                            \
+	  .help = "names it in the log and in audit records" }
+#define CREDENTIAL_EXPIRES                                      \
+	{ .key = "expires",                                     \
+	  .type = FIELD_TIME,                                   \
+	  MEMBER(struct credential_config, expires),            \
+	  .help = "from then on it is void, and tunnels by it end" }
+
+static const struct field token_fields[] = {
+	{ .key = "hash",
+	  .type = FIELD_HASH,
+	  MEMBER(struct credential_config, hash),
+	  .flags = FIELD_REQUIRED,
+	  .help = "of the token" },
+	CREDENTIAL_LABEL,
+	CREDENTIAL_EXPIRES,
+};
+
+static const struct table token_table = { .what = "token",
+					  TABLE(token_fields),
+					  .size = sizeof(struct credential_config),
+					  .line = offsetof(struct credential_config, line) };
+
+static const struct field certificate_fields[] = {
+	{ .key = "name",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct credential_config, name),
+	  .flags = FIELD_REQUIRED,
+	  .is = schema_is_certificate_name,
+	  .expected = EXPECTED_CERTIFICATE_NAME,
+	  .help = "a subject alternative name of the certificate, exactly" },
+	CREDENTIAL_LABEL,
+	CREDENTIAL_EXPIRES,
+};
+
+static const struct table certificate_table = { .what = "certificate",
+						TABLE(certificate_fields),
+						.size = sizeof(struct credential_config),
+						.line = offsetof(struct credential_config, line) };
+
 static const struct field owner_fields[] = {
 	{ .key = "name",
 	  .type = FIELD_TEXT,
@@ -129,10 +211,17 @@ static const struct field owner_fields[] = {
 	  .expected = EXPECTED_LABEL,
 	  .help = "the OWNER of SERVICE.OWNER; unique" },
 	{ .key = "tokens",
-	  .type = FIELD_HASHES,
+	  .type = FIELD_STRUCTS,
 	  LIST(struct owner_config, tokens),
-	  .flags = FIELD_REQUIRED | FIELD_NONEMPTY,
-	  .help = "hashes of the tokens its tunnels may show" },
+	  .flags = FIELD_NONEMPTY | FIELD_SHORT,
+	  .table = &token_table,
+	  .help = "the tokens its tunnels may show" },
+	{ .key = "certificates",
+	  .type = FIELD_STRUCTS,
+	  LIST(struct owner_config, certificates),
+	  .flags = FIELD_NONEMPTY | FIELD_SHORT,
+	  .table = &certificate_table,
+	  .help = "the certificates its tunnels may show instead" },
 	{ .key = "services",
 	  .type = FIELD_TEXTS,
 	  LIST(struct owner_config, services),
@@ -140,7 +229,6 @@ static const struct field owner_fields[] = {
 	  .is = name_is_label,
 	  .expected = EXPECTED_LABEL,
 	  .help = "the services its tunnels may offer; left out, any" },
-	REFUSED("certificates"),
 };
 
 static const struct table owner_table = { .what = "owner",
@@ -234,13 +322,57 @@ static const struct field service_fields[] = {
 	  .help = "instead of timeouts.idle, which 0 stands for" },
 	PROXY_SENT(struct service_config,
 		   "a PROXY header to targets that are addresses, first of all"),
-	REFUSED("clients"),
 };
 
 static const struct table service_table = { .what = "service",
 					    TABLE(service_fields),
 					    .size = sizeof(struct service_config),
 					    .line = offsetof(struct service_config, line) };
+
+#define CLIENT_TEXTS(key_, is_, expected_, text)                                           \
+	{                                                                                  \
+		.key = #key_, .type = FIELD_TEXTS, LIST(struct client_config, key_),       \
+		.flags = FIELD_NONEMPTY, .is = (is_), .expected = (expected_),             \
+		.help = (text)                                                             \
+	}
+
+static const struct field client_fields[] = {
+	{ .key = "name",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct client_config, name),
+	  .flags = FIELD_REQUIRED,
+	  .is = schema_is_word,
+	  .expected = EXPECTED_WORD,
+	  .help = "for logs, audit records and the owners' own rules; unique" },
+	CLIENT_TEXTS(certificates, schema_is_certificate_name, EXPECTED_CERTIFICATE_NAME,
+		     "it has shown a certificate with one of these names"),
+	{ .key = "networks",
+	  .type = FIELD_NETWORKS,
+	  LIST(struct client_config, networks),
+	  .flags = FIELD_NONEMPTY,
+	  .help = "it comes from one of these" },
+	CLIENT_TEXTS(listeners, schema_is_word, EXPECTED_WORD,
+		     "it comes by one of these listeners"),
+	CLIENT_TEXTS(uids, schema_is_range, EXPECTED_RANGE,
+		     "it is a process of one of these users, by Unix socket"),
+	CLIENT_TEXTS(cids, schema_is_range, EXPECTED_RANGE, "it has one of these vsock CIDs"),
+	{ .key = "services",
+	  .type = FIELD_TEXTS,
+	  LIST(struct client_config, services),
+	  .flags = FIELD_REQUIRED | FIELD_NONEMPTY | FIELD_LOWER,
+	  .is = is_service_pattern,
+	  .expected = EXPECTED_SERVICE_PATTERN,
+	  .help = "what it may open" },
+	{ .key = "expires",
+	  .type = FIELD_TIME,
+	  MEMBER(struct client_config, expires),
+	  .help = "from then on it may not, and its streams end" },
+};
+
+static const struct table client_table = { .what = "client",
+					   TABLE(client_fields),
+					   .size = sizeof(struct client_config),
+					   .line = offsetof(struct client_config, line) };
 
 static const struct field enrolment_fields[] = {
 	{ .key = "ca",
@@ -363,6 +495,13 @@ static const struct field relay_fields[] = {
 	  .count = offsetof(struct relay_config, n_services),
 	  .table = &service_table,
 	  .help = "what differs from the defaults: owners' services need no entry" },
+	{ .key = "clients",
+	  .type = FIELD_STRUCTS,
+	  .flags = FIELD_NONEMPTY,
+	  .offset = offsetof(struct relay_config, clients),
+	  .count = offsetof(struct relay_config, n_clients),
+	  .table = &client_table,
+	  .help = "who may open streams to what; left out, any client to any service" },
 	{ .key = "enrolment",
 	  .type = FIELD_STRUCT,
 	  MEMBER(struct relay_config, enrolment),
@@ -378,7 +517,6 @@ static const struct field relay_fields[] = {
 	  MEMBER(struct relay_config, limits),
 	  .table = &relay_limit_table,
 	  .help = "how much there may be" },
-	REFUSED("clients"),
 	REFUSED("client_ca"),
 	REFUSED("admin"),
 	REFUSED("audit"),

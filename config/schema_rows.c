@@ -8,6 +8,8 @@
 
 #include <string.h>
 
+#include "config/scalar.h"
+
 bool schema_is_word(const char *text)
 {
 	size_t len = strlen(text);
@@ -42,6 +44,30 @@ bool schema_is_hostname(const char *text)
 	const char *last = dot ? dot + 1 : text;
 
 	return name_is_host(text) && last[strspn(last, "0123456789")] != '\0';
+}
+
+bool schema_is_certificate_name(const char *text)
+{
+	const char *rest = strchr(text, ':');
+
+	if (!rest || strlen(text) > CERTIFICATE_NAME_MAX)
+		return false;
+	rest++;
+	for (const char *p = rest; *p; p++)
+		if (*p <= ' ' || *p >= 0x7f || *p == ',')
+			return false;
+	if (strncmp(text, "dns:", 4) == 0)
+		return name_is_host(rest);
+	if (strncmp(text, "email:", 6) == 0)
+		return strchr(rest, '@') > rest && strchr(rest, '@')[1];
+	return strncmp(text, "uri:", 4) == 0 && strchr(rest, ':') > rest;
+}
+
+bool schema_is_range(const char *text)
+{
+	uint64_t from, to;
+
+	return scalar_range(text, &from, &to) == 0;
 }
 
 /* clang-format off: rows stay rows */

@@ -46,6 +46,11 @@ bool schema_is_path(const char *text);
 bool schema_is_server_name(const char *text);
 /* TLS forbids IP addresses as server names, so a last label of digits is a mistake. */
 bool schema_is_hostname(const char *text);
+/* A subject alternative name. */
+bool schema_is_certificate_name(const char *text);
+#define EXPECTED_CERTIFICATE_NAME "dns:NAME, uri:URI or email:ADDRESS, as in the certificate"
+bool schema_is_range(const char *text);
+#define EXPECTED_RANGE "a number up to 4294967295, or a range such as 40-49"
 #define EXPECTED_WORD "1 to 64 letters, digits, '.', '_' and '-'"
 #define EXPECTED_PATH "the path of a file"
 #define EXPECTED_SERVER_NAME "a DNS name or IP address, as in the relay's certificate"

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "config/scalar.h"
 #include "qgs-bridge/who.h"
 
 /* Nothing asked for always holds; "" is not known, so no pattern does. */
@@ -35,7 +36,7 @@ static bool number_holds(const char *range, bool known, uint64_t number)
 
 	if (!range)
 		return true;
-	return known && config_range(range, &from, &to) == 0 && number >= from && number <= to;
+	return known && scalar_range(range, &from, &to) == 0 && number >= from && number <= to;
 }
 
 /* Whoever has a network namespace of his own has what CIDs he likes there. */

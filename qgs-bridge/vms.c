@@ -26,6 +26,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "config/scalar.h"
 #include "qgs-bridge/who.h"
 #include "relay/edge.h"
 #include "relay/log.h"
@@ -81,7 +82,7 @@ static bool in_range(const struct vm_config *v, const struct who *who)
 	uint64_t from, to;
 
 	return who->peer.family == AF_VSOCK && (!who->elsewhere || v->listener) &&
-	       config_range(v->cid, &from, &to) == 0 && who->peer.a >= from && who->peer.a <= to;
+	       scalar_range(v->cid, &from, &to) == 0 && who->peer.a >= from && who->peer.a <= to;
 }
 
 static bool matches(const struct vm_config *v, const char *listener, const struct who *who,

@@ -231,7 +231,7 @@ static const struct owner_config *owner_of(const struct relay_config *c, const c
 		return NULL;
 	for (size_t i = 0; i < c->n_owners; i++)
 		for (size_t j = 0; j < c->owners[i].tokens.n; j++)
-			if (token_equal(hash, c->owners[i].tokens.at[j].bytes))
+			if (token_equal(hash, c->owners[i].tokens.at[j].hash.bytes))
 				found = &c->owners[i];
 	OPENSSL_cleanse(hash, sizeof(hash));
 	return found;

@@ -1,5 +1,6 @@
 /* qgs-bridge's configs: defaults, every check with its place, flags, drop-ins, dumps that load. */
 #include "config/bridge.h"
+#include "config/scalar.h"
 #include "config/schema_bridge.h"
 #include "tests/unit/check.h"
 
@@ -498,13 +499,13 @@ static void test_range(void)
 	uint64_t from = 7, to = 7;
 
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
-		CHECK_INT(config_range(wrong[i], &from, &to), -EINVAL);
+		CHECK_INT(scalar_range(wrong[i], &from, &to), -EINVAL);
 	CHECK_INT(from, 7);
 	CHECK_INT(to, 7);
-	CHECK_INT(config_range("42", &from, &to), 0);
+	CHECK_INT(scalar_range("42", &from, &to), 0);
 	CHECK_INT(from, 42);
 	CHECK_INT(to, 42);
-	CHECK_INT(config_range("0-4294967295", &from, &to), 0);
+	CHECK_INT(scalar_range("0-4294967295", &from, &to), 0);
 	CHECK_INT(from, 0);
 	CHECK_INT(to, 4294967295);
 }

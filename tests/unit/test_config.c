@@ -147,7 +147,7 @@ static void test_values(void)
 	CHECK_STR(c->listeners[4].address.name, "/run/\xc3\xa4\"\xf0\x9f\x94\x92");
 	CHECK_STR(c->owners[0].name, "acme");
 	CHECK_INT(c->owners[0].tokens.n, 2);
-	CHECK_INT(c->owners[0].tokens.at[1].bytes[31], 0xbb);
+	CHECK_INT(c->owners[0].tokens.at[1].hash.bytes[31], 0xbb);
 	CHECK_INT(c->owners[0].services.n, 2);
 	CHECK_STR(c->owners[0].services.at[1], "new");
 	CHECK_INT(c->services[0].idle, 90000);
@@ -316,16 +316,118 @@ static void test_keys(void)
 	refuses(LISTENER "bananas: 3\n",
 		"r.yaml:2:1: ", "unknown key \"bananas\"; expected one of workers, domain");
 	refuses(LISTENER "workers: 3\nworkers: 3\n", "r.yaml:3:1: ", "line 2 already");
-	refuses(LISTENER "clients: []\n", "r.yaml:2:1: ", "not supported by this version");
+	refuses(LISTENER "clients: []\n", "r.yaml:2:10: ", "clients: an empty list");
 	refuses(LISTENER "admin: unix:/x\n", "r.yaml:2:1: ", "not supported by this version");
-	refuses(LISTENER "owners: [{name: a, certificates: [x], tokens: ['" HASH_A "']}]\n",
-		"r.yaml:2:20: ", "not supported by this version");
 	refuses(LISTENER "tls: {client_ca: x}\n", "r.yaml:2:7: ", "not supported");
 	refuses("workers: 1\n", "r.yaml:1:1: ", "listeners: missing; expected a list, not empty");
 	refuses("listeners: []\n", "r.yaml:1:12: ", "listeners: an empty list; expected");
 	refuses("listeners: [{doors: [connect], address: 'tcp:a:1'}]\n",
 		"r.yaml:1:13: ", "name: missing");
 	refuses("listeners: [x]\n", "r.yaml:1:13: ", "the keys and values of a listener");
+}
+
+#define TLS "tls: {certificate: c, key: k}\n"
+#define FRONT "listeners: [{name: a, address: 'tcp:127.0.0.1:1', doors: [tunnel, connect], " \
+	      "client_ca: ca}]\n"
+
+static void test_credentials(void)
+{
+	struct relay_config *c = relay(
+		TLS FRONT "owners:\n"
+			  "- {name: acme, tokens: ['" HASH_A "', {hash: '" HASH_B
+			  "', label: laptop, expires: 2030-01-31}],\n"
+			  "   certificates: ['dns:A.example', {name: 'uri:spiffe://a/b',\n"
+			  "                   expires: 2030-01-31T12:00:01Z}]}\n"
+			  "- {name: other, certificates: ['email:a@b.example']}\n");
+	const struct owner_config *o = &c->owners[0];
+
+	CHECK_INT(o->tokens.n, 2);
+	CHECK_INT(o->tokens.at[0].hash.bytes[0], 0xaa);
+	CHECK(!o->tokens.at[0].name && !o->tokens.at[0].label && !o->tokens.at[0].expires);
+	CHECK_INT(o->tokens.at[0].line, 4);
+	CHECK_INT(o->tokens.at[1].hash.bytes[0], 0xbb);
+	CHECK_STR(o->tokens.at[1].label, "laptop");
+	CHECK_INT(o->tokens.at[1].expires, 1896048000);
+	CHECK_STR(o->certificates.at[0].name, "dns:A.example");
+	CHECK_INT(o->certificates.at[1].expires, 1896091201);
+	CHECK_INT(c->owners[1].tokens.n, 0);
+	relay_config_unref(c);
+
+	refuses(TLS FRONT "owners: [{name: a}]\n", "r.yaml:3:10: ", "neither tokens nor cert");
+	refuses(TLS FRONT "owners: [{name: a, tokens: []}]\n", "r.yaml:3:28: ", "an empty list");
+	refuses(TLS FRONT "owners: [{name: a, certificates: []}]\n", "r.yaml:3:34: ", "empty");
+	refuses(TLS FRONT "owners: [{name: a, tokens: [{label: x}]}]\n", "r.yaml:3:29: ",
+		"hash: missing");
+	refuses(TLS FRONT "owners: [{name: a, tokens: ['secret']}]\n", "r.yaml:3:29: ",
+		"does not begin with sha256:");
+	refuses(TLS FRONT "owners: [{name: a, certificates: ['dns:*.a.example']}]\n",
+		"r.yaml:3:35: ", "dns:NAME, uri:URI or email:ADDRESS");
+	refuses(TLS FRONT "owners: [{name: a, certificates: [a.example]}]\n", "r.yaml:3:35: ",
+		"is not well-formed");
+	refuses(TLS FRONT "owners: [{name: a, certificates: ['dns:a.b']}, "
+			  "{name: b, certificates: ['dns:a.b']}]\n",
+		"r.yaml:3:73: ", "the owner's on line 3 already");
+	refuses(TLS FRONT "owners: [{name: a, certificates: [{name: 'dns:a.b', expires: soon}]}]\n",
+		"r.yaml:3:62: ", "is no date and no time in UTC; expected a date");
+	refuses(LISTENER "owners: [{name: a, certificates: ['dns:a.b']}]\n", "r.yaml:2:34: ",
+		"no listener with the door tunnel has a client_ca");
+}
+
+static void test_times(void)
+{
+	uint64_t at;
+	char buf[SCALAR_TEXT_MAX];
+	static const char *const bad[] = { "2030-02-30", "2030-13-01", "2030-00-01", "2030-1-01",
+					   "2030-01-01T24:00:00Z", "2030-01-01T00:00:00",
+					   "2030-01-01 00:00:00Z", "1970-01-01", "0000-01-01",
+					   "2030-01-01T00:00:0xZ", "", "2030/01/01" };
+
+	CHECK(!scalar_time("2024-02-29T23:59:59Z", &at));
+	CHECK_INT(at, 1709251199);
+	CHECK_STR(scalar_format_time(at, buf, sizeof(buf)), "2024-02-29T23:59:59Z");
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+		CHECK(scalar_time(bad[i], &at));
+	CHECK_INT(at, 1709251199);
+}
+
+#define CLIENTS(text)                                                                    \
+	TLS "listeners: [{name: a, address: 'tcp:127.0.0.1:1', doors: [connect], "        \
+	    "client_ca: ca}]\nclients: [" text "]\n"
+
+static void test_clients(void)
+{
+	struct relay_config *c =
+		relay(CLIENTS("{name: n, certificates: ['dns:a.b'], networks: [10.0.0.0/8], "
+			      "listeners: [a], services: ['kbs.acme', '*.acme', 'tang.*', '*']}"));
+
+	CHECK_INT(c->n_clients, 1);
+	CHECK_STR(c->clients[0].services.at[1], "*.acme");
+	CHECK_INT(c->clients[0].networks.n, 1);
+	relay_config_unref(c);
+
+	refuses(CLIENTS("{name: n, services: ['*']}"), "r.yaml:3:11: ", "says not who n is");
+	refuses(CLIENTS("{name: n, networks: [], services: ['*']}"), "r.yaml:3:31: ", "empty");
+	refuses(CLIENTS("{name: n, networks: ['::/0']}"), "r.yaml:3:11: ", "services: missing");
+	refuses(CLIENTS("{name: n, networks: ['::/0'], services: []}"), "r.yaml:3:51: ", "empty");
+	refuses(CLIENTS("{name: n, networks: ['::/0'], services: ['k*.acme']}"), "r.yaml:3:52: ",
+		"expected SERVICE.OWNER, *.OWNER");
+	refuses(CLIENTS("{name: n, listeners: [b], services: ['*']}"), "r.yaml:3:33: ",
+		"there is no listener b");
+	refuses(CLIENTS("{name: n, uids: ['0'], services: ['*']}"), "r.yaml:3:27: ",
+		"no listener is at a Unix socket");
+	refuses(CLIENTS("{name: n, cids: ['3-1'], services: ['*']}"), "r.yaml:3:28: ", "range");
+	refuses(CLIENTS("{name: n, networks: ['::/0'], services: ['*']}, "
+			"{name: n, networks: ['::/0'], services: ['*']}"),
+		"r.yaml:3:66: ", "the name of the client on line 3 already");
+	refuses(LISTENER "clients: [{name: n, certificates: ['dns:a.b'], services: ['*']}]\n",
+		"r.yaml:2:35: ", "no listener with the door connect or websocket has a client_ca");
+	refuses(LISTENER "clients:\n", "r.yaml:2:9: ", "no value");
+	refuses("listeners: [{name: a, address: 'tcp:127.0.0.1:1', doors: [connect], "
+		"client_crl: x}]\n",
+		"r.yaml:1:81: ", "client_crl: stands without client_ca");
+	refuses("listeners: [{name: a, address: 'tcp:127.0.0.1:1', doors: [connect], "
+		"client_certificates: optional}]\n",
+		"r.yaml:1:90: ", "where there is a client_ca");
 }
 
 static void test_wrong_values(void)
@@ -408,9 +510,9 @@ static void test_client_ca(void)
 	/* where nobody could be asked for one, or show it, is a mistake */
 	refuses("listeners: [{name: a, address: 'tcp:a:1', doors: [connect], client_ca: ca}]\n",
 		"r.yaml:1:72: ", "there is no certificate");
-	refuses("listeners: [{name: a, address: 'tcp:a:1', doors: [tunnel], client_ca: ca}]\n"
-		"tls: {certificate: c, key: k}\n" OWNER,
-		"r.yaml:1:71: ", "no door connect");
+	refuses("listeners: [{name: a, address: 'tcp:a:1', doors: [sni], client_ca: ca}]\n"
+		"tls: {certificate: c, key: k}\n",
+		"r.yaml:1:68: ", "no door connect");
 	refuses("listeners: [{name: a, address: 'tcp:a:1', service: kbs.acme, client_ca: ca}]\n"
 		"tls: {certificate: c, key: k}\n" OWNER,
 		"r.yaml:1:73: ", "no door connect");
@@ -838,6 +940,9 @@ int main(void)
 	test_not_ours();
 	test_aliases();
 	test_keys();
+	test_credentials();
+	test_times();
+	test_clients();
 	test_wrong_values();
 	test_no_secrets();
 	test_client_ca();
