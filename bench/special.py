@@ -242,7 +242,8 @@ def storm(lab, count):
         return lab.relay([{"name": f"front{i}", "address": address, "doors": ["tunnel"]}
                           for i, address in enumerate(addresses)], timeouts={"drain": "1s"},
                          limits={"connections": count + 100, "tunnels": count,
-                                 "tunnels_per_owner": count})
+                                 "per_owner": {"tunnels": count},
+                                 "per_source": {"connections": count + 100}})
     relay, _ = start()
     if fit := re.search(r"descriptors allow (\d+)", relay.log()):
         if int(fit[1]) < count:
@@ -360,7 +361,8 @@ def idle_tunnels(lab):
             front = f"tcp:127.0.0.1:{lab.ports.take()}"
             relay, _ = lab.relay([{"name": "front", "address": front, "doors": ["tunnel"]}],
                                  limits={"connections": n + 100, "tunnels": n,
-                                         "tunnels_per_owner": n})
+                                         "per_owner": {"tunnels": n},
+                                         "per_source": {"connections": n + 100}})
             crowd = Crowd(lab, [front], n)
             crowd.wait_all(DEADLINE)
             time.sleep(settle)  # some pings later: what is only needed at first is given back

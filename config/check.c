@@ -422,6 +422,17 @@ void check_windows(const struct source *s, uint64_t stream, uint64_t session,
 			"use its own; expected at least stream_window");
 }
 
+static void check_penalties(const struct source *s, const struct penalties_config *p,
+			    const struct node *root)
+{
+	const struct node *penalties = node_get(root, "penalties");
+	const struct node *at = node_get(penalties, "block_max");
+
+	if (p->block && p->block_max && p->block_max < p->block)
+		source_error(s, at ? at : penalties,
+			     "block_max: shorter than block; expected at least block");
+}
+
 void check_relay(const struct source *s, struct relay_config *c, const struct node *root,
 		 bool clean)
 {
@@ -443,6 +454,7 @@ void check_relay(const struct source *s, struct relay_config *c, const struct no
 	check_timeouts(s, &c->timeouts, root);
 	check_windows(s, c->limits.stream_window, c->limits.session_window,
 		      node_get(root, "limits"));
+	check_penalties(s, &c->penalties, root);
 	if (!clean)
 		return;
 	check_references(&k, c);

@@ -124,10 +124,26 @@ struct credentials_config {
 	size_t n;
 };
 
+/*
+ * What one of many may have at a time. Of a general one each key has a default; of one that is an
+ * owner's or client's own, 0 stands for the general one's. Not all keys are for all.
+ */
+struct tenant_limits {
+	uint64_t connections;	   /* streams in HTTP/2 connections, too */
+	uint64_t handshakes;	   /* connections that have not said yet what they want */
+	uint64_t tunnels;
+	uint64_t streams;
+	uint64_t parked;
+	uint64_t opens_per_second; /* streams */
+	uint64_t bytes_per_second; /* both ways together; 0: no limit */
+	uint64_t memory;	   /* of HTTP/2 sessions: bytes that may be unread in them */
+};
+
 struct owner_config {
 	char *name; /* one label */
 	struct credentials_config tokens, certificates; /* one of all at least */
 	struct strings services; /* labels it may offer; n == 0: any */
+	struct tenant_limits limits; /* its own, where not 0 */
 	int line;
 };
 
@@ -143,6 +159,7 @@ struct client_config {
 	struct strings uids, cids;   /* at a Unix socket; by vsock: numbers and ranges */
 	struct strings services;     /* SERVICE.OWNER, *.OWNER, SERVICE.*, or * */
 	uint64_t expires; /* seconds since 1970; 0: never */
+	struct tenant_limits limits; /* its own, where not 0 */
 	int line;
 };
 
@@ -178,15 +195,26 @@ struct enrolment_config {
 	uint64_t code_valid;	    /* 15min */
 };
 
+/* Sources that fail to authenticate. */
+struct penalties_config {
+	uint64_t failures;  /* 10, then it is blocked; 0: never */
+	uint64_t half_life; /* 60s: after it, a failure counts half */
+	uint64_t block;	    /* 10s: the first; each further one twice as long, up to ... */
+	uint64_t block_max; /* 10min */
+	struct networks exempt;
+};
+
 struct relay_limits {
-	uint64_t connections;	    /* 16384: clients and tunnels together */
-	uint64_t parked;	    /* 1024: streams waiting for a tunnel */
-	uint64_t tunnels;	    /* 1024 */
-	uint64_t tunnels_per_owner; /* 16 */
+	uint64_t connections;	     /* 16384: clients and tunnels together, and clients' streams */
+	uint64_t handshakes;	     /* 4096: of these, those that have not said what they want */
+	uint64_t parked;	     /* 1024: streams waiting for a tunnel */
+	uint64_t tunnels;	     /* 1024 */
+	uint64_t memory;	     /* 1GiB */
 	uint64_t streams_per_tunnel; /* 4096 at a time */
 	uint64_t streams_per_session; /* 2^29, then a fresh session takes over; at most 2^30 - 1 */
 	uint64_t stream_window;	    /* 256KiB: unread bytes of one stream */
 	uint64_t session_window;    /* 32MiB: unread bytes of all streams of a tunnel */
+	struct tenant_limits per_source, per_owner, per_client;
 };
 
 struct relay_config {
@@ -209,6 +237,7 @@ struct relay_config {
 	struct enrolment_config enrolment;
 	struct timeouts_config timeouts;
 	struct relay_limits limits;
+	struct penalties_config penalties;
 };
 
 /* ---- attest-tunnel ---- */

@@ -202,6 +202,43 @@ static const struct table certificate_table = { .what = "certificate",
 						.size = sizeof(struct credential_config),
 						.line = offsetof(struct credential_config, line) };
 
+#define TENANT_NUMBER(name, least, value, text)                                                  \
+	{                                                                                        \
+		.key = #name, .type = FIELD_NUMBER, MEMBER(struct tenant_limits, name),          \
+		.min = (least), .max = 1048576, .def = (value), .help = (text)                   \
+	}
+#define TENANT_SIZE(name, least, value, text)                                                    \
+	{                                                                                        \
+		.key = #name, .type = FIELD_SIZE, MEMBER(struct tenant_limits, name),            \
+		.min = (least), .max = 1024 * GIB, .def = (value), .help = (text)                \
+	}
+
+static const struct field own_limit_fields[] = {
+	TENANT_NUMBER(tunnels, 0, "0", "tunnels at a time"),
+	TENANT_NUMBER(streams, 0, "0", "streams at a time, parked ones, too"),
+	TENANT_NUMBER(parked, 0, "0", "streams that wait for a tunnel"),
+	TENANT_NUMBER(opens_per_second, 0, "0", "streams opened in a second"),
+	TENANT_SIZE(bytes_per_second, 0, "0", "both ways together"),
+	TENANT_SIZE(memory, 0, "0", "for bytes that may be unread in its tunnels"),
+};
+
+static const struct field client_limit_fields[] = {
+	TENANT_NUMBER(streams, 0, "0", "streams at a time, parked ones, too"),
+	TENANT_NUMBER(parked, 0, "0", "streams that wait for a tunnel"),
+	TENANT_NUMBER(opens_per_second, 0, "0", "streams opened in a second"),
+	TENANT_SIZE(bytes_per_second, 0, "0", "both ways together"),
+};
+
+static const struct table client_limit_table = { .what = "a client's own limits",
+						 TABLE(client_limit_fields),
+						 .size = sizeof(struct tenant_limits),
+						 .line = NO_LINE };
+
+static const struct table own_limit_table = { .what = "an owner's own limits",
+					      TABLE(own_limit_fields),
+					      .size = sizeof(struct tenant_limits),
+					      .line = NO_LINE };
+
 static const struct field owner_fields[] = {
 	{ .key = "name",
 	  .type = FIELD_TEXT,
@@ -229,6 +266,11 @@ static const struct field owner_fields[] = {
 	  .is = name_is_label,
 	  .expected = EXPECTED_LABEL,
 	  .help = "the services its tunnels may offer; left out, any" },
+	{ .key = "limits",
+	  .type = FIELD_STRUCT,
+	  MEMBER(struct owner_config, limits),
+	  .table = &own_limit_table,
+	  .help = "its own instead of limits.per_owner, which 0 stands for" },
 };
 
 static const struct table owner_table = { .what = "owner",
@@ -367,6 +409,11 @@ static const struct field client_fields[] = {
 	  .type = FIELD_TIME,
 	  MEMBER(struct client_config, expires),
 	  .help = "from then on it may not, and its streams end" },
+	{ .key = "limits",
+	  .type = FIELD_STRUCT,
+	  MEMBER(struct client_config, limits),
+	  .table = &client_limit_table,
+	  .help = "its own instead of limits.per_client, which 0 stands for" },
 };
 
 static const struct table client_table = { .what = "client",
@@ -418,6 +465,94 @@ static const struct table enrolment_table = { .what = "the enrolment",
 					      .size = sizeof(struct enrolment_config),
 					      .line = NO_LINE };
 
+/*
+ * The rule behind the defaults: a source or a client gets at most a quarter of what
+ * there is for all, an owner at most half, so that none alone keeps out the others. What a busy NAT
+ * or a load balancer needs is well below.
+ */
+static const struct field per_source_fields[] = {
+	TENANT_NUMBER(connections, 1, "4096",
+		      "connections, and streams in HTTP/2 connections, at a time"),
+	TENANT_NUMBER(handshakes, 1, "1024", "connections that have not said yet what they want"),
+	TENANT_NUMBER(streams, 1, "4096", "streams at a time, parked ones, too"),
+	TENANT_NUMBER(parked, 1, "256", "streams that wait for a tunnel"),
+	TENANT_NUMBER(opens_per_second, 1, "5000", "streams opened in a second"),
+	TENANT_SIZE(bytes_per_second, 0, "0", "both ways together; 0: no limit"),
+	TENANT_SIZE(memory, 64 * KIB, "128MiB", "for bytes that may be unread in HTTP/2 clients"),
+};
+
+static const struct table per_source_table = { .what = "a source's limits",
+					       TABLE(per_source_fields),
+					       .size = sizeof(struct tenant_limits),
+					       .line = NO_LINE };
+
+static const struct field per_owner_fields[] = {
+	TENANT_NUMBER(tunnels, 1, "16", "tunnels at a time"),
+	TENANT_NUMBER(streams, 1, "8192", "streams at a time, parked ones, too"),
+	TENANT_NUMBER(parked, 1, "512", "streams that wait for a tunnel"),
+	TENANT_NUMBER(opens_per_second, 1, "10000", "streams opened in a second"),
+	TENANT_SIZE(bytes_per_second, 0, "0", "both ways together; 0: no limit"),
+	TENANT_SIZE(memory, 64 * KIB, "256MiB", "for bytes that may be unread in its tunnels"),
+};
+
+static const struct table per_owner_table = { .what = "an owner's limits",
+					      TABLE(per_owner_fields),
+					      .size = sizeof(struct tenant_limits),
+					      .line = NO_LINE };
+
+static const struct field per_client_fields[] = {
+	TENANT_NUMBER(streams, 1, "4096", "streams at a time, parked ones, too"),
+	TENANT_NUMBER(parked, 1, "256", "streams that wait for a tunnel"),
+	TENANT_NUMBER(opens_per_second, 1, "5000", "streams opened in a second"),
+	TENANT_SIZE(bytes_per_second, 0, "0", "both ways together; 0: no limit"),
+};
+
+static const struct table per_client_table = { .what = "a client's limits",
+					       TABLE(per_client_fields),
+					       .size = sizeof(struct tenant_limits),
+					       .line = NO_LINE };
+
+static const struct field penalty_fields[] = {
+	{ .key = "failures",
+	  .type = FIELD_NUMBER,
+	  MEMBER(struct penalties_config, failures),
+	  .max = 1000000,
+	  .def = "10",
+	  .help = "to authenticate, of one source, after which it is blocked; 0: it never is" },
+	{ .key = "half_life",
+	  .type = FIELD_DURATION,
+	  MEMBER(struct penalties_config, half_life),
+	  .min = SECOND,
+	  .max = DAY,
+	  .def = "60s",
+	  .help = "then a failure counts half" },
+	{ .key = "block",
+	  .type = FIELD_DURATION,
+	  MEMBER(struct penalties_config, block),
+	  .min = SECOND,
+	  .max = DAY,
+	  .def = "10s",
+	  .help = "how long for the first time; each further time is twice as long" },
+	{ .key = "block_max",
+	  .type = FIELD_DURATION,
+	  MEMBER(struct penalties_config, block_max),
+	  .min = SECOND,
+	  .max = DAY,
+	  .def = "10min",
+	  .help = "but no longer than this" },
+	{ .key = "exempt",
+	  .type = FIELD_NETWORKS,
+	  LIST(struct penalties_config, exempt),
+	  .flags = FIELD_NONEMPTY,
+	  .max = PROXY_NETWORKS_MAX,
+	  .help = "never blocked" },
+};
+
+static const struct table penalty_table = { .what = "the penalties",
+					    TABLE(penalty_fields),
+					    .size = sizeof(struct penalties_config),
+					    .line = NO_LINE };
+
 #define LIMIT(name, kind, least, most, value, text)                                              \
 	{                                                                                        \
 		.key = #name, .type = (kind), MEMBER(struct relay_limits, name), .min = (least), \
@@ -427,9 +562,12 @@ static const struct table enrolment_table = { .what = "the enrolment",
 static const struct field relay_limit_fields[] = {
 	LIMIT(connections, FIELD_NUMBER, 1, 1048576, "16384",
 	      "connections accepted at a time, clients and tunnels together"),
+	LIMIT(handshakes, FIELD_NUMBER, 1, 1048576, "4096",
+	      "of these, those that have not said yet what they want"),
 	LIMIT(parked, FIELD_NUMBER, 1, 1048576, "1024", "streams that wait for a tunnel"),
 	LIMIT(tunnels, FIELD_NUMBER, 1, 65536, "1024", "tunnels at a time"),
-	LIMIT(tunnels_per_owner, FIELD_NUMBER, 1, 65536, "16", "tunnels of one owner at a time"),
+	LIMIT(memory, FIELD_SIZE, MIB, 1024 * GIB, "1GiB",
+	      "for bytes that may be unread in all tunnels and HTTP/2 clients together"),
 	LIMIT(streams_per_tunnel, FIELD_NUMBER, 1, 1048576, "4096",
 	      "streams in one tunnel, or of one HTTP/2 client, at a time"),
 	LIMIT(streams_per_session, FIELD_NUMBER, 1, (1 << 30) - 1, "536870912",
@@ -437,6 +575,21 @@ static const struct field relay_limit_fields[] = {
 	LIMIT(stream_window, FIELD_SIZE, 16 * KIB, GIB, "256KiB", "unread bytes of one stream"),
 	LIMIT(session_window, FIELD_SIZE, 64 * KIB, GIB, "32MiB",
 	      "unread bytes of all streams of one tunnel or HTTP/2 client"),
+	{ .key = "per_source",
+	  .type = FIELD_STRUCT,
+	  MEMBER(struct relay_limits, per_source),
+	  .table = &per_source_table,
+	  .help = "what one source address may have" },
+	{ .key = "per_owner",
+	  .type = FIELD_STRUCT,
+	  MEMBER(struct relay_limits, per_owner),
+	  .table = &per_owner_table,
+	  .help = "what one owner may have: its tunnels, and clients for its services" },
+	{ .key = "per_client",
+	  .type = FIELD_STRUCT,
+	  MEMBER(struct relay_limits, per_client),
+	  .table = &per_client_table,
+	  .help = "what one entry of clients may have, wherever it comes from" },
 };
 
 static const struct table relay_limit_table = { .what = "the limits",
@@ -517,6 +670,11 @@ static const struct field relay_fields[] = {
 	  MEMBER(struct relay_config, limits),
 	  .table = &relay_limit_table,
 	  .help = "how much there may be" },
+	{ .key = "penalties",
+	  .type = FIELD_STRUCT,
+	  MEMBER(struct relay_config, penalties),
+	  .table = &penalty_table,
+	  .help = "for sources that fail to authenticate again and again" },
 	REFUSED("client_ca"),
 	REFUSED("admin"),
 	REFUSED("audit"),

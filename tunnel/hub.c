@@ -16,7 +16,7 @@
  * worker.
  *
  * Tunnels are found by id through a table of slots per worker. Limits: limits.tunnels,
- * limits.tunnels_per_owner; half-done ones by limits.connections and the time-out.
+ * limits.per_owner.tunnels; half-done ones by limits.connections and the time-out.
  *
  * Longer than other files: a tunnel's life, from credential to end, is judged in one place.
  */
@@ -340,7 +340,7 @@ static void enroll(struct tunnel *t, const struct hello *hello)
 						 .instance = t->instance,
 						 .generation = hello->generation };
 	why = registry_add(t->gateway->registry, &t->registration, services, hello->n_offers,
-			   limits->tunnels_per_owner, limits->tunnels, &stale);
+			   limits->per_owner.tunnels, limits->tunnels, &stale);
 	if (why == REASON_STALE) {
 		refuse(t, HELLO_STALE, why,
 		       "another agent with this instance name is connected and newer; if both are "

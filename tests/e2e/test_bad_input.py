@@ -56,7 +56,7 @@ class Setting:
         self.relay = world.relay(
             owners=[world.owner("acme"), world.owner("good")],
             timeouts={"handshake": "3s", "pickup": "2s", "dead": "10s"},
-            limits={"tunnels_per_owner": 200})
+            limits={"per_owner": {"tunnels": 200}})
         world.agent(self.relay, {"kbs": svc.address}, owner="good", name="good")
         self.bystander = Bystander(self.relay)
 

@@ -298,7 +298,7 @@ def test_service_not_allowed(world, svc):
 
 
 def test_tunnels_per_owner(world):
-    relay = world.relay(limits={"tunnels_per_owner": 2})
+    relay = world.relay(limits={"per_owner": {"tunnels": 2}})
     kept = [raw(relay, world, instance=f"i{i}") for i in range(2)]
     assert [a.answer()[0] for a in kept] == ["accepted"] * 2
     third = raw(relay, world, instance="i2")
