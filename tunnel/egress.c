@@ -7,14 +7,17 @@
  * a URL without port) fails the start: going out directly instead would be a surprise.
  *
  * A password may stand in a variable. It is needed for each connection, so it is kept in memory of
- * our own; the variables are wiped where they are, which /proc/PID/environ shows, and unset.
+ * our own; the variables are wiped where they are, which /proc/PID/environ shows, and unset, also
+ * when a config has the say.
  *
  * A file of credentials is read for each connection, as the token is, so new ones need no restart.
+ * Of those that a proxy refused a digest is kept, to know them again.
  */
 #include "tunnel/egress.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +34,12 @@ static const char *const proxy_variables[] = { "https_proxy", "HTTPS_PROXY", "al
 					       "ALL_PROXY" };
 static const char *const list_variables[] = { "no_proxy", "NO_PROXY" };
 #define VARIABLES(names) (sizeof(names) / sizeof(*(names)))
+
+struct proxy_rejection {
+	uint8_t digest[EVP_MAX_MD_SIZE];
+	unsigned times; /* in a row; 0: none */
+	uint64_t until;
+};
 
 static int explain(char **why, const char *where, const char *what, int r)
 {
@@ -82,7 +91,6 @@ static int take_environment(struct egress *e, char **why)
 		e->list = strdup(list ? list : "");
 		r = e->list ? 0 : -EINVAL;
 	}
-	wipe_environment(proxy_variables, VARIABLES(proxy_variables));
 	return r;
 }
 
@@ -116,6 +124,9 @@ static int prepare(struct egress *e, const struct tunnel_config *config, char **
 	bool exposed = false;
 	int r;
 
+	e->proxy.rejection = calloc(1, sizeof(*e->proxy.rejection));
+	if (!e->proxy.rejection)
+		return -EINVAL;
 	proxy_url_format(&e->proxy.url, e->proxy.text, sizeof(e->proxy.text));
 	if (e->proxy.url.scheme == PROXY_HTTPS) {
 		e->proxy.tls = tls_client_context_new(config->proxy_ca_file, alpn, why);
@@ -138,6 +149,7 @@ int egress_init(struct egress *e, const struct tunnel_config *config, char **why
 	*e = (struct egress){ 0 };
 	*why = NULL;
 	r = config->proxy ? take_config(e, config, why) : take_environment(e, why);
+	wipe_environment(proxy_variables, VARIABLES(proxy_variables));
 	if (r == 0 && e->proxied)
 		r = prepare(e, config, why);
 	if (r < 0)
@@ -149,6 +161,7 @@ void egress_deinit(struct egress *e)
 {
 	proxy_url_deinit(&e->proxy.url);
 	tls_context_unref(e->proxy.tls);
+	free(e->proxy.rejection);
 	free(e->list);
 	*e = (struct egress){ 0 };
 }
@@ -275,4 +288,47 @@ int egress_credentials(const struct proxy *p, struct proxy_credentials *c, bool 
 		return 0;
 	explicit_bzero(c, sizeof(*c));
 	return explain(why, p->credentials_file, fault, r);
+}
+
+/* ---- credentials that were refused ---- */
+
+static bool digest_of(const struct proxy_credentials *c, uint8_t digest[EVP_MAX_MD_SIZE])
+{
+	return EVP_Digest(c, sizeof(*c), digest, NULL, EVP_sha256(), NULL) == 1;
+}
+
+/* True if that is what was refused last. */
+static bool is_known(const struct proxy_rejection *known, const struct proxy_credentials *c)
+{
+	uint8_t digest[EVP_MAX_MD_SIZE] = { 0 };
+
+	return known && known->times && digest_of(c, digest) &&
+	       memcmp(digest, known->digest, sizeof(digest)) == 0;
+}
+
+void egress_rejected(const struct proxy *p, const struct proxy_credentials *c, uint64_t now)
+{
+	struct proxy_rejection *known = p->rejection;
+
+	if (!known)
+		return;
+	if (!is_known(known, c)) {
+		*known = (struct proxy_rejection){ 0 };
+		if (!digest_of(c, known->digest))
+			return;
+	}
+	if (known->times < EGRESS_REJECTED_MAX)
+		known->times++;
+	known->until = now + known->times * (uint64_t)EGRESS_REJECTED_MS;
+}
+
+bool egress_rests(const struct proxy *p, const struct proxy_credentials *c, uint64_t now)
+{
+	return is_known(p->rejection, c) && now < p->rejection->until;
+}
+
+void egress_hope(const struct egress *e)
+{
+	if (e->proxy.rejection)
+		*e->proxy.rejection = (struct proxy_rejection){ 0 };
 }

@@ -13,7 +13,10 @@
 
 #define EGRESS_TEXT_MAX (ADDRESS_TEXT_MAX + 16)
 #define EGRESS_SOURCE_MAX 32
+#define EGRESS_REJECTED_MS 60000 /* credentials that were refused rest so long, ... */
+#define EGRESS_REJECTED_MAX 10	 /* ... and as long again for each time, up to so often */
 
+struct proxy_rejection;
 struct tls_context;
 
 struct proxy {
@@ -22,6 +25,7 @@ struct proxy {
 	char source[EGRESS_SOURCE_MAX]; /* the key or variable that says so */
 	const char *credentials_file;	/* NULL: what is in url */
 	struct tls_context *tls; /* PROXY_HTTPS: for the TLS with the proxy itself */
+	struct proxy_rejection *rejection; /* NULL: none is remembered */
 };
 
 struct egress {
@@ -51,5 +55,13 @@ void egress_log(const struct egress *e, const struct addresses *relays);
  */
 int egress_credentials(const struct proxy *p, struct proxy_credentials *c, bool *exposed,
 		       char **why);
+
+/*
+ * The proxy has refused these. Many lock an account after a few, so the same are not to be shown to
+ * it again while they rest; others may be at once. now: worker_now.
+ */
+void egress_rejected(const struct proxy *p, const struct proxy_credentials *c, uint64_t now);
+bool egress_rests(const struct proxy *p, const struct proxy_credentials *c, uint64_t now);
+void egress_hope(const struct egress *e); /* the proxy may have learnt: none rest */
 
 #endif

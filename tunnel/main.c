@@ -259,6 +259,7 @@ static void terminate(struct program *p)
 
 static void on_hangup(struct program *p)
 {
+	egress_hope(&p->egress);
 	if (p->offers) {
 		log_info("SIGHUP: trying to connect now where a connection is missing");
 		agent_retry(&p->agent, true);

@@ -211,6 +211,8 @@ static bool hear(struct proxy_opening *o)
 		through(o);
 		return false;
 	case PROXY_NO:
+		if (t->rejected)
+			egress_rejected(o->proxy, &o->credentials, worker_now(o->worker));
 		fail(o, REASON_DIAL_REFUSED, t->detail);
 		return false;
 	}
@@ -264,6 +266,13 @@ static void talk(struct proxy_opening *o, struct conduit *network)
 			 why ? why : "out of memory");
 		free(why);
 		fail(o, REASON_BAD_CREDENTIAL, detail);
+		return;
+	}
+	if (egress_rests(o->proxy, &o->credentials, worker_now(o->worker))) {
+		fail(o, REASON_BAD_CREDENTIAL,
+		     "has refused the user name and password, which are not shown to it again for "
+		     "some minutes, lest it lock them: others are at once, and the same after "
+		     "SIGHUP");
 		return;
 	}
 	if (proxy_talk_begin(&o->talk, o->proxy->url.scheme, o->host, (uint16_t)o->target->port,

@@ -146,6 +146,7 @@ static enum proxy_verdict judge_refusal(struct proxy_talk *t, const struct httph
 	char line[STATUS_MAX];
 
 	status_line(t, line);
+	t->rejected = t->credentials->known && (h->status == 407 || h->status == 401);
 	return NO(t, "answers \"%s\" to CONNECT: %s", line, advice(t, h));
 }
 
@@ -287,7 +288,8 @@ static enum proxy_verdict judge_password(struct proxy_talk *t)
 
 	if (!take_pair(t, SOCKS_PASSWORD_VERSION, &status, &verdict))
 		return verdict;
-	if (status != 0)
+	t->rejected = status != 0;
+	if (t->rejected)
 		return NO(t, "does not take the user name and password it was shown");
 	return say_request(t);
 }

@@ -38,6 +38,7 @@ struct proxy_talk {
 	const char *host;     /* a name or an IP address; the owner's, as credentials are */
 	uint16_t port;
 	const struct proxy_credentials *credentials;
+	bool rejected; /* PROXY_NO: to the credentials, which were shown */
 	size_t say_len, heard_len;
 	uint8_t say[PROXY_SAY_MAX]; /* the owner sets say_len to 0 when it has sent it */
 	uint8_t heard[PROXY_HEARD_MAX];

@@ -426,6 +426,41 @@ static void test_config_first(void)
 	CHECK_INT(egress_init(&e, config, &why), 0);
 	CHECK_STR(way(&e, "tcp:r.example:443"), "direct");
 	CHECK_STR(way(NULL, "tcp:r.example:443"), "direct");
+	CHECK(!getenv("https_proxy")); /* not used, and not left for others to read either */
+	egress_deinit(&e);
+	tunnel_config_free(config);
+	clear();
+}
+
+/* What was refused rests, longer each time; what is new does not. */
+static void test_rejected(void)
+{
+	struct tunnel_config *config = tunnel_config_new();
+	struct proxy_credentials c, other = { .known = true, .user = "me" };
+	const uint64_t minute = EGRESS_REJECTED_MS;
+	struct egress e;
+	bool exposed;
+	char *why;
+
+	clear();
+	setenv("https_proxy", "http://me:s3cret@p:1", 1);
+	CHECK_INT(egress_init(&e, config, &why), 0);
+	CHECK_INT(egress_credentials(&e.proxy, &c, &exposed, &why), 0);
+	CHECK(!egress_rests(&e.proxy, &c, 0));
+	egress_rejected(&e.proxy, &c, 1000);
+	CHECK(egress_rests(&e.proxy, &c, 1000 + minute - 1));
+	CHECK(!egress_rests(&e.proxy, &c, 1000 + minute));
+	CHECK(!egress_rests(&e.proxy, &other, 1000));
+	for (unsigned i = 0; i < 2 * EGRESS_REJECTED_MAX; i++)
+		egress_rejected(&e.proxy, &c, 2000);
+	CHECK(egress_rests(&e.proxy, &c, 2000 + EGRESS_REJECTED_MAX * minute - 1));
+	CHECK(!egress_rests(&e.proxy, &c, 2000 + EGRESS_REJECTED_MAX * minute));
+	egress_hope(&e);
+	CHECK(!egress_rests(&e.proxy, &c, 2000));
+	egress_rejected(&e.proxy, &other, 3000);
+	egress_rejected(&e.proxy, &c, 3000);
+	CHECK(egress_rests(&e.proxy, &c, 3000 + minute - 1));
+	CHECK(!egress_rests(&e.proxy, &c, 3000 + minute));
 	egress_deinit(&e);
 	tunnel_config_free(config);
 	clear();
@@ -499,6 +534,7 @@ int main(void)
 	test_socks_refusals();
 	test_environment();
 	test_config_first();
+	test_rejected();
 	test_credentials();
 	return 0;
 }
