@@ -1,0 +1,60 @@
+/*
+ * opening_state: what an opening and its search share; see relay/opening.h for the contract.
+ *
+ * opening.c has an opening's life: its record, its joining, its end. search.c has its way to a
+ * target.
+ */
+#ifndef RELAY_OPENING_STATE_H
+#define RELAY_OPENING_STATE_H
+
+#include "relay/gateway.h"
+#include "relay/listener.h"
+#include "relay/peer.h"
+#include "relay/worker.h"
+
+struct search;
+
+/* One per stream for as long as it lives: kept small. */
+struct opening {
+	struct worker *worker;
+	const struct listener *listener;
+	const struct service_config *config;
+	struct conduit *client; /* until joined */
+	struct splice *splice;	/* when joined */
+	struct search *search;	/* until joined */
+	/* For the log: the target in use. via: the tunnel, if it is none that is dialled. */
+	const struct address *dialled;
+	char *via;
+	struct registry_load *load; /* of the tunnel it is in, or on its way to; or NULL */
+	char *proxy;	    /* for the log: whoever has said who the client is; NULL: nobody */
+	uint64_t id, began; /* began: worker_now */
+	struct opening *link, **prevp;
+	struct reapable reapable;
+	struct peer peer;
+	enum door door;
+	bool answered; /* the door has said yes */
+	bool lingers;  /* the client's connection ends after us, and counts until then */
+	bool in_tunnel; /* joined to a stream, which takes no descriptor */
+	bool in_session; /* the client is a stream */
+	bool crossed;	 /* ... and the crossing it is behind counts until it is over */
+	char service[]; /* its name */
+};
+
+static inline struct gateway *opening_gateway(const struct opening *o)
+{
+	return o->listener->gateway;
+}
+
+/* From one of the worker's lists to another; the opening is always in one, but on its way. */
+void opening_enlist(struct opening *o, struct opening **list);
+void opening_delist(struct opening *o);
+void opening_count(const struct opening *o, enum counter which, int change);
+/* The target in use, for people. */
+const char *opening_via(const struct opening *o, char text[ADDRESS_TEXT_MAX]);
+void opening_set_text(char **to, const char *text);
+
+/* What a search comes to, once; it is over then. The target is consumed. */
+void opening_join(struct opening *o, struct conduit *target);
+void opening_refuse(struct opening *o, enum reason why);
+
+#endif
