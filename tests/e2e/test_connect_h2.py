@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from harness import MB, Program, Task, data, free_port, missing, need, wait_for
+from harness import MB, ROOT, Program, Task, data, free_port, missing, need, wait_for
 from streams import (Aborted, Doors, Refused, Service, TlsConn, dial, echo, http_connect, proxy_status,
                      read_head)
 
@@ -579,32 +579,36 @@ def test_answers_that_are_read_late(world):
 
 # ---- proxies ----
 
-HAPROXY = """
-global
-  maxconn 100
-defaults
-  mode http
-  timeout connect 10s
-  timeout client 10s
-  timeout server 10s
-frontend front
-  bind 127.0.0.1:{port}
-  default_backend relay
-backend relay
-  server relay {relay} proto h2 {tls}
-"""
+def haproxy_of_the_docs(relay, port, certificates, how):
+    """docs/proxies.md: what it shows, for this relay."""
+    with open(os.path.join(ROOT, "docs", "proxies.md")) as f:
+        text = re.search(r"    # haproxy\.cfg\n(?:    .*\n)+", f.read())[0]
+    text = text.replace("127.0.0.1:3128", f"127.0.0.1:{port}").replace(
+        "ca-file ca.pem", f"ca-file {certificates.ca}")
+    here, server = f"127.0.0.1:{relay.port('front')}", "attest.example.net"
+    assert text.count(server) == 3
+    if how == "plain":
+        return re.sub(rf"{server}:443 proto h2 .*", f"{here} proto h2", text)
+    if how == "tls":
+        text = text.replace(" crt node.pem", "")
+    return text.replace(f"{server}:443", here).replace(server, "localhost")
 
 
-@pytest.mark.parametrize("how", HOW)
-def test_haproxy(setting, world, certificates, how):
+@pytest.mark.parametrize("how", [*HOW, "certificate"])
+def test_haproxy(setting, guarded, world, certificates, how):
     """HAProxy makes CONNECT over HTTP/1.1 one over HTTP/2."""
     need("haproxy")
     port, path = free_port(), world.path("haproxy.cfg")
+    relay = guarded if how == "certificate" else setting.relay
     with open(path, "w") as f:
-        f.write(HAPROXY.format(port=port, relay=f"127.0.0.1:{setting.relay.port()}",
-                               tls="" if how == "plain" else "ssl alpn h2 verify required "
-                               f"verifyhost localhost sni str(localhost) ca-file {certificates.ca}"))
-    proxy = Program(world, "haproxy", ["haproxy", "-db", "-f", path], expect=(143, 0, -15))
+        f.write(haproxy_of_the_docs(relay, port, certificates, how))
+    if how == "certificate":
+        with open(world.path("node.pem"), "w") as f:
+            for part in issue(certificates, "haproxy"):
+                with open(part) as more:
+                    f.write(more.read())
+    proxy = Program(world, "haproxy", ["haproxy", "-db", "-C", world.folder, "-f", path],
+                    expect=(143, 0, -15))
 
     def up():
         assert proxy.running(), proxy.tail()
@@ -621,7 +625,14 @@ def test_haproxy(setting, world, certificates, how):
         assert conn.read_all() == payload
         task.result()
         conn.close()
-    for name, status in ("kbs.nobody", 404), ("nobody.acme", 504), ("broken.acme", 502):
+    conns = [http_connect(dial(f"tcp:127.0.0.1:{port}"), "echo.acme") for _ in range(20)]
+    assert relay.metric("live_h2_clients") <= os.cpu_count()  # one for each of its threads
+    for conn in conns:
+        conn.send(b"hello")
+        assert conn.read_exactly(5) == b"hello"
+        conn.close()
+    refusals = {"kbs.nobody": 404, "nobody.acme": 504, "broken.acme": 502}
+    for name, status in refusals.items() if relay is setting.relay else ():
         conn = dial(f"tcp:127.0.0.1:{port}")
         with pytest.raises(Refused) as refused:
             http_connect(conn, name)

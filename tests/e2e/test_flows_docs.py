@@ -1,4 +1,4 @@
-# The configs that docs/flows.md shows are taken by the programs.
+# The configs that docs/flows.md and docs/proxies.md show are taken by the programs.
 import os
 import re
 import subprocess
@@ -10,20 +10,25 @@ from harness import ROOT, binary
 
 PROGRAMS = {"relay.yaml": "ATTEST_RELAY", "tunnel.yaml": "ATTEST_TUNNEL",
             "qgs-bridge.yaml": "ATTEST_BRIDGE"}
-FILES = ["cert.pem", "nodes-ca.pem", "node.pem", "key.pem", "node.key", "token"]
+DOCS = ["flows.md", "proxies.md"]
+FILES = ["cert.pem", "nodes-ca.pem", "node.pem", "key.pem", "node.key", "token",
+         "proxy-credentials"]
 
 
 def configs():
     """(name, text) of each block that begins with its file's name."""
-    with open(os.path.join(ROOT, "docs", "flows.md")) as f:
-        blocks = re.findall(r"(?:^    .*\n)(?:^(?:    .*)?\n)*", f.read(), re.M)
+    blocks = []
+    for name in DOCS:
+        with open(os.path.join(ROOT, "docs", name)) as f:
+            blocks += re.findall(r"(?:^    .*\n)(?:^(?:    .*)?\n)*", f.read(), re.M)
     named = [(re.match(r"# (\S+\.yaml)\n", text), text) for text in map(textwrap.dedent, blocks)]
-    return [(m[1], text) for m, text in named if m]
+    return [(m[1], text) for m, text in named if m and m[1] in PROGRAMS]
 
 
 def test_all_are_found():
     assert [name for name, _ in configs()].count("qgs-bridge.yaml") >= 2
     assert {name for name, _ in configs()} == set(PROGRAMS)
+    assert [name for name, _ in configs()].count("relay.yaml") == 2
 
 
 @pytest.mark.parametrize("at", range(len(configs())))
