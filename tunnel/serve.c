@@ -11,8 +11,8 @@
  * before it is passed on like any other: a client may send nothing, say so, and still be owed an
  * answer. A stream that aborts before it is joined is closed, and its dial is cancelled.
  *
- * What the relay says of the client goes to a service that asks for it, in a PROXY header before
- * all else, and nowhere else.
+ * What the relay says of the client goes into the log; and to a service that asks for it, in a PROXY
+ * header before all else.
  *
  * One line per stream at its end, with all its facts as fields. Ownership: waiting and dialling own
  * the stream conduit; joining hands it to the splice. Limit: limits.streams of the config, over all
@@ -50,6 +50,7 @@ struct serve_stream {
 	uint64_t since;
 	uint8_t *header; /* to the service, before all else; NULL: none, or it has gone */
 	size_t header_len;
+	struct peer client; /* as the relay says; family 0: it does not */
 	char id[ID_MAX];
 };
 
@@ -87,8 +88,10 @@ static void log_end(const struct serve_stream *st, enum log_level level, uint64_
 {
 	uint64_t ms = worker_now(st->serve->worker) - st->since;
 	const char *name = st->offer->config->name;
+	char client[PEER_TEXT_MAX];
 	struct log_field facts[] = {
 		{ .key = "stream", .text = st->id },
+		{ .key = "client", .text = peer_format(&st->client, client, sizeof(client)) },
 		{ .key = "service", .text = name },
 		{ .key = "target", .text = st->offer->address },
 		{ .key = "bytes_up", .number = up },
@@ -98,9 +101,9 @@ static void log_end(const struct serve_stream *st, enum log_level level, uint64_
 	};
 
 	log_fields(level, facts, sizeof(facts) / sizeof(*facts),
-		   "#%s client-stream -> %s (%s): %" PRIu64 " up, %" PRIu64 " down, %" PRIu64
-		   ".%" PRIu64 " s, %s",
-		   st->id, name, st->offer->address, up, down, ms / 1000, ms % 1000 / 100,
+		   "#%s %s -> %s (%s): %" PRIu64 " up, %" PRIu64 " down, %" PRIu64 ".%" PRIu64
+		   " s, %s",
+		   st->id, client, name, st->offer->address, up, down, ms / 1000, ms % 1000 / 100,
 		   reason_word(why));
 }
 
@@ -134,6 +137,22 @@ static bool announce(struct serve_stream *st, struct conduit *target)
 	return sent;
 }
 
+static void log_unreachable(const struct serve_stream *st, enum reason why, const char *detail)
+{
+	char client[PEER_TEXT_MAX];
+	struct log_field facts[] = {
+		{ .key = "stream", .text = st->id },
+		{ .key = "client", .text = peer_format(&st->client, client, sizeof(client)) },
+		{ .key = "service", .text = st->offer->config->name },
+		{ .key = "target", .text = st->offer->address },
+		{ .key = "reason", .text = reason_word(why) },
+	};
+
+	log_limited(LOG_LEVEL_WARNING, facts, sizeof(facts) / sizeof(*facts),
+		    "#%s: service %s cannot be reached: %s; is it running?", st->id,
+		    st->offer->config->name, detail);
+}
+
 static void on_dialled(void *user, struct conduit *target, enum reason why, const char *detail)
 {
 	struct serve_stream *st = user;
@@ -147,16 +166,7 @@ static void on_dialled(void *user, struct conduit *target, enum reason why, cons
 		detail = "it did not take the PROXY header";
 	}
 	if (!target) {
-		struct log_field facts[] = {
-			{ .key = "stream", .text = st->id },
-			{ .key = "service", .text = st->offer->config->name },
-			{ .key = "target", .text = st->offer->address },
-			{ .key = "reason", .text = reason_word(why) },
-		};
-
-		log_limited(LOG_LEVEL_WARNING, facts, sizeof(facts) / sizeof(*facts),
-			    "#%s: service %s cannot be reached: %s; is it running?", st->id,
-			    st->offer->config->name, detail);
+		log_unreachable(st, why, detail);
 		stream_end(st, LOG_LEVEL_DEBUG, why); /* the line above is its line */
 		return;
 	}
@@ -235,28 +245,33 @@ static const struct serve_offer *find(const struct serve *v, const char *service
 	return NULL;
 }
 
-/* Log lines must not depend on what the relay sends: printable, without spaces, bounded. */
-static void set_id(struct serve_stream *st, const char *id)
+/*
+ * The relay's number for a stream, or ours. Log lines must not depend on what the relay sends:
+ * printable, without spaces, bounded.
+ */
+static void make_id(const struct serve *v, const char *from, char id[ID_MAX])
 {
 	size_t n = 0;
 
-	for (; *id && n < sizeof(st->id) - 1; id++)
-		st->id[n++] = *id > ' ' && *id < 0x7f ? *id : '?';
+	for (; from && *from && n < ID_MAX - 1; from++)
+		id[n++] = *from > ' ' && *from < 0x7f ? *from : '?';
+	id[n] = '\0';
 	if (n == 0)
-		snprintf(st->id, sizeof(st->id), "%" PRIu64, st->serve->counted);
+		snprintf(id, ID_MAX, "%" PRIu64, v->counted);
 }
 
-/* Who the client is, as the relay says, if the service is to know. False: out of memory. */
+/* Who the client is, as the relay says; also for a service that is to know. False: no memory. */
 static bool know_client(struct serve_stream *st, const struct client_words *words)
 {
 	int version = st->offer->config->proxy_protocol;
 	uint8_t header[PROXYPROTO_SENT_MAX];
 	struct client client = { 0 };
 
-	if (!version)
-		return true;
 	if (words->address)
 		peer_parse(&client.peer, words->address);
+	st->client = client.peer;
+	if (!version)
+		return true;
 	st->header_len = client_header(&client, (unsigned)version, words->asked, st->id, header);
 	st->header = malloc(st->header_len);
 	if (st->header)
@@ -267,10 +282,12 @@ static bool know_client(struct serve_stream *st, const struct client_words *word
 enum reason serve_accept(struct serve *v, struct conduit *stream, const char *service,
 			 const char *owner, const struct client_words *words)
 {
-	const char *id = words->id ? words->id : "";
 	const struct serve_offer *offer = find(v, service, owner);
 	struct serve_stream *st;
+	char id[ID_MAX];
 
+	v->counted++;
+	make_id(v, words->id, id);
 	if (!offer) {
 		log_limited(LOG_LEVEL_WARNING, NULL, 0,
 			    "#%s: the relay asks for \"%.130s\", which is not offered here", id,
@@ -292,8 +309,7 @@ enum reason serve_accept(struct serve *v, struct conduit *stream, const char *se
 	st->stream = stream;
 	st->since = worker_now(v->worker);
 	st->reapable.free = stream_free;
-	v->counted++;
-	set_id(st, id);
+	memcpy(st->id, id, sizeof(id));
 	if (!know_client(st, words)) {
 		free(st);
 		return REASON_NO_MEMORY;

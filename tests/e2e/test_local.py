@@ -1,6 +1,7 @@
 # Local listeners: client -> attest-tunnel --local -> relay (connect door) -> another attest-tunnel
 # -> the service; whose bytes they are, how they end, what is said when there is no way.
 import hashlib
+import json
 import os
 import signal
 import socket
@@ -504,7 +505,7 @@ def test_both(world, svc):
         {"address": f"tcp:127.0.0.1:{port}", "service": "kbs.acme"}])
     with dial(f"tcp:127.0.0.1:{port}") as c:
         roundtrip(c, data(MB))
-    agent.wait_log(r"client-stream -> kbs .* eof")
+    agent.wait_log(r"#\d+ tcp:127\.0\.0\.1:\d+ -> kbs \(.* eof")
     agent.wait_log(r"#1 tcp:\S+ -> kbs\.acme .* eof")
     live = dial(f"tcp:127.0.0.1:{port}")
     live.send(b"x")
@@ -513,6 +514,23 @@ def test_both(world, svc):
     agent.wait_log("have 5 s to finish")
     roundtrip(live, b"last")
     agent.finish()
+
+
+def test_client_in_the_log_of_services(world, svc):
+    """The agent's line for a stream has the client's address, as far as the relay tells it."""
+    path = world.path("front.sock")
+    relay = world.relay(listeners=[{"name": "path", "address": f"unix:{path}", "service": "kbs.acme"}])
+    agent = world.agent(relay, {"kbs": svc.address}, log={"format": "json"})
+    local = Local(world, relay, {"kbs.acme": None})
+    with local.dial() as c, dial(f"unix:{path}") as at_path:
+        roundtrip(c, b"x")
+        roundtrip(at_path, b"x")
+    line = local.wait_log(r"\((\S+)\): 1 up, 1 down")
+    assert line[1] == relay.listeners["front"]
+    lines = [json.loads(agent.wait_log(rf'\{{.*"client":"{of}.*\}}')[0])
+             for of in ("tcp:127.0.0.1:", "unknown")]
+    assert [x["bytes_up"] for x in lines] == [1, 1]
+    assert f"{lines[0]['client']} -> kbs (" in lines[0]["message"]
 
 
 def test_drain(world, svc):
