@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 import threading
 
 import h2.config
@@ -169,6 +170,35 @@ def test_idle(world):
         assert far.read_exactly(1) == b"x"
         assert gone(client) and gone(far)
     local.wait_log(r"#1 .* s, idle\n")
+
+
+def test_half_closed_idle(world):
+    """timeouts.half_closed of this end: for a reply that does not come; one that comes in time does."""
+    service = world.add(Service())
+    relay = world.relay()
+    world.agent(relay, {"kbs": service.address})
+    path = world.path("half.yaml")
+    with open(path, "w") as f:
+        f.write("timeouts: {half_closed: 2s}\n")
+    local = Local(world, relay, {"kbs.acme": None}, extra=["--config", path])
+    for late in (False, True):
+        with local.dial() as client:
+            client.send(b"x")
+            client.eof()
+            far = service.accept()
+            assert far.read_all() == b"x"
+            if late:
+                assert gone(client)
+                with pytest.raises(Aborted):
+                    while True:  # an end was here before: only writing tells
+                        far.send(b"reply")
+                continue
+            time.sleep(1)  # shorter than it may take
+            far.send(b"reply")
+            far.eof()
+            assert client.read_all() == b"reply"
+    local.wait_log(r"#2 .* s, half-closed-idle\n")
+    assert local.count(r"#1 .* s, eof\n") == 1
 
 
 def test_once(world, svc):
