@@ -396,6 +396,20 @@ static void check_tunnel_doors(const struct check *k, const struct relay_config 
 	}
 }
 
+static void check_audit(const struct check *k, const struct relay_config *c)
+{
+	const struct node *audit = node_get(k->root, "audit");
+
+	if (c->audit.target == CONFIG_AUDIT_FILE && !c->audit.file)
+		source_error(k->s, node_get(audit, "target"),
+			     "target: file, but which; expected file: PATH beside it");
+	if ((c->audit.target == CONFIG_AUDIT_OFF || c->audit.target == CONFIG_AUDIT_JOURNAL) &&
+	    c->audit.file)
+		source_error(k->s, node_get(audit, "file"),
+			     "file: stands beside another target, so nothing would be written to "
+			     "it; expected target: file or auto beside it");
+}
+
 /* ---- all programs ---- */
 
 void check_timeouts(const struct source *s, const struct timeouts_config *t,
@@ -462,6 +476,7 @@ void check_relay(const struct source *s, struct relay_config *c, const struct no
 	check_identities(&k, c);
 	check_proxies(&k, c);
 	check_checks(&k, c);
+	check_audit(&k, c);
 }
 
 void check_tunnel(const struct source *s, const struct tunnel_config *c, const struct node *root)

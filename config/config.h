@@ -58,6 +58,20 @@ struct log_config {
 	int target; /* auto */
 };
 
+/* Where audit records go. */
+enum config_audit_target {
+	CONFIG_AUDIT_AUTO, /* file, if there is one; or the journal, if the log goes there */
+	CONFIG_AUDIT_OFF,
+	CONFIG_AUDIT_JOURNAL,
+	CONFIG_AUDIT_FILE,
+};
+
+struct audit_config {
+	int target;	      /* auto */
+	char *file;	      /* CONFIG_AUDIT_FILE: its path; AUTO: its path or NULL; else NULL */
+	uint64_t start_after; /* 1min: a stream that lasts so long gets a record then, too */
+};
+
 struct timeouts_config {
 	uint64_t handshake;   /* 10s: until a client has said what it wants, TLS included */
 	uint64_t pickup;      /* 10s: parked, waiting for a tunnel */
@@ -226,6 +240,7 @@ struct relay_config {
 	} tls;
 	struct address metrics; /* tcp or unix; NONE: none */
 	struct log_config log;
+	struct audit_config audit;
 	struct listener_config *listeners;
 	size_t n_listeners;
 	struct owner_config *owners;

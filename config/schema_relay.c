@@ -44,6 +44,43 @@ static const struct table relay_timeout_table = { .what = "the timeouts",
 						  .size = sizeof(struct timeouts_config),
 						  .line = NO_LINE };
 
+static const struct word audit_targets[] = {
+	{ "auto", CONFIG_AUDIT_AUTO },
+	{ "off", CONFIG_AUDIT_OFF },
+	{ "journal", CONFIG_AUDIT_JOURNAL },
+	{ "file", CONFIG_AUDIT_FILE },
+	{ NULL, 0 },
+};
+
+static const struct field audit_fields[] = {
+	{ .key = "target",
+	  .type = FIELD_ENUM,
+	  MEMBER(struct audit_config, target),
+	  .def = "auto",
+	  .words = audit_targets,
+	  .help = "where to; auto is file if there is one, else the journal if the log goes there, "
+		  "else nowhere" },
+	{ .key = "file",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct audit_config, file),
+	  .flags = FIELD_PATH,
+	  .is = schema_is_path,
+	  .expected = EXPECTED_PATH,
+	  .help = "a file that records are added to, a line of JSON each" },
+	{ .key = "start_after",
+	  .type = FIELD_DURATION,
+	  MEMBER(struct audit_config, start_after),
+	  .min = SECOND,
+	  .max = DAY,
+	  .def = "1min",
+	  .help = "a stream that lasts so long has a record then, besides that of its end" },
+};
+
+static const struct table audit_table = { .what = "the audit settings",
+					  TABLE(audit_fields),
+					  .size = sizeof(struct audit_config),
+					  .line = NO_LINE };
+
 static const struct word doors[] = {
 	{ "tunnel", DOOR_TUNNEL },
 	{ "sni", DOOR_SNI },
@@ -628,6 +665,11 @@ static const struct field relay_fields[] = {
 	  MEMBER(struct relay_config, log),
 	  .table = &log_table,
 	  .help = "what to write, and where" },
+	{ .key = "audit",
+	  .type = FIELD_STRUCT,
+	  MEMBER(struct relay_config, audit),
+	  .table = &audit_table,
+	  .help = "records of who was joined to what, and of who was refused" },
 	{ .key = "listeners",
 	  .type = FIELD_STRUCTS,
 	  .flags = FIELD_REQUIRED | FIELD_NONEMPTY,
@@ -677,7 +719,6 @@ static const struct field relay_fields[] = {
 	  .help = "for sources that fail to authenticate again and again" },
 	REFUSED("client_ca"),
 	REFUSED("admin"),
-	REFUSED("audit"),
 };
 
 const struct table relay_table = { .what = "the relay's config",

@@ -1,7 +1,8 @@
 /*
  * line: one line of text that grows in a buffer of fixed size; plain, or JSON.
  *
- * What does not fit is left out. Nobody forges a line: what strangers send is cleaned on its way in.
+ * What does not fit is left out. Nobody forges a line: what strangers send is cleaned on its way
+ * in.
  */
 #ifndef RELAY_LINE_H
 #define RELAY_LINE_H
@@ -22,7 +23,7 @@ static inline void line_put(struct line *l, char c)
 		l->text[l->used++] = c;
 }
 
-void line_text(struct line *l, const char *text); /* as it is */
+void line_text(struct line *l, const char *text);  /* as it is */
 void line_plain(struct line *l, const char *text); /* control characters become '?' */
 void line_number(struct line *l, uint64_t number);
 /* "2026-01-31T23:59:59.123Z" */

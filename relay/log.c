@@ -62,6 +62,11 @@ void log_set_level(enum log_level level)
 	atomic_store(&current_level, (int)level);
 }
 
+bool log_is_journal(void)
+{
+	return to_journal;
+}
+
 bool log_enabled(enum log_level level)
 {
 	return (int)level <= atomic_load_explicit(&current_level, memory_order_relaxed);
