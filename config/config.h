@@ -291,7 +291,7 @@ struct tunnel_config {
 	char *proxy; /* its URL, without a password; PROXY_NONE; NULL: as the environment says */
 	char *proxy_credentials_file; /* USER:PASSWORD; NULL: none */
 	char *proxy_ca_file;	      /* for an https proxy; NULL: the system's CAs */
-	struct strings no_proxy;      /* hosts that proxy is not for, as in NO_PROXY */
+	struct strings no_proxy; /* relays a proxy is not for, as in NO_PROXY; n > 0: instead of it */
 	int transport;		 /* enum transport; auto */
 	char *instance;		 /* stable name of this agent; NULL: from machine-id and offers */
 	struct log_config log;
@@ -343,6 +343,8 @@ struct tunnel_config *tunnel_config_parse(const char *name, const char *text, si
 int tunnel_config_check(const struct tunnel_config *c, const char *name, struct config_errors *e);
 /* "kbs=tcp:127.0.0.1:8080" or "kbs=tcp:127.0.0.1:8080,dial=eager,...". 0 or -EINVAL and *why. */
 int tunnel_config_add_service(struct tunnel_config *c, const char *text, char **why);
+/* no_proxy: entries between commas, one at least, instead of those there are. The same. */
+int tunnel_config_set_no_proxy(struct tunnel_config *c, const char *list, char **why);
 /* "tcp:127.0.0.1:9000=service:kbs.acme". The same. */
 int tunnel_config_add_local(struct tunnel_config *c, const char *text, char **why);
 struct tunnel_config *tunnel_config_free(struct tunnel_config *c); /* NULL is fine */

@@ -162,12 +162,12 @@ bool no_proxy_covers(const char *text, size_t len, const char *host, uint32_t po
 bool no_proxy_list_covers(const char *list, const char *host, uint32_t port)
 {
 	while (*list) {
-		size_t len = strcspn(list, ", \t");
+		size_t len = strcspn(list, NO_PROXY_BETWEEN);
 
 		if (no_proxy_covers(list, len, host, port))
 			return true;
 		list += len;
-		list += strspn(list, ", \t");
+		list += strspn(list, NO_PROXY_BETWEEN);
 	}
 	return false;
 }

@@ -14,6 +14,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define NO_PROXY_BETWEEN ", \t" /* entries of a list */
+
 /* host: a name or an IP address, without brackets. An entry that is none covers nothing. */
 bool no_proxy_covers(const char *entry, size_t len, const char *host, uint32_t port);
 /* The same for a list as in the environment: entries between commas or spaces. */

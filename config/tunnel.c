@@ -13,6 +13,7 @@
 
 #include "config/config.h"
 #include "config/file.h"
+#include "config/no_proxy.h"
 #include "config/proxy_url.h"
 #include "config/scalar.h"
 #include "config/schema.h"
@@ -115,10 +116,10 @@ static void check_proxy(const struct source *s, const struct tunnel_config *c,
 		wrong_proxy(s, root, "proxy_ca_file",
 			    "no TLS is spoken with the proxy; expected proxy: https://HOST:PORT "
 			    "beside it, or ca_file, if the relay's certificate was meant");
-	if (c->no_proxy.n && (!c->proxy || none))
+	if (c->no_proxy.n && none)
 		wrong_proxy(s, root, "no_proxy",
-			    "there is no proxy; expected proxy: URL beside it, or the variable "
-			    "NO_PROXY, if the environment's proxy was meant");
+			    "there is no proxy; expected proxy: URL beside it, or no proxy: none, "
+			    "if the environment's was meant");
 }
 
 static struct tunnel_config *parse(const char *name, const char *folder, const char *text,
@@ -178,6 +179,58 @@ static const struct field *field_of(const struct table *t, const char *key)
 		if (strcmp(t->fields[i].key, key) == 0)
 			return &t->fields[i];
 	return NULL;
+}
+
+/* ---- --no-proxy ---- */
+
+static void clear_strings(struct strings *l)
+{
+	for (size_t i = 0; i < l->n; i++)
+		free(l->at[i]);
+	free(l->at);
+	*l = (struct strings){ 0 };
+}
+
+/* NULL, or what is wrong, allocated. */
+static char *parse_no_proxy(struct strings *to, const char *list)
+{
+	const struct field *f = field_of(&tunnel_table, "no_proxy");
+
+	list += strspn(list, NO_PROXY_BETWEEN);
+	while (*list) {
+		size_t len = strcspn(list, NO_PROXY_BETWEEN);
+		char *entry = xstrndup(list, len), *wrong = NULL;
+
+		if (!f->is(entry))
+			wrong = xasprintf("\"%s\" is not well-formed; expected %s", entry,
+					  f->expected);
+		else if (to->n == f->max)
+			wrong = xasprintf("too many of them; expected at most %llu",
+					  (unsigned long long)f->max);
+		if (wrong) {
+			free(entry);
+			return wrong;
+		}
+		to->at = xreallocarray(to->at, to->n + 1, sizeof(*to->at));
+		to->at[to->n++] = entry;
+		list += len;
+		list += strspn(list, NO_PROXY_BETWEEN);
+	}
+	return to->n ? NULL : xasprintf("nothing in it; expected %s", f->expected);
+}
+
+int tunnel_config_set_no_proxy(struct tunnel_config *c, const char *list, char **why)
+{
+	struct strings entries = { 0 };
+
+	*why = parse_no_proxy(&entries, list);
+	if (*why) {
+		clear_strings(&entries);
+		return -EINVAL;
+	}
+	clear_strings(&c->no_proxy);
+	c->no_proxy = entries;
+	return 0;
 }
 
 /* ---- --service ---- */

@@ -2,9 +2,10 @@
  * egress: the choice of a proxy, and its credentials.
  *
  * Theory of operation: decided once, at the start. A config that names a proxy, or none, has the
- * only say; otherwise the environment is asked, the names in small letters first, as curl does. An
- * empty variable is no variable. What is asked for and cannot be done (a scheme that is not known,
- * a URL without port) fails the start: going out directly instead would be a surprise.
+ * only say; otherwise the environment is asked, the names in small letters first, as curl does; but
+ * for the list of exceptions, where the config's goes first. An empty variable is no variable. What
+ * is asked for and cannot be done (a scheme that is not known, a URL without port) fails the start:
+ * going out directly instead would be a surprise.
  *
  * A password may stand in a variable. It is needed for each connection, so it is kept in memory of
  * our own; the variables are wiped where they are, which /proc/PID/environ shows, and unset, also
@@ -73,7 +74,7 @@ static void wipe_environment(const char *const *names, unsigned n)
 	}
 }
 
-static int take_environment(struct egress *e, char **why)
+static int take_environment(struct egress *e, const struct tunnel_config *config, char **why)
 {
 	const char *name, *list_name;
 	const char *url = ask_environment(proxy_variables, VARIABLES(proxy_variables), &name);
@@ -84,6 +85,11 @@ static int take_environment(struct egress *e, char **why)
 	if (url && proxy_url_parse(&e->proxy.url, url, &fault) < 0) {
 		r = explain(why, name, fault, -EINVAL);
 		free(fault);
+	} else if (url && config->no_proxy.n) {
+		e->proxied = true;
+		snprintf(e->proxy.source, sizeof(e->proxy.source), "%s", name);
+		snprintf(e->list_source, sizeof(e->list_source), "no_proxy of the config");
+		e->exceptions = &config->no_proxy;
 	} else if (url) {
 		e->proxied = true;
 		snprintf(e->proxy.source, sizeof(e->proxy.source), "%s", name);
@@ -148,7 +154,7 @@ int egress_init(struct egress *e, const struct tunnel_config *config, char **why
 
 	*e = (struct egress){ 0 };
 	*why = NULL;
-	r = config->proxy ? take_config(e, config, why) : take_environment(e, why);
+	r = config->proxy ? take_config(e, config, why) : take_environment(e, config, why);
 	wipe_environment(proxy_variables, VARIABLES(proxy_variables));
 	if (r == 0 && e->proxied)
 		r = prepare(e, config, why);

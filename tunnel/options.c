@@ -49,6 +49,8 @@ static const char help[] =
 	"      --proxy URL            go through this proxy, http://[USER@]HOST:PORT, https://,\n"
 	"                             socks5:// or socks5h://; none: through none; default: what\n"
 	"                             HTTPS_PROXY, ALL_PROXY and NO_PROXY say\n"
+	"      --no-proxy LIST        relays it is not for, between commas, as in NO_PROXY, and\n"
+	"                             instead of that: hosts, addresses, networks, or *\n"
 	"      --proxy-credentials-file FILE  USER:PASSWORD for it, on one line\n"
 	"      --proxy-ca-file FILE   CAs for a proxy at https:// (PEM); default: the system's\n"
 	"      --transport KIND       auto (default), direct (TLS) or websocket\n"
@@ -72,6 +74,7 @@ enum {
 	OPTION_KEY,
 	OPTION_SERVER_NAME,
 	OPTION_PROXY,
+	OPTION_NO_PROXY,
 	OPTION_PROXY_CREDENTIALS,
 	OPTION_PROXY_CA,
 	OPTION_TRANSPORT,
@@ -93,6 +96,7 @@ static const struct option long_options[] = {
 	{ "ca-file", required_argument, NULL, OPTION_CA_FILE },
 	{ "server-name", required_argument, NULL, OPTION_SERVER_NAME },
 	{ "proxy", required_argument, NULL, OPTION_PROXY },
+	{ "no-proxy", required_argument, NULL, OPTION_NO_PROXY },
 	{ "proxy-credentials-file", required_argument, NULL, OPTION_PROXY_CREDENTIALS },
 	{ "proxy-ca-file", required_argument, NULL, OPTION_PROXY_CA },
 	{ "transport", required_argument, NULL, OPTION_TRANSPORT },
@@ -186,6 +190,17 @@ static bool add_local(struct tunnel_config *c, const char *text)
 	return false;
 }
 
+static bool set_no_proxy(struct tunnel_config *c, const char *text)
+{
+	char *why = NULL;
+
+	if (tunnel_config_set_no_proxy(c, text, &why) == 0)
+		return true;
+	complain("--no-proxy: %s", why);
+	free(why);
+	return false;
+}
+
 static bool set_name(struct tunnel_config *c, const char *text)
 {
 	if (!*text)
@@ -250,6 +265,8 @@ static bool apply(struct options *o, int option, const char *value)
 		return add_service(c, value);
 	case 'l':
 		return add_local(c, value);
+	case OPTION_NO_PROXY:
+		return set_no_proxy(c, value);
 	case OPTION_SERVER_NAME:
 		return set_name(c, value);
 	case OPTION_TRANSPORT:

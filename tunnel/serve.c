@@ -11,8 +11,8 @@
  * before it is passed on like any other: a client may send nothing, say so, and still be owed an
  * answer. A stream that aborts before it is joined is closed, and its dial is cancelled.
  *
- * What the relay says of the client goes into the log; and to a service that asks for it, in a PROXY
- * header before all else.
+ * What the relay says of the client goes into the log; and to a service that asks for it, in a
+ * PROXY header before all else.
  *
  * One line per stream at its end, with all its facts as fields. Ownership: waiting and dialling own
  * the stream conduit; joining hands it to the splice. Limit: limits.streams of the config, over all

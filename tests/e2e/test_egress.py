@@ -554,6 +554,22 @@ def test_no_proxy_of_several_relays(world, svc):
         near.wait_tunnels(0)
 
 
+def test_no_proxy_flag(world, svc):
+    """--no-proxy instead of NO_PROXY, for the environment's proxy and for that of --proxy."""
+    relay = world.relay()
+    proxy = world.add(Proxy())
+    env = {"https_proxy": proxy.url, "NO_PROXY": "*"}
+    for n, more in enumerate(({"env": env}, {"proxy": proxy.url})):
+        agent = world.agent(relay, {"kbs": svc.address}, extra=["--no-proxy", "other.test"], **more)
+        assert len(proxy.heads) == n + 1
+        agent.stop()
+        agent = world.agent(relay, {"kbs": svc.address}, extra=["--no-proxy", "a.test,127.0.0.0/8"],
+                            **more)
+        agent.wait_log(r"is through no proxy \(by no_proxy")
+        assert len(proxy.heads) == n + 1
+        agent.stop()
+
+
 @pytest.mark.parametrize("env", [{"HTTPS_PROXY": "http://u:s3cret@127.0.0.1"},
                                  {"https_proxy": "socks4://u:s3cret@127.0.0.1:1"}])
 def test_unusable_environment(world, svc, env):

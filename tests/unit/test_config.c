@@ -869,7 +869,7 @@ static void test_tunnel_proxy(void)
 	refuses_tunnel("proxy: none\nproxy_credentials_file: /c\n",
 		       "t.yaml:2:25: ", "no proxy");
 	refuses_tunnel("proxy: http://p:1\nproxy_ca_file: /c\n", "t.yaml:2:16: ", "no TLS");
-	refuses_tunnel("no_proxy: [a]\n", "t.yaml:1:11: ", "there is no proxy");
+	refuses_tunnel("proxy: none\nno_proxy: [a]\n", "t.yaml:2:11: ", "there is no proxy");
 	refuses_tunnel("proxy: http://p:1\nno_proxy: [10.0.0.0/40]\n",
 		       "t.yaml:2:12: ", "ADDRESS/BITS");
 }

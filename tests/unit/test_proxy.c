@@ -395,7 +395,25 @@ static void test_environment(void)
 	setenv("all_proxy", "socks5h://q:2", 1);
 	CHECK_INT(egress_init(&e, config, &why), 0);
 	CHECK_STR(way(&e, "tcp:r.example:443"), "socks5h://q:2");
+	CHECK_STR(way(&e, "tcp:10.1.2.3:443"), "direct");
 	egress_deinit(&e);
+
+	/* a list of ours goes before the environment's, whose proxy it is for */
+	CHECK_INT(tunnel_config_set_no_proxy(config, "lost.example", &why), 0);
+	CHECK_INT(tunnel_config_set_no_proxy(config, ", r.example,192.0.2.0/24 ,", &why), 0);
+	setenv("all_proxy", "socks5h://q:2", 1);
+	CHECK_INT(egress_init(&e, config, &why), 0);
+	CHECK_STR(way(&e, "tcp:r.example:443"), "direct");
+	CHECK_STR(way(&e, "tcp:192.0.2.9:443"), "direct");
+	CHECK_STR(way(&e, "tcp:10.1.2.3:443"), "socks5h://q:2");
+	CHECK_STR(way(&e, "tcp:lost.example:443"), "socks5h://q:2");
+	egress_deinit(&e);
+	CHECK_INT(tunnel_config_set_no_proxy(config, " ,", &why), -EINVAL);
+	free(why);
+	CHECK_INT(tunnel_config_set_no_proxy(config, "a,b c/9", &why), -EINVAL);
+	CHECK(strstr(why, "c/9"));
+	free(why);
+	CHECK_INT(config->no_proxy.n, 2);
 	setenv("https_proxy", "socks4://me:s3cret@q:2", 1);
 	CHECK_INT(egress_init(&e, config, &why), -EINVAL);
 	CHECK(strstr(why, "https_proxy: ") && !strstr(why, "s3cret"));
