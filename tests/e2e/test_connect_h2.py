@@ -37,8 +37,8 @@ def client(relay, certificates, how="tls", listener="front", pair=None):
     return H2Client(over_tls(conn, certificates, pair) if how == "tls" else conn)
 
 
-def worker_of(relay, port):
-    """The worker that watches the connection from this local port: its epoll's descriptor."""
+def watcher(relay, port):
+    """The descriptor of the epoll that watches the connection from this local port; or None."""
     inode = None
     with open(f"/proc/{relay.pid}/net/tcp") as f:
         for line in f.readlines()[1:]:
@@ -53,15 +53,19 @@ def worker_of(relay, port):
             links[fd] = os.readlink(f"{base}/{fd}")
         except OSError:
             pass
-    sock = [fd for fd, to in links.items() if to == f"socket:[{inode}]"]
-    assert len(sock) == 1, (port, inode, links)
-    for fd, to in links.items():
-        if to != "anon_inode:[eventpoll]":
-            continue
-        with open(f"/proc/{relay.pid}/fdinfo/{fd}") as f:
-            if re.search(rf"^tfd:\s+{sock[0]}\s", f.read(), re.M):
-                return fd
-    raise AssertionError("no worker watches it")
+    for sock in (fd for fd, to in links.items() if to == f"socket:[{inode}]"):
+        for fd, to in links.items():
+            if to != "anon_inode:[eventpoll]":
+                continue
+            with open(f"/proc/{relay.pid}/fdinfo/{fd}") as f:
+                if re.search(rf"^tfd:\s+{sock}\s", f.read(), re.M):
+                    return fd
+    return None
+
+
+def worker_of(relay, port):
+    """Which worker has it. The table of connections leaves some out while others come and go."""
+    return wait_for(lambda: watcher(relay, port), f"a worker watches the client at port {port}")
 
 
 def both_workers(relay, make):
