@@ -11,6 +11,7 @@
  *             config again; SIGUSR1: a line on how things are; as many descriptors as we may have
  *   bridge    every listener is tried once; then those are opened that may be
  *   metrics
+ *   sandbox   what is needed no more is given up: rights, files, system calls
  *   loop      one worker on this thread, until drained
  */
 #include <errno.h>
@@ -31,6 +32,7 @@
 
 #include "config/bridge.h"
 #include "qgs-bridge/bridge.h"
+#include "qgs-bridge/confine.h"
 #include "qgs-bridge/metrics.h"
 #include "qgs-bridge/options.h"
 #include "relay/edge.h"
@@ -205,6 +207,7 @@ static void reload(void)
 	if (config && bridge_reload(&p->bridge, config)) {
 		log_set_level((enum log_level)config->log.level);
 		log_info("the config was read again");
+		confine_check(config);
 	} else {
 		log_error("SIGHUP: the config is as it was before: the new one cannot be used");
 	}
@@ -304,15 +307,16 @@ static void release(struct program *p)
 	libevent_global_shutdown();
 }
 
-static int run(struct program *p, struct bridge_config *config)
+static int run(struct program *p, const struct bridge_options *o)
 {
+	struct bridge_config *config = o->config;
 	int status = BRIDGE_FAILED;
 
 	log_setup((enum log_level)config->log.level, (enum log_format)config->log.format,
 		  (enum log_target)config->log.target);
 	harden();
 	if (prepare(p, config) && bridge_start(&p->bridge, p->worker, config) &&
-	    start_metrics(p, config)) {
+	    start_metrics(p, config) && confine(o)) {
 		start_watchdog(p);
 		log_info("qgs-bridge " VERSION " ready, %zu listener%s", p->bridge.n_entrances,
 			 p->bridge.n_entrances == 1 ? "" : "s");
@@ -344,7 +348,7 @@ int main(int argc, char **argv)
 		program.argc = argc;
 		program.argv = argv;
 		program.has_file = o.path;
-		status = run(&program, o.config);
+		status = run(&program, &o);
 		break;
 	}
 	bridge_config_unref(o.config);

@@ -41,6 +41,7 @@ static const char help[] =
 	"  -c, --config FILE          qgs-bridge.yaml(5); flags add to it and override it\n"
 	"      --check-config         say what is wrong with the config and end; 0: nothing\n"
 	"      --dump-config          print the values in effect, defaults included, and end\n"
+	"      --no-sandbox           keep all rights; for finding faults\n"
 	"      --log-level LEVEL      error, warning, info (default) or debug\n"
 	"  -h, --help                 this text\n"
 	"  -V, --version              the version\n"
@@ -53,6 +54,7 @@ enum {
 	OPTION_FRAMING,
 	OPTION_CHECK,
 	OPTION_DUMP,
+	OPTION_NO_SANDBOX,
 	OPTION_LOG_LEVEL,
 };
 
@@ -65,6 +67,7 @@ static const struct option long_options[] = {
 	{ "config", required_argument, NULL, 'c' },
 	{ "check-config", no_argument, NULL, OPTION_CHECK },
 	{ "dump-config", no_argument, NULL, OPTION_DUMP },
+	{ "no-sandbox", no_argument, NULL, OPTION_NO_SANDBOX },
 	{ "log-level", required_argument, NULL, OPTION_LOG_LEVEL },
 	{ "help", no_argument, NULL, 'h' },
 	{ "version", no_argument, NULL, 'V' },
@@ -139,6 +142,8 @@ static void apply(struct bridge_options *o, int argc, char **argv, struct config
 			o->action = BRIDGE_CHECK;
 		else if (option == OPTION_DUMP)
 			o->action = BRIDGE_DUMP;
+		else if (option == OPTION_NO_SANDBOX)
+			o->no_sandbox = true;
 	}
 	set(c, bridge_config_set_mode, "mode", mode, e);
 	set(c, bridge_config_set_group, "group", group, e);

@@ -2,6 +2,8 @@
 #ifndef QGS_BRIDGE_OPTIONS_H
 #define QGS_BRIDGE_OPTIONS_H
 
+#include <stdbool.h>
+
 struct bridge_config;
 
 enum bridge_options_action { BRIDGE_RUN, BRIDGE_CHECK, BRIDGE_DUMP, BRIDGE_DONE };
@@ -14,6 +16,7 @@ struct bridge_options {
 	int status;		      /* DONE: the exit status; what is wrong has been said */
 	struct bridge_config *config; /* else: complete and checked; a reference, the caller's */
 	const char *path;	      /* of the config file, in argv; NULL: none */
+	bool no_sandbox;
 };
 
 struct bridge_options bridge_options_read(int argc, char **argv);

@@ -1,7 +1,7 @@
 /*
  * attest-relay: the cloud's boundary gateway.
  *
- * Stages: arguments, config, log, descriptors, TLS, listeners, workers and their threads, metrics,
+ * Stages: arguments, config, log, descriptors, TLS, listeners, workers, metrics, sandbox, threads,
  * READY; then the main thread only waits for signals and scrapes. SIGTERM and SIGINT drain (a
  * second one ends at once), SIGUSR1 logs a status line.
  *
@@ -24,6 +24,7 @@
 #include "relay/metrics.h"
 #include "relay/metrics_http.h"
 #include "relay/registry.h"
+#include "relay/sandbox.h"
 #include "relay/token.h"
 #include "tunnel/h2_door.h"
 #include "tunnel/hub.h"
@@ -34,7 +35,7 @@
 enum { EXIT_USAGE = 2 };
 
 static const char usage[] =
-	"Usage: attest-relay --config FILE [--check-config | --dump-config]\n"
+	"Usage: attest-relay --config FILE [--check-config | --dump-config | --no-sandbox]\n"
 	"       attest-relay token new\n"
 	"       attest-relay token hash < FILE\n"
 	"\n"
@@ -44,6 +45,7 @@ static const char usage[] =
 	"  -c, --config FILE    the configuration, attest-relay.yaml(5)\n"
 	"      --check-config   say what is wrong with it and end; 0: nothing\n"
 	"      --dump-config    print the values in effect, defaults included, and end\n"
+	"      --no-sandbox     keep all rights; for finding faults\n"
 	"  -h, --help           this text\n"
 	"  -V, --version        the version\n"
 	"\n"
@@ -200,7 +202,41 @@ static bool start_metrics(struct program *p)
 	return p->metrics;
 }
 
-static int run(const struct relay_config *config)
+/* What it will still need: files that are read again, sockets to be removed or connected to. */
+static void fill_sandbox(struct sandbox_spec *s, const struct relay_config *config,
+			 const char *path)
+{
+	sandbox_file(s, path);
+	sandbox_file(s, config->tls.certificate);
+	sandbox_file(s, config->tls.key);
+	sandbox_listener(s, &config->metrics);
+	for (size_t i = 0; i < config->n_listeners; i++) {
+		sandbox_listener(s, &config->listeners[i].address);
+		sandbox_file(s, config->listeners[i].client_ca);
+	}
+	for (size_t i = 0; i < config->n_services; i++)
+		for (size_t j = 0; j < config->services[i].targets.n; j++)
+			sandbox_target(s, &config->services[i].targets.at[j]);
+}
+
+/* path: NULL, there is to be none. */
+static bool enter_sandbox(const struct relay_config *config, const char *path)
+{
+	struct sandbox_spec s = { .program = SANDBOX_RELAY };
+	bool good;
+
+	if (!path) {
+		sandbox_stay_out();
+		return true;
+	}
+	fill_sandbox(&s, config, path);
+	good = sandbox_enter(&s);
+	sandbox_spec_deinit(&s);
+	return good;
+}
+
+/* path: the config's; NULL: no sandbox is wanted. */
+static int run(const struct relay_config *config, const char *path)
 {
 	struct program p = { .gateway.config = config };
 	bool good;
@@ -215,7 +251,8 @@ static int run(const struct relay_config *config)
 	hub_install(&p.gateway);
 	h2_door_install(&p.gateway);
 	ws_door_install(&p.gateway);
-	good = prepare(&p) && gateway_start(&p.gateway) && start_metrics(&p);
+	good = prepare(&p) && gateway_prepare(&p.gateway) && start_metrics(&p) &&
+	       enter_sandbox(config, path) && gateway_start(&p.gateway);
 	if (good) {
 		log_info("attest-relay " VERSION " ready, %u workers", p.gateway.n_workers);
 		sd_notify(0, "READY=1\nSTATUS=relaying");
@@ -237,19 +274,31 @@ static int run(const struct relay_config *config)
 	return good ? 0 : 1;
 }
 
+/* NULL: what is wrong has been said. */
+static struct relay_config *load(const char *path)
+{
+	struct config_errors errors = { 0 };
+	struct relay_config *config = relay_config_load(path, &errors);
+
+	if (!config)
+		config_errors_print(&errors, stderr);
+	config_errors_deinit(&errors);
+	return config;
+}
+
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
 		{ "config", required_argument, NULL, 'c' },
 		{ "check-config", no_argument, NULL, 'k' },
 		{ "dump-config", no_argument, NULL, 'd' },
+		{ "no-sandbox", no_argument, NULL, 's' },
 		{ "help", no_argument, NULL, 'h' },
 		{ "version", no_argument, NULL, 'V' },
 		{ 0 },
 	};
 	const char *path = NULL;
-	bool check = false, dump = false;
-	struct config_errors errors = { 0 };
+	bool check = false, dump = false, sandbox = true;
 	struct relay_config *config;
 	int o, r = 0;
 
@@ -265,6 +314,9 @@ int main(int argc, char **argv)
 			break;
 		case 'd':
 			dump = true;
+			break;
+		case 's':
+			sandbox = false;
 			break;
 		case 'h':
 			fputs(usage, stdout);
@@ -282,19 +334,15 @@ int main(int argc, char **argv)
 			path ? "too many arguments" : "--config FILE is needed");
 		return EXIT_USAGE;
 	}
-	config = relay_config_load(path, &errors);
-	if (!config) {
-		config_errors_print(&errors, stderr);
-		config_errors_deinit(&errors);
+	config = load(path);
+	if (!config)
 		return 1;
-	}
-	config_errors_deinit(&errors);
 	if (dump)
 		relay_config_dump(config, stdout);
 	else if (check)
 		fprintf(stderr, "%s: good\n", path);
 	else
-		r = run(config);
+		r = run(config, sandbox ? path : NULL);
 	relay_config_unref(config);
 	return r;
 }

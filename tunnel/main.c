@@ -8,6 +8,7 @@
  *   harden    no core dumps (the token passes through memory), as many descriptors as we may have
  *   prepare   the token can be read, the CAs too; the way out; the instance's name; worker, TLS;
  *             local listeners listen
+ *   sandbox   what is needed no more is given up: rights, files, system calls
  *   signals   SIGTERM and SIGINT: end in order, a second one at once; SIGHUP: try again now
  *   loop      one worker on this thread, until all is over
  *
@@ -34,6 +35,7 @@
 #include "config/config.h"
 #include "relay/edge.h"
 #include "relay/log.h"
+#include "relay/sandbox.h"
 #include "relay/tls.h"
 #include "relay/token.h"
 #include "relay/worker.h"
@@ -377,6 +379,39 @@ static void release(struct program *p)
 	libevent_global_shutdown();
 }
 
+/* What it will still need: files that are read again, sockets to be removed or connected to. */
+static void fill_sandbox(struct sandbox_spec *s, const struct tunnel_config *config)
+{
+	const char *const files[] = { config->token_file,	     config->ca_file,
+				      config->certificate,	     config->key,
+				      config->proxy_credentials_file, config->proxy_ca_file };
+
+	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++)
+		sandbox_file(s, files[i]);
+	for (size_t i = 0; i < config->n_locals; i++)
+		sandbox_listener(s, &config->locals[i].address);
+	for (size_t i = 0; i < config->n_services; i++)
+		sandbox_target(s, &config->services[i].target);
+	for (size_t i = 0; i < config->relays.n; i++)
+		sandbox_target(s, &config->relays.at[i]);
+}
+
+static bool enter_sandbox(const struct options *o)
+{
+	struct sandbox_spec s = { .program = SANDBOX_TUNNEL };
+	bool good;
+
+	if (o->no_sandbox) {
+		sandbox_stay_out();
+		return true;
+	}
+	sandbox_file(&s, o->path);
+	fill_sandbox(&s, o->config);
+	good = sandbox_enter(&s);
+	sandbox_spec_deinit(&s);
+	return good;
+}
+
 static void log_start(const struct program *p)
 {
 	const struct tunnel_config *config = p->spec.config;
@@ -390,8 +425,9 @@ static void log_start(const struct program *p)
 			 config->n_locals);
 }
 
-static int run(const struct tunnel_config *config, bool once)
+static int run(const struct options *o)
 {
+	const struct tunnel_config *config = o->config;
 	struct program *p = &program;
 	int status = STATUS_FAILED;
 
@@ -399,8 +435,8 @@ static int run(const struct tunnel_config *config, bool once)
 		  (enum log_target)config->log.target);
 	harden();
 	p->spec.config = config;
-	p->spec.once = once;
-	if (prepare(p)) {
+	p->spec.once = o->once;
+	if (prepare(p) && enter_sandbox(o)) {
 		if (p->offers)
 			p->netwatch = netwatch_new(p->worker, on_network_change, NULL);
 		start_watchdog(p);
@@ -432,7 +468,7 @@ int main(int argc, char **argv)
 		tunnel_config_dump(o.config, stdout);
 		break;
 	case OPTIONS_RUN:
-		status = run(o.config, o.once);
+		status = run(&o);
 		break;
 	}
 	tunnel_config_free(o.config);

@@ -60,6 +60,7 @@ static const char help[] =
 	"      --once                 connect once; end when that fails or is over\n"
 	"      --check-config         say what is wrong with the config and end; 0: nothing\n"
 	"      --dump-config          print the values in effect, defaults included, and end\n"
+	"      --no-sandbox           keep all rights; for finding faults\n"
 	"      --log-level LEVEL      error, warning, info (default) or debug\n"
 	"      --log-format FORMAT    text (default) or json\n"
 	"  -h, --help                 this text\n"
@@ -82,6 +83,7 @@ enum {
 	OPTION_ONCE,
 	OPTION_CHECK,
 	OPTION_DUMP,
+	OPTION_NO_SANDBOX,
 	OPTION_LOG_LEVEL,
 	OPTION_LOG_FORMAT,
 };
@@ -105,6 +107,7 @@ static const struct option long_options[] = {
 	{ "once", no_argument, NULL, OPTION_ONCE },
 	{ "check-config", no_argument, NULL, OPTION_CHECK },
 	{ "dump-config", no_argument, NULL, OPTION_DUMP },
+	{ "no-sandbox", no_argument, NULL, OPTION_NO_SANDBOX },
 	{ "log-level", required_argument, NULL, OPTION_LOG_LEVEL },
 	{ "log-format", required_argument, NULL, OPTION_LOG_FORMAT },
 	{ "help", no_argument, NULL, 'h' },
@@ -286,6 +289,9 @@ static bool apply(struct options *o, int option, const char *value)
 	case OPTION_DUMP:
 		o->action = OPTIONS_DUMP;
 		return true;
+	case OPTION_NO_SANDBOX:
+		o->no_sandbox = true;
+		return true;
 	default: /* --config: done in the first pass */
 		return true;
 	}
@@ -361,6 +367,7 @@ struct options options_read(int argc, char **argv)
 
 	if (!first_pass(argc, argv, &path, &o))
 		return o;
+	o.path = path;
 	o.config = path ? tunnel_config_load(path, &errors) : tunnel_config_new();
 	if (!o.config) {
 		config_errors_print(&errors, stderr);

@@ -15,7 +15,8 @@ struct options {
 	enum options_action action;
 	int status;		      /* DONE: the exit status; what is wrong has been said */
 	struct tunnel_config *config; /* else: complete and checked; the caller's */
-	bool once;
+	const char *path; /* of the config file, in argv; NULL: none */
+	bool once, no_sandbox;
 };
 
 struct options options_read(int argc, char **argv);
