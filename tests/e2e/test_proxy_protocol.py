@@ -425,6 +425,26 @@ def test_drain(world, setting):
         c.close()
 
 
+def test_sticky(world):
+    """A client is whom the header names: all come by one proxy, and each stays with its own agent."""
+    relay = world.relay(
+        listeners=[{"name": "b", "doors": ["connect"], "proxy_protocol": "required",
+                    "proxy_networks": ["127.0.0.0/8"]}],
+        services=[{"name": "kbs.acme", "balance": "sticky"}])
+    for name in (b"one", b"two"):
+        service = world.add(Service(handler=lambda c, name=name: (c.recv(), c.send(name))))
+        world.agent(relay, {"kbs": service.address}, name=name.decode())
+
+    def ask(client):
+        with dial(relay.listeners["b"]) as conn:
+            conn.send(v2((f"192.0.2.{client}", 40000 + client)))
+            http_connect(conn, "kbs.acme").send(b"?")
+            return conn.read_exactly(3)
+    first = [ask(i) for i in range(40)]
+    assert min(first.count(name) for name in (b"one", b"two")) > 5, first
+    assert [ask(i) for i in range(40)] == first
+
+
 # ---- sent ----
 
 def test_sent_v1(setting):

@@ -133,6 +133,30 @@ def test_sticky(world):
         {c: before[c] for c in list(before)[:40]}
 
 
+def test_sticky_by_certificate(world, certificates):
+    """Who shows one is the same wherever the connection comes from."""
+    relay = world.relay(services=[{"name": "kbs.acme", "balance": "sticky"}],
+                        listeners=[{"name": "nodes", "doors": ["connect"],
+                                    "client_ca": certificates.ca}])
+    for n in AGENTS:
+        world.agent(relay, {"kbs": world.add(Service(handler=named(n))).address}, name=n)
+
+    def ask(pair, source):
+        context = certificates.client()
+        context.load_cert_chain(*pair)
+        s = socket.create_connection(("127.0.0.1", relay.port("nodes")), DEADLINE,
+                                     source_address=(source, 0))
+        with http_connect(TlsHttpConn(Conn(s), context, name=DOMAIN), "kbs.acme") as c:
+            return greet(c)
+    where = set()
+    for i in range(16):
+        pair = certificates.issue(f"node-{i}", f"DNS:node-{i}")
+        at = {ask(pair, client(100 * j + i)) for j in range(4)}
+        assert len(at) == 1, at
+        where |= at
+    assert where == set(AGENTS)
+
+
 def test_least_streams(world):
     """Streams that live are spread evenly, whatever came and went before."""
     site = Site(world, "least-streams")

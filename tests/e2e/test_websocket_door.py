@@ -545,6 +545,18 @@ def test_subprotocols(setting):
     asyncio.run(run())
 
 
+def test_no_extension(setting):
+    """What is offered is not agreed to, and so not used."""
+    conn = setting.conn()
+    conn.send(request("/connect/echo.acme", more="Sec-WebSocket-Extensions: permessage-deflate; "
+                      "client_max_window_bits, x-webkit-deflate-frame\r\n"))
+    head, rest = read_head(conn)
+    assert head.startswith(b"HTTP/1.1 101 ") and b"extensions" not in head.lower() and not rest
+    conn.send(b"\xc2\x80" + b"\0\0\0\0")  # RSV1: compressed
+    assert conn.read_exactly(4) == b"\x88\x02" + struct.pack(">H", PROTOCOL)
+    assert conn.recv() == b""
+
+
 def test_client_certificates(setting):
     async def run():
         for service in ("near.acme", "echo.acme"):
