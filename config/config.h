@@ -279,6 +279,7 @@ struct offer_config {
 struct local_config {
 	struct address address; /* tcp on loopback, or unix */
 	char *service;		/* SERVICE.OWNER */
+	char *mode;		/* octal, of a path; NULL: by the umask */
 	int line;
 };
 
@@ -291,7 +292,7 @@ struct tunnel_config {
 	char *proxy; /* its URL, without a password; PROXY_NONE; NULL: as the environment says */
 	char *proxy_credentials_file; /* USER:PASSWORD; NULL: none */
 	char *proxy_ca_file;	      /* for an https proxy; NULL: the system's CAs */
-	struct strings no_proxy; /* relays a proxy is not for, as in NO_PROXY; n > 0: instead of it */
+	struct strings no_proxy; /* relays that are reached without; n > 0: instead of NO_PROXY */
 	int transport;		 /* enum transport; auto */
 	char *instance;		 /* stable name of this agent; NULL: from machine-id and offers */
 	struct log_config log;

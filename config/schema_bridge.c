@@ -17,14 +17,6 @@
 
 /* ---- well-formed texts ---- */
 
-static bool is_mode(const char *text)
-{
-	size_t len = strlen(text);
-
-	return len >= 1 && len <= 4 && strspn(text, "01234567") == len &&
-	       (len < 4 || text[0] == '0');
-}
-
 /* Whatever passwd(5) can hold: directories of people have stranger names than systems have. */
 static bool is_account(const char *text)
 {
@@ -88,7 +80,6 @@ static bool is_socket_path(const char *text)
 	return (text[0] == '/' || text[0] == '@') && text[1] && strlen(text) < ADDRESS_TEXT_MAX;
 }
 
-#define EXPECTED_MODE "an octal mode from 0 to 0777, such as \"0660\""
 #define EXPECTED_ACCOUNT "a name, or a number up to 4294967294"
 #define EXPECTED_FOLDER "the path of a folder"
 #define EXPECTED_SELINUX "an SELinux label such as system_u:object_r:container_file_t:s0"
@@ -151,14 +142,14 @@ static const struct field entrance_fields[] = {
 	  .type = FIELD_TEXT,
 	  MEMBER(struct entrance_config, mode),
 	  .def = "0660",
-	  .is = is_mode,
+	  .is = schema_is_mode,
 	  .expected = EXPECTED_MODE,
 	  .help = "of the socket, octal; to connect takes the right to write" },
 	{ .key = "directory_mode",
 	  .type = FIELD_TEXT,
 	  MEMBER(struct entrance_config, directory_mode),
 	  .def = "0755",
-	  .is = is_mode,
+	  .is = schema_is_mode,
 	  .expected = EXPECTED_MODE,
 	  .help = "of the socket's folder, octal, if it has to be made" },
 	{ .key = "selinux",

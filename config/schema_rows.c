@@ -19,6 +19,14 @@ bool schema_is_word(const char *text)
 		       len;
 }
 
+bool schema_is_mode(const char *text)
+{
+	size_t len = strlen(text);
+
+	return len >= 1 && len <= 4 && strspn(text, "01234567") == len &&
+	       (len < 4 || text[0] == '0');
+}
+
 bool schema_is_path(const char *text)
 {
 	return strlen(text) < 4096;

@@ -42,6 +42,8 @@
 /* Whether a text is well-formed (struct field's is), and what is expected of it. */
 bool schema_is_word(const char *text);
 bool schema_is_path(const char *text);
+bool schema_is_mode(const char *text);
+#define EXPECTED_MODE "an octal mode from 0 to 0777, such as \"0660\""
 /* Verified against a certificate, where an IP address may stand too. */
 bool schema_is_server_name(const char *text);
 /* TLS forbids IP addresses as server names, so a last label of digits is a mistake. */

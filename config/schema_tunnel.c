@@ -81,6 +81,12 @@ static const struct field local_fields[] = {
 	  .is = name_is_service,
 	  .expected = EXPECTED_SERVICE,
 	  .help = "the service behind the relay that it leads to" },
+	{ .key = "mode",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct local_config, mode),
+	  .is = schema_is_mode,
+	  .expected = EXPECTED_MODE,
+	  .help = "of a unix path, octal, by which users may connect; left out, the umask's" },
 };
 
 static const struct table local_table = { .what = "local listener",

@@ -16,11 +16,12 @@
 #define BEFORE_SERVICE "=service:"
 
 /* Where it stands in the file; flags stand nowhere. */
-static void wrong_local(const struct source *s, const struct node *root, size_t i, const char *what)
+static void wrong_local(const struct source *s, const struct node *root, size_t i, const char *key,
+			const char *what)
 {
 	if (root)
-		source_error(s, node_get(node_at(node_get(root, "local"), i), "address"),
-			     "address: %s", what);
+		source_error(s, node_get(node_at(node_get(root, "local"), i), key), "%s: %s", key,
+			     what);
 	else
 		config_errors_add(s->e, "%s: local: %s", s->name, what);
 }
@@ -35,6 +36,21 @@ static bool is_there_already(const struct tunnel_config *c, size_t i)
 		if (address_equal(a, &c->locals[j].address))
 			return true;
 	return false;
+}
+
+static void check_mode(const struct source *s, const struct tunnel_config *c,
+		       const struct node *root, size_t i)
+{
+	const struct local_config *l = &c->locals[i];
+
+	if (!l->mode)
+		return;
+	if (l->address.kind != ADDRESS_UNIX || l->address.name[0] == '@')
+		wrong_local(s, root, i, "mode",
+			    "only the path of a Unix socket has one; expected unix:/path beside "
+			    "it, or no mode");
+	else if (strtoul(l->mode, NULL, 8) == 0)
+		wrong_local(s, root, i, "mode", "nobody could connect; expected such as \"0660\"");
 }
 
 void check_locals(const struct source *s, const struct tunnel_config *c, const struct node *root)
@@ -58,8 +74,9 @@ void check_locals(const struct source *s, const struct tunnel_config *c, const s
 					  "once",
 					  text);
 		if (wrong)
-			wrong_local(s, root, i, wrong);
+			wrong_local(s, root, i, "address", wrong);
 		free(wrong);
+		check_mode(s, c, root, i);
 	}
 }
 

@@ -49,7 +49,8 @@ struct local_listener {
 	struct local *local;
 	const struct local_config *config;
 	struct acceptor acceptor;
-	int fd; /* -1: none, or closed */
+	int fd;		       /* -1: none, or closed */
+	struct bind_file file; /* what a Unix path was when it was made */
 	char address[ADDRESS_TEXT_MAX]; /* with the real port */
 };
 
@@ -320,9 +321,12 @@ static const struct acceptor_events acceptor_events = {
 static int listener_open(struct local_listener *from, struct local *l,
 			 const struct local_config *config, char **why)
 {
+	struct bind_access access = { 0 };
+
 	from->local = l;
 	from->config = config;
-	from->fd = bind_listen(&config->address, why);
+	access.mode = config->mode ? (mode_t)strtoul(config->mode, NULL, 8) : 0;
+	from->fd = bind_listen_with(&config->address, &access, &from->file, NULL, why);
 	if (from->fd < 0)
 		return -EINVAL;
 	bind_describe(&config->address, from->fd, from->address, sizeof(from->address));
@@ -337,7 +341,8 @@ static void listener_close(struct local_listener *from)
 	if (from->fd < 0)
 		return;
 	acceptor_abandon(&from->acceptor);
-	bind_close(&from->config->address, from->fd);
+	bind_withdraw(&from->config->address, &from->file);
+	close(from->fd);
 	from->fd = -1;
 }
 

@@ -519,6 +519,33 @@ def test_unix(world, svc):
     assert not os.path.exists(path)
 
 
+def test_unix_mode(world, svc):
+    """A path's mode, whatever the umask is; and a path that is another's by now is left alone."""
+    relay = world.relay()
+    world.agent(relay, {"kbs": svc.address})
+    paths = {mode: world.path(f"{mode}.sock") for mode in ("0600", "0666", "left-out")}
+    config = world.path("modes.yaml")
+    with open(config, "w") as f:
+        f.write("local:\n")
+        for mode, path in paths.items():
+            f.write(f"  - {{address: 'unix:{path}', service: kbs.acme" +
+                    (f", mode: '{mode}'}}\n" if mode.isdigit() else "}\n"))
+    before = os.umask(0o027)
+    try:
+        local = Local(world, relay, {"KBS.acme": None}, extra=["--config", config])
+    finally:
+        os.umask(before)
+    modes = {mode: os.stat(path).st_mode & 0o777 for mode, path in paths.items()}
+    assert modes == {"0600": 0o600, "0666": 0o666, "left-out": 0o750}
+    with dial(f"unix:{paths['0600']}") as c:
+        roundtrip(c, data(MB))
+    os.unlink(paths["0666"])
+    other = world.add(Service(f"unix:{paths['0666']}"))
+    local.stop()
+    assert [os.path.exists(p) for p in paths.values()] == [False, True, False]
+    other.close()
+
+
 def test_taken_port(world, svc):
     """Somebody else listens there: it does not start, and says where."""
     relay = world.relay()
