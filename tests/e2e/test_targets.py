@@ -7,8 +7,8 @@ import time
 import pytest
 
 from harness import DEADLINE, DOMAIN, Task, data, free_port, wait_for
-from streams import (Conn, Doors, Refused, Service, TlsConn, dial, http_connect, roundtrip,
-                     tls_service)
+from streams import (Conn, Doors, Refused, Service, TlsConn, TlsHttpConn, dial,
+                     http_connect, roundtrip, tls_service)
 
 AGENTS = ["one", "two"]
 SESSIONS = 200
