@@ -46,8 +46,13 @@ static void wrong_value(const struct source *s, const struct node *at, const str
 			bool entry, const char *what)
 {
 	char quoted[SCALAR_QUOTED_MAX];
-	char *text = xasprintf("%s %s", scalar_quote(at->value, quoted, sizeof(quoted)), what);
+	char *text;
 
+	if (f->flags & FIELD_HIDDEN) {
+		wrong(s, at, f, entry, what);
+		return;
+	}
+	text = xasprintf("%s %s", scalar_quote(at->value, quoted, sizeof(quoted)), what);
 	wrong(s, at, f, entry, text);
 	free(text);
 }

@@ -42,6 +42,7 @@ enum {
 	FIELD_AUTO = 1 << 4,     /* NUMBER: "auto" is 0 */
 	FIELD_DIAL = 1 << 5,     /* ADDRESS(ES): to connect to, so no wildcards */
 	FIELD_SHORT = 1 << 6,    /* STRUCTS: an entry may be its first field alone */
+	FIELD_HIDDEN = 1 << 7,   /* TEXT: may hold a secret by mistake: no error quotes it */
 };
 
 struct word {

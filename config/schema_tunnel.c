@@ -156,7 +156,8 @@ static const struct field tunnel_fields[] = {
 	{ .key = "proxy",
 	  .type = FIELD_TEXT,
 	  MEMBER(struct tunnel_config, proxy),
-	  .is = schema_is_path, /* check_proxy says what is wrong, and does not quote it */
+	  .flags = FIELD_HIDDEN,
+	  .is = schema_is_path, /* check_proxy says what is wrong, and does not quote it either */
 	  .expected = "SCHEME://[USER@]HOST:PORT, or none",
 	  .help = "the proxy to go through; left out, the environment's; none for none" },
 	{ .key = "proxy_credentials_file",

@@ -839,7 +839,8 @@ static void test_tunnel_proxy(void)
 	static const char *const bad[] = { "proxy: 'http://me:s3cret@p:1'\n",
 					   "proxy: 'me:s3cret@p:1'\n",
 					   "proxy: 'ftp://me:s3cret@p:1'\n",
-					   "proxy: 'http://me:s3cret@p'\n" };
+					   "proxy: 'http://me:s3cret@p'\n",
+					   "proxy: \"http://me:s3cret\\x01@p:1\"\n" };
 	struct tunnel_config *c = tunnel("proxy: https://me@P.example:3128\n"
 					 "proxy_credentials_file: /c\n"
 					 "proxy_ca_file: /ca.pem\n"
