@@ -133,6 +133,7 @@ static int prepare(struct egress *e, const struct tunnel_config *config, char **
 	e->proxy.rejection = calloc(1, sizeof(*e->proxy.rejection));
 	if (!e->proxy.rejection)
 		return -EINVAL;
+	e->proxy.joints = &e->joints;
 	proxy_url_format(&e->proxy.url, e->proxy.text, sizeof(e->proxy.text));
 	if (e->proxy.url.scheme == PROXY_HTTPS) {
 		e->proxy.tls = tls_client_context_new(config->proxy_ca_file, alpn, why);

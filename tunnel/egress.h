@@ -16,6 +16,7 @@
 #define EGRESS_REJECTED_MS 60000 /* credentials that were refused rest so long, ... */
 #define EGRESS_REJECTED_MAX 10	 /* ... and as long again for each time, up to so often */
 
+struct proxy_joint;
 struct proxy_rejection;
 struct tls_context;
 
@@ -26,11 +27,13 @@ struct proxy {
 	const char *credentials_file;	/* NULL: what is in url */
 	struct tls_context *tls; /* PROXY_HTTPS: for the TLS with the proxy itself */
 	struct proxy_rejection *rejection; /* NULL: none is remembered */
+	struct proxy_joint **joints;	   /* tunnel/proxy's; NULL: they are not kept */
 };
 
 struct egress {
 	bool proxied; /* there is a proxy */
 	struct proxy proxy;
+	struct proxy_joint *joints;
 	const struct strings *exceptions; /* the config's no_proxy... */
 	char *list;			  /* ... or the environment's; either may be NULL */
 	char list_source[EGRESS_SOURCE_MAX];

@@ -46,6 +46,7 @@
 #include "tunnel/local.h"
 #include "tunnel/netwatch.h"
 #include "tunnel/options.h"
+#include "tunnel/proxy.h"
 
 #define END_MS 3000 /* lingering closes take 2 s at most */
 
@@ -365,6 +366,7 @@ static void release(struct program *p)
 		if (p->agent.worker)
 			agent_deinit(&p->agent);
 		local_deinit(&p->local);
+		proxy_end_joints(&p->egress.proxy);
 		timer_cancel(p->worker, &p->stop);
 		timer_cancel(p->worker, &p->watchdog);
 	}

@@ -12,8 +12,9 @@
  *
  * TLS with the relay wants a socket. Without TLS to the proxy that is the proxy's own. With it, the
  * TLS conduit is spliced with one end of a Unix socket pair, and the other end is the result: bytes
- * are copied once more then, but neither TLS knows of the other. That splice belongs to nobody and
- * ends when one side does: the pings of the session see to it that neither stays silent.
+ * are copied once more then, but neither TLS knows of the other. That splice ends when one side
+ * does: the pings of the session see to it that neither stays silent. It is kept in a list of the
+ * proxy's for the end of the program only, where a proxy may be in no hurry to close.
  *
  * The struct is freed by the reaper after done or cancel, and after the resolver's callback.
  */
@@ -106,12 +107,45 @@ static void fail(struct proxy_opening *o, enum reason why, const char *detail)
 
 /* ---- through ---- */
 
+struct proxy_joint {
+	struct splice *splice;
+	struct proxy_joint *next, **prevp;
+};
+
 static void on_splice_end(struct splice *s, enum reason why)
 {
+	struct proxy_joint *j = s->user;
+
+	if (!j)
+		return;
+	*j->prevp = j->next;
+	if (j->next)
+		j->next->prevp = j->prevp;
+	free(j);
+}
+
+/* Without memory for that it is not kept. */
+static void keep(struct proxy_joint **list, struct splice *s)
+{
+	struct proxy_joint *j = list ? malloc(sizeof(*j)) : NULL;
+
+	if (!j)
+		return;
+	*j = (struct proxy_joint){ .splice = s, .next = *list, .prevp = list };
+	if (j->next)
+		j->next->prevp = &j->next;
+	*list = j;
+	s->user = j;
+}
+
+void proxy_end_joints(const struct proxy *proxy)
+{
+	while (proxy->joints && *proxy->joints)
+		splice_end((*proxy->joints)->splice, REASON_SHUTDOWN);
 }
 
 /* Joins the TLS conduit with a socket. Consumes it. The other end, or -1. */
-static int bridge(struct worker *w, struct conduit *tls)
+static int bridge(struct worker *w, const struct proxy *proxy, struct conduit *tls)
 {
 	static const struct splice_spec spec = {
 		.idle_ms = SPLICE_IDLE_MS,
@@ -120,6 +154,7 @@ static int bridge(struct worker *w, struct conduit *tls)
 		.uncounted = true,
 	};
 	struct conduit *near = NULL;
+	struct splice *joint;
 	int pair[2];
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0) {
@@ -133,10 +168,12 @@ static int bridge(struct worker *w, struct conduit *tls)
 		conduit_close(tls, REASON_NO_MEMORY);
 		return -1;
 	}
-	if (!splice_new(w, near, tls, &spec, NULL)) {
+	joint = splice_new(w, near, tls, &spec, NULL);
+	if (!joint) {
 		close(pair[1]);
 		return -1;
 	}
+	keep(proxy->joints, joint);
 	return pair[1];
 }
 
@@ -148,7 +185,7 @@ static void through(struct proxy_opening *o)
 	o->network = NULL;
 	conduit_want(network, 0);
 	network->ready = NULL;
-	fd = o->plain ? fd_conduit_release(network) : bridge(o->worker, network);
+	fd = o->plain ? fd_conduit_release(network) : bridge(o->worker, o->proxy, network);
 	if (fd < 0) {
 		fail(o, REASON_NO_MEMORY, "cannot be joined: out of memory or descriptors");
 		return;

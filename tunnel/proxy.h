@@ -30,4 +30,7 @@ struct proxy_opening *proxy_open(struct worker *w, int fd, const struct proxy *p
 				 void *user);
 void proxy_opening_cancel(struct proxy_opening *o); /* done will not be called; NULL is fine */
 
+/* Ends what still joins sockets with TLS to the proxy. For the program's end. */
+void proxy_end_joints(const struct proxy *proxy);
+
 #endif

@@ -14,7 +14,7 @@ import time
 import pytest
 
 from harness import DOMAIN, MB, Agent, Program, data, free_port, need, wait_for
-from streams import Aborted, Doors, Service, dial, echo, read_head, roundtrip
+from streams import Aborted, Doors, Service, TlsConn, dial, echo, read_head, roundtrip
 
 USER, PASSWORD = "us-er", "s3cret word: 100%"
 CARRIERS = ["direct", "websocket"]
@@ -432,6 +432,36 @@ def test_https_proxy_dies(world, svc):
     relay.wait_tunnels(1)
     ask(relay)
     wait_for(lambda: agent.fds() <= held, lambda: f"{agent.fds()} descriptors, {held} before")
+
+
+def test_https_proxy_that_stays(world, svc):
+    """It takes our end and does not end itself: the program ends all the same, and leaks nothing."""
+    relay = world.relay()
+    context = world.certificates.server(world.certificates.relay)
+    stay = threading.Event()
+
+    def serve(conn):
+        tls = TlsConn(conn, context, server_side=True)
+        head, _ = read_head(tls)
+        assert head.startswith(b"CONNECT ")
+        far = dial(f"tcp:127.0.0.1:{relay.port()}")
+        tls.send(b"HTTP/1.1 200 Yes\r\n\r\n")
+        threading.Thread(target=pump, args=(far, tls), daemon=True).start()
+        pump(tls, far)
+        stay.wait(60)
+
+    def pump(a, b):
+        try:
+            while got := a.recv():
+                b.send(got)
+        except (Aborted, OSError):
+            pass
+    proxy = world.add(Service(handler=serve))
+    agent = world.agent(relay, {"kbs": svc.address}, proxy="https://" + proxy.address[4:],
+                        proxy_ca_file=world.certificates.ca)
+    ask(relay)
+    agent.stop()
+    stay.set()
 
 
 # ---- SOCKS5 ----
