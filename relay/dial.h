@@ -1,8 +1,8 @@
 /*
  * dial: from an address to a connected conduit, without blocking the loop.
  *
- * Names are resolved by evdns, anew for each dial: it keeps no answers, only the /etc/hosts and
- * resolv.conf that it found at the worker's first name. All addresses are tried in the order of
+ * Names are resolved by evdns, anew for each dial, by what /etc/hosts and resolv.conf say by then
+ * (relay/resolver.h): no answer is kept. All addresses are tried in the order of
  * RFC 8305 (families alternate, IPv6 first, DIAL_STAGGER_MS apart); the first to connect wins.
  */
 #ifndef RELAY_DIAL_H

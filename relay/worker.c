@@ -33,6 +33,7 @@
 
 #include "relay/edge.h"
 #include "relay/log.h"
+#include "relay/resolver.h"
 
 #define PIPE_SIZE (1024 * 1024) /* asked for; the kernel may give less (pipe-max-size) */
 #define PIPES_RETRY_MS 1000	/* until the next try to make one, when none is to be had */
@@ -62,7 +63,7 @@ struct worker_private {
 	struct worker_pipe *pipes;
 	unsigned n_pipes, pipes_made; /* free; all there are */
 	uint64_t no_pipes_until;
-	struct evdns_base *dns;
+	struct resolver resolver;
 	pthread_t thread;
 	bool started;
 	atomic_bool stop;
@@ -273,12 +274,7 @@ void worker_pipe_put(struct worker *w, struct worker_pipe *pipe, bool empty)
 
 struct evdns_base *worker_dns(struct worker *w)
 {
-	struct worker_private *p = w->private;
-
-	if (!p->dns)
-		p->dns = evdns_base_new(w->base, EVDNS_BASE_INITIALIZE_NAMESERVERS |
-							 EVDNS_BASE_DISABLE_WHEN_INACTIVE);
-	return p->dns;
+	return resolver_dns(&w->private->resolver, w->base);
 }
 
 /* libevent's own words: for whoever debugs it, and never straight to stderr. */
@@ -340,8 +336,9 @@ static void free_private(struct worker *w)
 
 	edge_forget(&p->mail_watch); /* no more letters, whose addressees may be gone */
 	wakes_deinit(&w->wakes);
-	if (p->dns) { /* its callbacks release who still asks: they come from one more turn */
-		evdns_base_free(p->dns, 1);
+	/* its callbacks release who still asks: they come from one more turn */
+	if (p->resolver.dns) {
+		evdns_base_free(p->resolver.dns, 1);
 		event_base_loop(w->base, EVLOOP_ONCE | EVLOOP_NONBLOCK);
 	}
 	reap(w);

@@ -107,7 +107,7 @@ struct worker_pipe *worker_pipe_get(struct worker *w);
 /* empty: it holds no bytes and may be used again; otherwise it is closed. */
 void worker_pipe_put(struct worker *w, struct worker_pipe *p, bool empty);
 
-/* The worker's resolver (evdns), made at first use; NULL: none. */
+/* For one question; see relay/resolver.h. NULL: none. */
 struct evdns_base *worker_dns(struct worker *w);
 
 #endif
