@@ -137,7 +137,8 @@ static bool is_death(const struct sandbox_spec *s, int number)
 {
 	for (size_t i = 0; i < COUNT(hostile); i++)
 		if (number_of(hostile[i].name) == number)
-			return s->runs_commands ? hostile[i].when == EVER : !passes(s, number);
+			return !passes(s, number) &&
+			       (hostile[i].when == EVER || !s->runs_commands);
 	return false;
 }
 
