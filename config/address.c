@@ -414,6 +414,17 @@ bool host_is_loopback(const char *host)
 	return strcmp(host, "::1") == 0 || strcasecmp(host, "localhost") == 0;
 }
 
+const char *host_plain(const char *host, char buf[HOST_SIZE])
+{
+	size_t len = strnlen(host, HOST_SIZE - 1);
+
+	if (len > 1 && host[len - 1] == '.')
+		len--;
+	memcpy(buf, host, len);
+	buf[len] = '\0';
+	return buf;
+}
+
 void address_deinit(struct address *a)
 {
 	free(a->name);

@@ -64,5 +64,8 @@ bool name_is_host(const char *text);	/* a DNS name: labels joined by dots, 253 a
  * machine (and network namespace).
  */
 bool host_is_loopback(const char *host);
+#define HOST_SIZE 256 /* longest host, and a NUL */
+/* host as certificates and SNI have it: without the root's dot at its end. Returns buf. */
+const char *host_plain(const char *host, char buf[HOST_SIZE]);
 
 #endif

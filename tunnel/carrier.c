@@ -45,7 +45,7 @@ struct carrier {
 	const struct carrier_shared *shared;
 	enum carrier_kind kind;
 	const struct address *address;
-	const char *name;
+	char name[HOST_SIZE];
 	const struct carrier_events *events;
 	void *user;
 	const struct proxy *proxy; /* NULL: directly */
@@ -212,7 +212,7 @@ struct carrier *carrier_open(const struct carrier_shared *shared, enum carrier_k
 	c->shared = shared;
 	c->kind = kind;
 	c->address = address;
-	c->name = name;
+	host_plain(name, c->name);
 	c->events = events;
 	c->user = user;
 	c->reapable.free = carrier_free;

@@ -41,7 +41,7 @@ struct carrier_events {
 		     const char *detail);
 };
 
-/* address and name (for SNI and verification) must stay valid until done. NULL: out of memory. */
+/* address must stay valid until done. name: for SNI and verification. NULL: out of memory. */
 struct carrier *carrier_open(const struct carrier_shared *shared, enum carrier_kind kind,
 			     const struct address *address, const char *name,
 			     const struct carrier_events *events, void *user);

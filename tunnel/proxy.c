@@ -344,6 +344,7 @@ static void on_secured(void *user, struct conduit *tls, enum reason why, const c
 
 static void reach(struct proxy_opening *o)
 {
+	char name[HOST_SIZE];
 	struct conduit *plain;
 	int fd = o->fd;
 
@@ -352,7 +353,8 @@ static void reach(struct proxy_opening *o)
 	o->plain = o->proxy->url.scheme != PROXY_HTTPS;
 	if (!o->plain) {
 		o->handshake = tls_connect(o->worker, fd, o->proxy->tls,
-					   o->proxy->url.address.name, o->ms, on_secured, o);
+					   host_plain(o->proxy->url.address.name, name), o->ms,
+					   on_secured, o);
 		if (!o->handshake)
 			fail(o, REASON_NO_MEMORY, "cannot be spoken to by TLS: out of memory");
 		return;

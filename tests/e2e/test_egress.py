@@ -295,6 +295,20 @@ def test_name_that_only_the_proxy_knows(world, svc):
     ask(relay)
 
 
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_name_with_the_dot_of_the_root(world, svc, carrier):
+    """DNS is asked with it; certificates, SNI and Host know none."""
+    relay = world.relay()
+    proxy = world.add(Proxy(to=relay.listeners["front"]))
+    Agent(world, "dot", [
+        "--relay", f"tcp:gw.{DOMAIN}.:443", "--token-file", world.token()[1], "--service",
+        f"kbs={svc.address}", "--ca-file", world.certificates.ca, "--proxy", proxy.url,
+        "--transport", carrier])
+    relay.wait_tunnels(1)
+    assert proxy.heads[0].startswith(f"CONNECT gw.{DOMAIN}.:443 ".encode())
+    ask(relay)
+
+
 def test_flags(world, svc):
     """The same by flags alone."""
     relay = world.relay()
