@@ -162,6 +162,18 @@ struct relay_config *relay_config_unref(struct relay_config *c)
 	return NULL;
 }
 
+const char *relay_config_differs(const struct relay_config *a, const struct relay_config *b)
+{
+	static const char *const fixed[] = { "workers", "domain",   "metrics", "log",
+					     "audit",
+					     "listeners", "services", "timeouts", "limits" };
+
+	for (size_t i = 0; i < sizeof(fixed) / sizeof(fixed[0]); i++)
+		if (!table_same(&relay_table, fixed[i], a, b))
+			return fixed[i];
+	return NULL;
+}
+
 void relay_config_dump(const struct relay_config *c, FILE *to)
 {
 	table_dump(&relay_table, c, to);

@@ -329,6 +329,8 @@ struct relay_config *relay_config_parse(const char *name, const char *text, size
 					struct config_errors *e);
 struct relay_config *relay_config_ref(struct relay_config *c);
 struct relay_config *relay_config_unref(struct relay_config *c); /* NULL is fine */
+/* The first key in which they differ that a running relay cannot change; NULL: none. Static. */
+const char *relay_config_differs(const struct relay_config *a, const struct relay_config *b);
 /* Effective values as YAML that loads again to the same. Token hashes are shown: only hashes. */
 void relay_config_dump(const struct relay_config *c, FILE *to);
 

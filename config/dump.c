@@ -6,6 +6,7 @@
  * (NULL, an empty list) is left out, since writing it is not allowed either. No state.
  */
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "config/scalar.h"
@@ -272,6 +273,33 @@ static void table_dump_at(const struct table *t, const void *of, int indent, boo
 			dump_scalar(f, at, to);
 		}
 	}
+}
+
+static char *text_of_key(const struct table *t, const char *key, const void *of)
+{
+	struct table one = *t;
+	char *text = NULL;
+	size_t size;
+	FILE *to = open_memstream(&text, &size);
+
+	if (!to)
+		return NULL;
+	while (one.n && strcmp(one.fields->key, key) != 0)
+		one.fields++, one.n--;
+	one.n = one.n ? 1 : 0;
+	table_dump_at(&one, of, 0, false, to);
+	fclose(to);
+	return text;
+}
+
+bool table_same(const struct table *t, const char *key, const void *a, const void *b)
+{
+	char *x = text_of_key(t, key, a), *y = text_of_key(t, key, b);
+	bool same = x && y && strcmp(x, y) == 0;
+
+	free(x);
+	free(y);
+	return same;
 }
 
 void table_dump(const struct table *t, const void *of, FILE *to)

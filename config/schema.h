@@ -97,6 +97,8 @@ struct source {
 void table_read(const struct source *s, const struct table *t, const struct node *map, void *to);
 void table_free(const struct table *t, void *of); /* what the struct holds, not the struct */
 void table_dump(const struct table *t, const void *of, FILE *to);
+/* Of one of its keys: are the values the same? As they would be written. */
+bool table_same(const struct table *t, const char *key, const void *a, const void *b);
 
 /* An error at node, or at the file's start if there is none. */
 void source_error(const struct source *s, const struct node *at, const char *fmt, ...)

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "relay/identity.h"
 #include "relay/tls.h"
 
 void client_init(struct client *k, const struct peer *peer)
@@ -28,7 +29,8 @@ void client_told(struct client *k, const struct peer *from, const struct peer *t
 void client_secured(struct client *k, const struct conduit *tls)
 {
 	k->tls_version = tls_conduit_version(tls);
-	k->verified = tls_conduit_verified(tls);
+	k->identity = tls_conduit_identity(tls);
+	k->verified = k->identity && identity_kind(k->identity) == IDENTITY_CLIENT;
 	if (k->verified)
 		tls_conduit_subject(tls, k->subject, sizeof(k->subject));
 }

@@ -1,8 +1,8 @@
 /*
  * client: who came to a listener, as far as is known; a client for a service, or an agent.
  *
- * For log lines and for passing on. What a PROXY header says is only as true as the proxy: nothing
- * is ever allowed because of it.
+ * What a PROXY header says is only as true as the proxy, which the listener's proxy_networks have
+ * named as trusted for that.
  */
 #ifndef RELAY_CLIENT_H
 #define RELAY_CLIENT_H
@@ -15,6 +15,7 @@
 #include "relay/proxyproto.h"
 
 struct conduit;
+struct identity;
 
 #define CLIENT_SUBJECT_MAX 257 /* 64 characters (X.520), each of at most 4 bytes, and a NUL */
 
@@ -25,6 +26,11 @@ struct client {
 	/* The relay's own TLS with it. */
 	const char *tls_version;          /* static; NULL: none */
 	bool verified;                    /* it showed a certificate of the listener's client_ca */
+	/*
+	 * By any certificate that was verified; NULL: none. Its TLS conduit's: who keeps it longer
+	 * takes a reference.
+	 */
+	struct identity *identity;
 	char subject[CLIENT_SUBJECT_MAX]; /* CN of that, or "" */
 };
 

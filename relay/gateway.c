@@ -31,6 +31,7 @@
 #define PIPES_MIN 4	 /* per worker, for splice(2) */
 #define END_MS 3000	 /* lingering closes take 2 s at most */
 #define END_TICK_MS 20
+#define SWEEP_MS 1000 /* how late an end by time may come */
 
 /* What descriptors allow: a stream takes two. */
 static void fit_descriptors(struct gateway *g)
@@ -105,6 +106,36 @@ const char *gateway_stream_begin(struct gateway *g)
 	return short_of;
 }
 
+/* Ends what is not allowed any more: by its time, and, all: by the settings. */
+static void recheck(struct gateway_worker *gw, bool all)
+{
+	opening_recheck(gw, all);
+	gw->gateway->tunnel.recheck(gw->worker, all);
+	gw->gateway->h2.recheck(gw->worker, all);
+}
+
+static void exchange_settings(struct worker *w, void *arg)
+{
+	struct gateway_worker *gw = gateway_worker(w);
+	struct settings *old = gw->settings, *next = atomic_exchange(&gw->next_settings, NULL);
+
+	if (!next)
+		return;
+	gw->settings = next;
+	recheck(gw, true);
+	settings_unref(old);
+}
+
+static void on_sweep(struct timer *t)
+{
+	struct gateway_worker *gw =
+		(struct gateway_worker *)((char *)t - offsetof(struct gateway_worker, sweep));
+
+	exchange_settings(gw->worker, NULL);
+	recheck(gw, false);
+	timer_set(gw->worker, t, SWEEP_MS, on_sweep);
+}
+
 static bool make_splice_specs(struct gateway *g)
 {
 	const struct relay_config *c = g->config;
@@ -161,8 +192,10 @@ static bool make_worker(struct gateway *g, unsigned index)
 	}
 	gw->gateway = g;
 	gw->worker = w;
+	gw->settings = settings_ref(g->settings);
 	w->user = gw;
 	g->workers[g->n_workers++] = w;
+	timer_set(w, &gw->sweep, SWEEP_MS, on_sweep);
 	atomic_fetch_add(&g->accepting, 1);
 	for (size_t i = 0; i < g->config->n_listeners; i++) {
 		struct listener *l = listener_new(g, w, &g->config->listeners[i], g->fds[i]);
@@ -193,51 +226,12 @@ static bool make_workers(struct gateway *g)
 	return true;
 }
 
-/* Its ALPN names are those of its doors; whoever offers none speaks HTTP/1.1. */
-static struct tls_context *load_context(const struct relay_config *c,
-					const struct listener_config *l, char **why)
-{
-	const char *alpn[4] = { NULL };
-	struct tls_context *t;
-	unsigned n = 0;
-
-	if (l->doors & DOOR_TUNNEL)
-		alpn[n++] = "attest-relay/1";
-	if (l->doors & DOOR_CONNECT)
-		alpn[n++] = "h2";
-	alpn[n] = "http/1.1";
-	t = tls_server_context_new(c->tls.certificate, c->tls.key, alpn, why);
-	if (t && l->client_ca && tls_server_context_ask(t, l->client_ca, why) < 0)
-		t = tls_context_unref(t);
-	return t;
-}
-
-static bool load_tls(struct gateway *g)
-{
-	const struct relay_config *c = g->config;
-	char *why = NULL;
-
-	if (!c->tls.certificate)
-		return true;
-	g->tls = calloc(c->n_listeners + 1, sizeof(*g->tls));
-	for (size_t i = 0; g->tls && i < c->n_listeners; i++) {
-		if (!(c->listeners[i].doors & (DOOR_TUNNEL | DOORS_HTTP)))
-			continue;
-		g->tls[i] = load_context(c, &c->listeners[i], &why);
-		if (g->tls[i])
-			continue;
-		log_error("listener %s: %s", c->listeners[i].name, why ? why : "out of memory");
-		free(why);
-		return false;
-	}
-	return g->tls;
-}
-
 bool gateway_prepare(struct gateway *g)
 {
 	fit_descriptors(g);
 	g->registry = registry_new();
-	if (!load_tls(g) || !bind_all(g))
+	g->settings = settings_new((struct relay_config *)g->config, 1, "");
+	if (!g->settings || !bind_all(g))
 		return false;
 	g->health = health_new(g->config);
 	if (!g->registry || !g->health || !make_splice_specs(g) || !make_workers(g) ||
@@ -259,6 +253,34 @@ bool gateway_start(struct gateway *g)
 		}
 	}
 	return !g->probes || worker_post(g->workers[0], probes_begin, g->probes) == 0;
+}
+
+/* ---- what may be taken back ---- */
+
+bool gateway_reload(struct gateway *g, struct relay_config *config)
+{
+	const char *differs = relay_config_differs(g->config, config);
+	struct settings *s;
+
+	if (differs) {
+		log_error("reload: %s cannot change without a restart; nothing has changed",
+			  differs);
+		return false;
+	}
+	s = settings_new(config, g->settings->generation + 1, "reload: ");
+	if (!s) {
+		log_error("reload: nothing has changed");
+		return false;
+	}
+	for (unsigned i = 0; i < g->n_workers; i++) {
+		struct gateway_worker *gw = gateway_worker(g->workers[i]);
+
+		settings_unref(atomic_exchange(&gw->next_settings, settings_ref(s)));
+		worker_post(g->workers[i], exchange_settings, NULL); /* or at its next sweep */
+	}
+	settings_unref(g->settings);
+	g->settings = s;
+	return true;
 }
 
 /* From now on connecting is refused. */
@@ -365,7 +387,10 @@ static void free_worker(struct gateway *g, struct worker *w)
 		gw->listeners = l->next;
 		listener_free(l);
 	}
+	timer_cancel(w, &gw->sweep);
 	g->tunnel.stop(w);
+	settings_unref(gw->settings);
+	settings_unref(atomic_load(&gw->next_settings));
 	worker_free(w);
 	free(gw);
 }
@@ -381,7 +406,5 @@ void gateway_deinit(struct gateway *g)
 	registry_free(g->registry);
 	probes_free(g->probes);
 	health_free(g->health);
-	for (size_t i = 0; g->tls && i < g->config->n_listeners; i++)
-		tls_context_unref(g->tls[i]);
-	free(g->tls);
+	settings_unref(g->settings);
 }

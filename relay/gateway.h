@@ -13,6 +13,8 @@
 
 #include "config/config.h"
 #include "relay/client.h"
+#include "relay/listener.h"
+#include "relay/settings.h"
 #include "relay/splice.h"
 
 #define WORKERS_MAX 256
@@ -23,12 +25,10 @@ struct h2_client;
 struct httphead;
 struct intake;
 struct health;
-struct listener;
 struct opening;
 struct probes;
 struct proxied;
 struct registry;
-struct tls_context;
 
 /* A stream through a tunnel: what the tunnel side reports about it. */
 struct tunnel_stream {
@@ -42,15 +42,20 @@ struct tunnel_side {
 	bool (*start)(struct worker *w);
 	void (*stop)(struct worker *w);
 	/* An agent at the direct carrier. The conduit is consumed. */
-	void (*accept)(struct gateway *g, struct worker *w, struct conduit *c,
+	void (*accept)(struct listener *l, struct worker *w, struct conduit *c,
 		       const struct client *client);
 	/* An agent at the WebSocket carrier: its request head is still unread in the conduit. */
-	void (*upgrade)(struct gateway *g, struct worker *w, struct conduit *c,
+	void (*upgrade)(struct listener *l, struct worker *w, struct conduit *c,
 			const struct client *client);
 	/* Opens a stream in a tunnel of this worker. False and *why: GOING_AWAY if it is gone. */
 	bool (*open)(struct worker *w, uint64_t tunnel, const char *service,
 		     const struct client_words *words, struct tunnel_stream *out,
 		     enum reason *why);
+	/*
+	 * Ends this worker's tunnels whose credential's time is over, and, all: those that the
+	 * worker's new settings would not let in.
+	 */
+	void (*recheck)(struct worker *w, bool all);
 	/* Shutting down: tells the agents of this worker and ends their sessions. */
 	void (*shutdown)(struct worker *w);
 };
@@ -65,6 +70,8 @@ typedef void gateway_client_accept(struct listener *l, struct worker *w, struct 
 /* The same of HTTP/2 at the connect door: many clients' streams in one connection. */
 struct h2_side {
 	gateway_client_accept *accept;
+	/* As that of tunnels: those whose certificate is not good any more. */
+	void (*recheck)(struct worker *w, bool all);
 	/* Draining: tells this worker's clients to open no more streams here. */
 	void (*drain)(struct worker *w);
 	/* Shutting down: ends this worker's connections. */
@@ -82,6 +89,9 @@ struct websocket_side {
 struct gateway_worker {
 	struct gateway *gateway;
 	struct worker *worker;
+	struct settings *settings; /* in effect here; its reference */
+	_Atomic(struct settings *) next_settings; /* to be taken; or NULL */
+	struct timer sweep;	   /* each SWEEP_MS: for what has expired */
 	struct listener *listeners;
 	struct proxied *proxied;  /* list: those whose PROXY header comes before the intake */
 	struct intake *intakes;	  /* list */
@@ -95,11 +105,12 @@ struct gateway_worker {
 };
 
 struct gateway {
+	/* What it was started with: listeners, services and all else that no reload changes. */
 	const struct relay_config *config;
+	struct settings *settings; /* in effect, for the main thread; workers have their own */
 	struct registry *registry;
 	struct health *health;
 	struct probes *probes; /* the first worker's; NULL: none */
-	struct tls_context **tls; /* the relay's own, see gateway_tls */
 	struct tunnel_side tunnel;
 	struct h2_side h2;
 	struct websocket_side websocket;
@@ -129,6 +140,11 @@ struct gateway {
  */
 bool gateway_prepare(struct gateway *g);
 bool gateway_start(struct gateway *g);
+/*
+ * Main thread: from now on this config is in effect. False: what is wrong has been logged, and
+ * nothing has changed. What it does not allow any more ends within a second or two.
+ */
+bool gateway_reload(struct gateway *g, struct relay_config *config);
 void gateway_drain(struct gateway *g); /* no new connections */
 bool gateway_is_idle(const struct gateway *g); /* no client is left */
 void gateway_end(struct gateway *g);	       /* cuts what is left; waits for the threads */
@@ -186,11 +202,22 @@ static inline void gateway_target_restored(struct gateway *g)
 void gateway_on_connection_over(void *gateway);
 void gateway_on_stream_over(void *gateway);
 
-/* The relay's own TLS at a listener; NULL: none there. */
-static inline struct tls_context *gateway_tls(const struct gateway *g,
-					      const struct listener_config *l)
+/* What is in effect in this worker, for as long as the turn lasts. */
+static inline const struct settings *gateway_settings(const struct worker *w)
 {
-	return g->tls ? g->tls[l - g->config->listeners] : NULL;
+	return gateway_worker(w)->settings;
+}
+
+/* Its index in the lists of configs and settings. */
+static inline size_t gateway_listener_index(const struct listener *l)
+{
+	return (size_t)(l->config - l->gateway->config->listeners);
+}
+
+/* The relay's own TLS at a listener; NULL: none there. */
+static inline struct tls_context *gateway_tls(const struct listener *l)
+{
+	return settings_tls(gateway_settings(l->worker), gateway_listener_index(l));
 }
 
 static inline uint64_t gateway_next_id(struct gateway *g)

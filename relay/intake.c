@@ -147,9 +147,11 @@ static void open_route(struct intake *i, struct conduit *c, enum door door,
 }
 
 /* May this client use the doors of HTTP? Without TLS there is no certificate to be seen. */
-static enum reason judge(const struct intake *i, const struct conduit *c)
+static enum reason judge(const struct intake *i)
 {
-	if (!i->listener->config->client_ca || (i->secure && tls_conduit_verified(c)))
+	const struct listener_config *l = i->listener->config;
+
+	if (!l->client_ca || l->client_certificates == CERTIFICATES_OPTIONAL || i->client.verified)
 		return REASON_NONE;
 	return REASON_FORBIDDEN;
 }
@@ -157,7 +159,7 @@ static enum reason judge(const struct intake *i, const struct conduit *c)
 /* On to a side of the gateway. */
 static void pass_on(struct intake *i, struct conduit *c, gateway_client_accept *accept)
 {
-	enum reason verdict = judge(i, c);
+	enum reason verdict = judge(i);
 	struct listener *l = i->listener;
 	struct worker *w = i->worker;
 	struct client client = i->client;
@@ -189,7 +191,7 @@ static void connect_request(struct intake *i, const struct httphead *head)
 		refuse(i, DOOR_CONNECT, REASON_PROTOCOL, "", "CONNECT needs HOST:PORT");
 		return;
 	}
-	if (judge(i, i->conduit) != REASON_NONE) {
+	if (judge(i) != REASON_NONE) {
 		refuse(i, DOOR_CONNECT, REASON_FORBIDDEN, host,
 		       "a client certificate of this listener's CA is needed");
 		return;
@@ -219,7 +221,8 @@ static bool is_for_websocket(const struct httphead *head)
 
 static void agent_upgrade(struct intake *i)
 {
-	struct gateway *g = i->listener->gateway;
+	struct listener *l = i->listener;
+	struct gateway *g = l->gateway;
 	struct conduit *c = i->conduit;
 	struct worker *w = i->worker;
 	struct client client = i->client;
@@ -230,7 +233,7 @@ static void agent_upgrade(struct intake *i)
 	}
 	i->conduit = NULL; /* consumed */
 	leave(i);
-	g->tunnel.upgrade(g, w, c, &client);
+	g->tunnel.upgrade(l, w, c, &client);
 }
 
 static void read_request(struct intake *i, const struct httphead *head)
@@ -309,7 +312,8 @@ static void start_reading(struct intake *i, struct conduit *c)
 static void on_shaken(void *user, struct conduit *c, enum reason why, const char *detail)
 {
 	struct intake *i = user;
-	struct gateway *g = i->listener->gateway;
+	struct listener *l = i->listener;
+	struct gateway *g = l->gateway;
 
 	i->shake = NULL;
 	if (!c) {
@@ -323,7 +327,7 @@ static void on_shaken(void *user, struct conduit *c, enum reason why, const char
 		struct client client = i->client;
 
 		leave(i);
-		g->tunnel.accept(g, w, c, &client);
+		g->tunnel.accept(l, w, c, &client);
 	} else if (strcmp(tls_conduit_alpn(c), ALPN_H2) == 0) {
 		pass_on(i, c, g->h2.accept);
 	} else {
@@ -333,13 +337,12 @@ static void on_shaken(void *user, struct conduit *c, enum reason why, const char
 
 static void start_tls(struct intake *i)
 {
-	const struct gateway *g = i->listener->gateway;
 	uint64_t now = worker_now(i->worker);
 	int fd = i->fd;
 
 	edge_forget(&i->edge);
 	i->fd = -1; /* consumed */
-	i->shake = tls_accept(i->worker, fd, gateway_tls(g, i->listener->config),
+	i->shake = tls_accept(i->worker, fd, gateway_tls(i->listener),
 			      i->deadline > now ? i->deadline - now : 1, on_shaken, i);
 	if (!i->shake)
 		refuse(i, DOOR_STATIC, REASON_NO_MEMORY, "", "");
@@ -351,7 +354,7 @@ static void start_tls(struct intake *i)
 static bool is_for_relay(const struct intake *i, const struct clienthello *hello)
 {
 	const struct gateway *g = i->listener->gateway;
-	const struct tls_context *own = gateway_tls(g, i->listener->config);
+	const struct tls_context *own = gateway_tls(i->listener);
 
 	if (!own)
 		return false;

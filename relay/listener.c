@@ -41,7 +41,7 @@ static void on_accepted(struct acceptor *a, int fd, const struct peer *peer)
 		return;
 	}
 	client_init(&client, peer);
-	intake_new(l, fd, &client, l->gateway->config->timeouts.handshake);
+	intake_new(l, fd, &client, gateway_settings(l->worker)->config->timeouts.handshake);
 }
 
 static const struct acceptor_events events = {

@@ -56,6 +56,7 @@ static const char usage[] =
 
 struct program {
 	struct gateway gateway;
+	const char *path; /* the config's */
 	struct event_base *base;
 	struct event *drain_timer, *signals[4];
 	struct metrics_http *metrics;
@@ -164,7 +165,24 @@ static void on_usr1(evutil_socket_t signal, short what, void *arg)
 
 static void on_hup(evutil_socket_t signal, short what, void *arg)
 {
-	log_warning("SIGHUP: this version reads its config at start only; restart to change it");
+	struct program *p = arg;
+	struct config_errors errors = { 0 };
+	struct relay_config *config;
+
+	if (p->draining) {
+		log_info("reload: not while draining");
+		return;
+	}
+	config = relay_config_load(p->path, &errors);
+	for (size_t i = 0; i < errors.n; i++)
+		log_error("reload: %s", errors.at[i]);
+	config_errors_deinit(&errors);
+	if (!config)
+		log_error("reload: nothing has changed");
+	else if (gateway_reload(&p->gateway, config))
+		log_info("reload: done; owners, clients, certificates and revocation lists are "
+			 "those of now");
+	relay_config_unref(config);
 }
 
 static bool prepare(struct program *p)
@@ -235,10 +253,9 @@ static bool enter_sandbox(const struct relay_config *config, const char *path)
 	return good;
 }
 
-/* path: the config's; NULL: no sandbox is wanted. */
-static int run(const struct relay_config *config, const char *path)
+static int run(const struct relay_config *config, const char *path, bool sandbox)
 {
-	struct program p = { .gateway.config = config };
+	struct program p = { .gateway.config = config, .path = path };
 	bool good;
 
 	log_setup((enum log_level)config->log.level, (enum log_format)config->log.format,
@@ -252,7 +269,7 @@ static int run(const struct relay_config *config, const char *path)
 	h2_door_install(&p.gateway);
 	ws_door_install(&p.gateway);
 	good = prepare(&p) && gateway_prepare(&p.gateway) && start_metrics(&p) &&
-	       enter_sandbox(config, path) && gateway_start(&p.gateway);
+	       enter_sandbox(config, sandbox ? path : NULL) && gateway_start(&p.gateway);
 	if (good) {
 		log_info("attest-relay " VERSION " ready, %u workers", p.gateway.n_workers);
 		sd_notify(0, "READY=1\nSTATUS=relaying");
@@ -342,7 +359,7 @@ int main(int argc, char **argv)
 	else if (check)
 		fprintf(stderr, "%s: good\n", path);
 	else
-		r = run(config, sandbox ? path : NULL);
+		r = run(config, path, sandbox);
 	relay_config_unref(config);
 	return r;
 }

@@ -21,6 +21,7 @@
 #include <string.h>
 
 #include "relay/balance.h"
+#include "relay/identity.h"
 #include "relay/log.h"
 #include "relay/opening_state.h"
 #include "relay/refusal.h"
@@ -143,6 +144,8 @@ static void on_free(struct reapable *r)
 
 	free(o->via);
 	free(o->proxy);
+	free(o->rule);
+	identity_unref(o->identity);
 	free(o);
 }
 
@@ -290,6 +293,7 @@ static bool know_client(struct opening *o, const struct client *who, const struc
 	char text[CLIENT_TEXT_MAX];
 
 	o->peer = who->peer;
+	o->identity = identity_ref(who->identity);
 	if (route->config && route->config->balance == BALANCE_STICKY)
 		o->search->identity = balance_client(who);
 	if (who->proxy.family)
@@ -302,6 +306,42 @@ static bool know_client(struct opening *o, const struct client *who, const struc
 	if (o->search->header)
 		memcpy(o->search->header, header, o->search->header_len);
 	return o->search->header;
+}
+
+enum reason opening_judge(struct opening *o)
+{
+	const struct settings *s = gateway_settings(o->worker);
+	const struct client_config *by;
+	enum reason why = settings_judge_stream(s, gateway_listener_index(o->listener), &o->peer,
+						o->identity, o->service, settings_now(), &by);
+
+	if (why != REASON_NONE)
+		return why;
+	o->judged = s->generation;
+	o->until = o->identity ? identity_expires(o->identity) : UINT64_MAX;
+	if (by && by->expires && by->expires < o->until)
+		o->until = by->expires;
+	if (!by != !o->rule || (by && strcmp(by->name, o->rule) != 0)) {
+		free(o->rule);
+		o->rule = by ? strdup(by->name) : NULL;
+		if (by && !o->rule)
+			return REASON_NO_MEMORY;
+	}
+	return REASON_NONE;
+}
+
+static void begin(struct opening *o)
+{
+	enum reason why = opening_judge(o);
+
+	if (why == REASON_NONE) {
+		search_begin(o);
+		return;
+	}
+	if (why == REASON_FORBIDDEN)
+		opening_set_text(&o->search->detail,
+				 "no entry of clients allows it (attest-relay.yaml(5))");
+	opening_refuse(o, why);
 }
 
 void opening_new(struct listener *l, struct worker *w, struct conduit *client, enum door door,
@@ -338,19 +378,48 @@ void opening_new(struct listener *l, struct worker *w, struct conduit *client, e
 	if (upgrade)
 		opening_set_text(&f->upgrade, upgrade);
 	if (know_client(o, who, route) && (f->upgrade || !upgrade))
-		search_begin(o);
+		begin(o);
 	else
 		opening_refuse(o, REASON_NO_MEMORY);
+}
+
+static void end_one(struct opening *o, enum reason why)
+{
+	if (o->splice)
+		splice_end(o->splice, why);
+	else
+		opening_refuse(o, why);
+}
+
+static void recheck_list(struct opening *o, bool all, uint64_t now)
+{
+	struct opening *next;
+
+	for (; o; o = next) {
+		enum reason why = REASON_NONE;
+
+		next = o->link;
+		if (all)
+			why = opening_judge(o);
+		else if (now >= o->until)
+			why = REASON_EXPIRED;
+		if (why != REASON_NONE)
+			end_one(o, why == REASON_FORBIDDEN ? REASON_REVOKED : why);
+	}
+}
+
+void opening_recheck(struct gateway_worker *gw, bool all)
+{
+	uint64_t now = settings_now();
+
+	recheck_list(gw->parked, all, now);
+	recheck_list(gw->openings, all, now);
 }
 
 void opening_end_all(struct gateway_worker *gw, enum reason why)
 {
 	while (gw->parked)
 		opening_refuse(gw->parked, why);
-	while (gw->openings) {
-		if (gw->openings->splice)
-			splice_end(gw->openings->splice, why);
-		else
-			opening_refuse(gw->openings, why);
-	}
+	while (gw->openings)
+		end_one(gw->openings, why);
 }

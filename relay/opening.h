@@ -18,6 +18,12 @@ void opening_wake_all(struct gateway *g, const char *service);
 /* splice_spec.end of the gateway's splices: their user is an opening. */
 void opening_on_splice_end(struct splice *s, enum reason why);
 
+/*
+ * Ends this worker's streams whose client's time is over, and, all: those that the worker's new
+ * settings would not let begin.
+ */
+void opening_recheck(struct gateway_worker *gw, bool all);
+
 /* Shutting down: ends all of this worker with this reason. */
 void opening_end_all(struct gateway_worker *gw, enum reason why);
 

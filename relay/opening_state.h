@@ -26,6 +26,11 @@ struct opening {
 	const struct address *dialled;
 	char *via;
 	struct registry_load *load; /* of the tunnel it is in, or on its way to; or NULL */
+	/* Who the client is, and may be until when; see settings.h. */
+	struct identity *identity; /* a reference, or NULL */
+	char *rule;		   /* the entry of clients that allows it; NULL: none is needed */
+	uint64_t until;		   /* seconds since 1970 */
+	uint64_t judged;	   /* the generation of the settings that allowed it */
 	char *proxy;	    /* for the log: whoever has said who the client is; NULL: nobody */
 	uint64_t id, began; /* began: worker_now */
 	struct opening *link, **prevp;
@@ -52,6 +57,9 @@ void opening_count(const struct opening *o, enum counter which, int change);
 /* The target in use, for people. */
 const char *opening_via(const struct opening *o, char text[ADDRESS_TEXT_MAX]);
 void opening_set_text(char **to, const char *text);
+
+/* May it (still)? REASON_NONE, or why not. By the settings of its worker. */
+enum reason opening_judge(struct opening *o);
 
 /* What a search comes to, once; it is over then. The target is consumed. */
 void opening_join(struct opening *o, struct conduit *target);

@@ -181,7 +181,7 @@ static bool is_listed(const struct listener_config *config, const struct peer *p
 
 void proxied_new(struct listener *l, int fd, const struct peer *peer)
 {
-	uint64_t ms = l->gateway->config->timeouts.handshake;
+	uint64_t ms = gateway_settings(l->worker)->config->timeouts.handshake;
 	struct gateway_worker *gw = gateway_worker(l->worker);
 	struct proxied *p = calloc(1, sizeof(*p));
 

@@ -35,6 +35,8 @@ static struct answer {
 	case REASON_NO_DOOR:
 		return (struct answer){ 400, "http_request_error" };
 	case REASON_FORBIDDEN:
+	case REASON_EXPIRED:
+	case REASON_REVOKED:
 		return (struct answer){ 403, "http_request_denied" };
 	case REASON_UNKNOWN_SERVICE:
 		return (struct answer){ 404, "destination_not_found" };

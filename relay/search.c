@@ -137,7 +137,7 @@ static void open_stream(struct opening *o, const struct offer *offer)
 	f->target->ready = on_answer;
 	f->target->user = o;
 	conduit_want(f->target, READY_OPEN | READY_ABORT);
-	timer_set(o->worker, &f->timer, opening_gateway(o)->config->timeouts.dial, on_answer_late);
+	timer_set(o->worker, &f->timer, gateway_settings(o->worker)->config->timeouts.dial, on_answer_late);
 }
 
 /* The client is in this worker again; false: it could not be, and the opening is over. */
@@ -180,6 +180,7 @@ static void on_arrival(struct worker *w, void *arg)
 	struct move *m = arg;
 	struct opening *o = m->opening;
 	struct offer offer = m->offer;
+	enum reason why = REASON_NONE;
 
 	free(m);
 	o->worker = w;
@@ -189,9 +190,13 @@ static void on_arrival(struct worker *w, void *arg)
 	if (!settle_in(o))
 		return;
 	if (gateway_worker(w)->end_at)
-		opening_refuse(o, REASON_SHUTDOWN);
-	else
+		why = REASON_SHUTDOWN;
+	else if (o->judged != gateway_settings(w)->generation)
+		why = opening_judge(o); /* it was in no worker's list when they were exchanged */
+	if (why == REASON_NONE)
 		open_stream(o, &offer);
+	else
+		opening_refuse(o, why == REASON_FORBIDDEN ? REASON_REVOKED : why);
 }
 
 static void move_to(struct opening *o, const struct offer *offer)
@@ -290,7 +295,7 @@ static void on_dialled(void *user, struct conduit *c, enum reason why, const cha
 
 static void try_address(struct opening *o, const struct address *address)
 {
-	uint64_t ms = opening_gateway(o)->config->timeouts.dial;
+	uint64_t ms = gateway_settings(o->worker)->config->timeouts.dial;
 	struct search *f = o->search;
 	char text[ADDRESS_TEXT_MAX];
 
@@ -352,7 +357,7 @@ static void park(struct opening *o)
 	bool asked = f->tries > 0;
 	struct wanted w;
 
-	if (waited >= g->config->timeouts.pickup) {
+	if (waited >= gateway_settings(o->worker)->config->timeouts.pickup) {
 		opening_refuse(o, REASON_PICKUP_TIMEOUT);
 		return;
 	}
@@ -369,7 +374,7 @@ static void park(struct opening *o)
 	f->tried = 0;
 	opening_count(o, COUNTER_LIVE_PARKED, 1);
 	watch_client(o);
-	left = g->config->timeouts.pickup - waited;
+	left = gateway_settings(o->worker)->config->timeouts.pickup - waited;
 	timer_set(o->worker, &f->timer, left, on_pickup_timeout);
 	/* one may have come while this opening was on its way here: its call was not for us yet */
 	w = wanted(o);

@@ -391,12 +391,9 @@ const char *tls_conduit_alpn(const struct conduit *c)
 	return tls_context_alpn(of(c)->context, of(c)->ssl);
 }
 
-bool tls_conduit_verified(const struct conduit *c)
+struct identity *tls_conduit_identity(const struct conduit *c)
 {
-	SSL *ssl = of(c)->ssl;
-
-	return SSL_is_server(ssl) && SSL_get0_peer_certificate(ssl) &&
-	       SSL_get_verify_result(ssl) == X509_V_OK;
+	return tls_context_identity(of(c)->ssl);
 }
 
 const char *tls_conduit_version(const struct conduit *c)

@@ -14,6 +14,8 @@
 #include "relay/reason.h"
 
 struct conduit;
+struct identity;
+struct trust;
 struct worker;
 
 /* Certificates and rules for many connections. Shared between threads, reference-counted. */
@@ -33,11 +35,13 @@ struct tls_context *tls_client_context_new(const char *ca_file, const char *cons
 int tls_client_context_identify(struct tls_context *t, const char *certificate, const char *key,
 				char **why);
 /*
- * Server, before its first use: asks clients for a certificate of the CAs in this PEM file. One
- * that is shown and is not good fails the handshake; none is fine here: see tls_conduit_verified.
- * No session is ever resumed, so none skips this. 0 or -EINVAL and *why; then it can only be freed.
+ * Server, before its first use: asks clients for a certificate that one of these trusts takes; it
+ * keeps references. One that is shown and is not good fails the handshake; none is fine here: see
+ * tls_conduit_identity. No session is ever resumed, so none skips this. 0 or -ENOMEM; then it can
+ * only be freed.
  */
-int tls_server_context_ask(struct tls_context *t, const char *client_ca, char **why);
+#define TLS_TRUSTS_MAX 2
+int tls_server_context_ask(struct tls_context *t, struct trust *const trusts[], unsigned n);
 struct tls_context *tls_context_ref(struct tls_context *t);
 struct tls_context *tls_context_unref(struct tls_context *t); /* NULL is fine */
 
@@ -69,8 +73,11 @@ const char *tls_conduit_version(const struct conduit *c);
  * none, or one that is too long or has a NUL inside. Returns buf.
  */
 const char *tls_conduit_subject(const struct conduit *c, char *buf, size_t size);
-/* A server's conduit: the client has shown a certificate and it was verified. */
-bool tls_conduit_verified(const struct conduit *c);
+/*
+ * A server's conduit: who the client is, by a certificate that it has shown and that was verified;
+ * the conduit's. NULL: it has shown none, or was not asked.
+ */
+struct identity *tls_conduit_identity(const struct conduit *c);
 /*
  * A failed conduit: the alert by which its peer ended it, in OpenSSL's words, or "". A TLS 1.3
  * server refuses a client's certificate this way, for it comes when the client's handshake is over

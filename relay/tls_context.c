@@ -14,13 +14,16 @@
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
+#include "relay/identity.h"
 #include "relay/tls.h"
+#include "relay/trust.h"
 
 /*
  * One recv fetches two records; more measured slower (the cache). Given back while the connection
@@ -88,6 +91,8 @@ struct tls_context *tls_context_unref(struct tls_context *t)
 	if (!t || atomic_fetch_sub_explicit(&t->refs, 1, memory_order_acq_rel) != 1)
 		return NULL;
 	SSL_CTX_free(t->ssl);
+	for (unsigned i = 0; i < t->n_trusts; i++)
+		trust_unref(t->trusts[i]);
 	strings_free(t->alpn);
 	strings_free(t->names);
 	free(t->offer);
@@ -328,33 +333,77 @@ int tls_client_context_identify(struct tls_context *t, const char *certificate, 
 	return 0;
 }
 
-int tls_server_context_ask(struct tls_context *t, const char *client_ca, char **why)
+/* ---- clients' certificates ---- */
+
+static int identity_index = -1; /* of SSL's extra data */
+static pthread_once_t identity_once = PTHREAD_ONCE_INIT;
+
+static void free_identity(void *parent, void *identity, CRYPTO_EX_DATA *data, int index, long argl,
+			  void *argp)
+{
+	identity_unref(identity);
+}
+
+static void make_index(void)
+{
+	identity_index = SSL_get_ex_new_index(0, NULL, NULL, NULL, free_identity);
+}
+
+/* Instead of OpenSSL's own verification: its one store could not keep two trusts apart. */
+static int verify_client(X509_STORE_CTX *ctx, void *context)
+{
+	const struct tls_context *t = context;
+	SSL *ssl = X509_STORE_CTX_get_ex_data(ctx, SSL_get_ex_data_X509_STORE_CTX_idx());
+	int error = X509_V_ERR_UNSPECIFIED, other;
+	struct identity *identity = NULL;
+
+	for (unsigned i = 0; i < t->n_trusts && !identity; i++) {
+		identity = trust_verify(t->trusts[i], X509_STORE_CTX_get0_cert(ctx),
+					X509_STORE_CTX_get0_untrusted(ctx), &other);
+		/* what the trust says that knows its CA is what people need to hear */
+		if (i == 0 || other != X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY)
+			error = other;
+	}
+	if (identity && (identity_unref(SSL_get_ex_data(ssl, identity_index)),
+			 SSL_set_ex_data(ssl, identity_index, identity) != 1)) {
+		error = X509_V_ERR_OUT_OF_MEM;
+		identity = identity_unref(identity);
+	}
+	X509_STORE_CTX_set_error(ctx, identity ? X509_V_OK : error);
+	return identity ? 1 : 0;
+}
+
+struct identity *tls_context_identity(const SSL *ssl)
+{
+	if (identity_index < 0 || !SSL_is_server(ssl) || !SSL_get0_peer_certificate(ssl) ||
+	    SSL_get_verify_result(ssl) != X509_V_OK)
+		return NULL;
+	return SSL_get_ex_data(ssl, identity_index);
+}
+
+int tls_server_context_ask(struct tls_context *t, struct trust *const trusts[], unsigned n)
 {
 	static const unsigned char no_session[] = "none is resumed";
-	STACK_OF(X509_NAME) *names; /* told to clients, which then know what to show */
-	X509_STORE *store;
+	STACK_OF(X509_NAME) *all = sk_X509_NAME_new_null(); /* so that clients know what to show */
 
-	*why = NULL;
-	if (check_readable("the client CA file", client_ca, why) < 0)
-		return -EINVAL;
-	ERR_clear_error();
-	store = X509_STORE_new();
-	names = SSL_load_client_CA_file(client_ca);
-	if (!store || !names || X509_STORE_load_file(store, client_ca) != 1 ||
-	    SSL_CTX_set1_verify_cert_store(t->ssl, store) != 1 ||
-	    SSL_CTX_set_purpose(t->ssl, X509_PURPOSE_SSL_CLIENT) != 1) {
-		say(why,
-		    "the client CA file %s cannot be used: %s; it must hold the certificate of a "
-		    "CA in PEM",
-		    client_ca, reason());
-		X509_STORE_free(store);
-		sk_X509_NAME_pop_free(names, X509_NAME_free);
-		return -EINVAL;
+	pthread_once(&identity_once, make_index);
+	for (unsigned i = 0; all && i < n; i++) {
+		STACK_OF(X509_NAME) *names = trust_names(trusts[i]);
+		X509_NAME *name;
+
+		while (names && (name = sk_X509_NAME_shift(names)))
+			if (!sk_X509_NAME_push(all, name))
+				X509_NAME_free(name);
+		sk_X509_NAME_free(names);
+		t->trusts[t->n_trusts++] = trust_ref(trusts[i]);
 	}
-	X509_STORE_free(store);
-	SSL_CTX_set_client_CA_list(t->ssl, names);
+	if (!all || identity_index < 0) {
+		sk_X509_NAME_pop_free(all, X509_NAME_free);
+		return -ENOMEM;
+	}
+	SSL_CTX_set_client_CA_list(t->ssl, all);
 	SSL_CTX_set_session_id_context(t->ssl, no_session, sizeof(no_session) - 1);
+	SSL_CTX_set_cert_verify_callback(t->ssl, verify_client, t);
 	SSL_CTX_set_verify(t->ssl, SSL_VERIFY_PEER, NULL);
-	ERR_clear_error();
 	return 0;
 }

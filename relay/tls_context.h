@@ -5,6 +5,11 @@
 #include <openssl/ssl.h>
 #include <stdatomic.h>
 
+#include "relay/tls.h"
+
+struct identity;
+struct trust;
+
 struct tls_context {
 	atomic_uint refs;
 	SSL_CTX *ssl;
@@ -12,7 +17,12 @@ struct tls_context {
 	char **names;   /* exact DNS names of the certificate, NULL-terminated; NULL: a client's */
 	uint8_t *offer; /* alpn as the wire has it */
 	unsigned n_offer;
+	struct trust *trusts[TLS_TRUSTS_MAX]; /* a server that asks; others: none */
+	unsigned n_trusts;
 };
+
+/* Who the client of a server's connection has shown to be; the connection's. NULL: nobody. */
+struct identity *tls_context_identity(const SSL *ssl);
 
 /* The context's own copy of the ALPN name that was agreed on, or "". */
 const char *tls_context_alpn(const struct tls_context *t, const SSL *ssl);

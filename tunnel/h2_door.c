@@ -31,6 +31,7 @@
 #include "relay/conduit.h"
 #include "relay/gateway.h"
 #include "relay/httphead.h"
+#include "relay/identity.h"
 #include "relay/listener.h"
 #include "relay/log.h"
 #include "relay/opening.h"
@@ -58,7 +59,10 @@ struct h2_client {
 
 static void on_free(struct reapable *r)
 {
-	free((char *)r - offsetof(struct h2_client, reapable));
+	struct h2_client *k = (struct h2_client *)((char *)r - offsetof(struct h2_client, reapable));
+
+	identity_unref(k->client.identity);
+	free(k);
 }
 
 static void log_ended(const struct h2_client *k, enum reason why, const char *detail)
@@ -159,7 +163,7 @@ static void on_quiet(struct session *s)
 {
 	struct h2_client *k = session_user(s);
 
-	timer_set(k->worker, &k->idle, k->listener->gateway->config->timeouts.idle, on_idle);
+	timer_set(k->worker, &k->idle, gateway_settings(k->worker)->config->timeouts.idle, on_idle);
 }
 
 static void on_end(struct session *s, enum reason why, const char *detail)
@@ -191,6 +195,7 @@ static struct h2_client *client_new(struct listener *l, struct worker *w,
 	k->listener = l;
 	k->worker = w;
 	k->client = *client;
+	identity_ref(k->client.identity);
 	k->verdict = verdict;
 	k->began = worker_now(w);
 	k->reapable.free = on_free;
@@ -214,8 +219,8 @@ static uint32_t stream_window(const struct relay_config *config, bool known)
 static void door_accept(struct listener *l, struct worker *w, struct conduit *c,
 			const struct client *client, enum reason verdict)
 {
-	const struct relay_config *config = l->gateway->config;
-	bool known = l->config->client_ca && verdict == REASON_NONE;
+	const struct relay_config *config = gateway_settings(w)->config;
+	bool known = client->verified;
 	const struct session_limits limits = {
 		.peer = known ? SESSION_PEER_CLIENT : SESSION_PEER_ANY,
 		.streams = (uint32_t)config->limits.streams_per_tunnel,
@@ -243,6 +248,25 @@ static void door_accept(struct listener *l, struct worker *w, struct conduit *c,
 		session_retire(k->session);
 }
 
+/* Its streams are looked at on their own (opening_recheck), by the same certificate and more. */
+static void door_recheck(struct worker *w, bool all)
+{
+	uint64_t now = settings_now();
+
+	for (struct h2_client *k = gateway_worker(w)->h2_clients; k; k = k->next) {
+		const struct identity *i = k->client.identity;
+		enum reason why = REASON_NONE;
+
+		if (i && all)
+			why = settings_judge_identity(gateway_settings(w),
+						      gateway_listener_index(k->listener), i, now);
+		else if (i && now >= identity_expires(i))
+			why = REASON_EXPIRED;
+		if (why != REASON_NONE)
+			session_close(k->session, why, reason_explanation(why));
+	}
+}
+
 static void door_drain(struct worker *w)
 {
 	for (struct h2_client *k = gateway_worker(w)->h2_clients; k; k = k->next)
@@ -259,6 +283,7 @@ void h2_door_install(struct gateway *g)
 {
 	g->h2 = (struct h2_side){
 		.accept = door_accept,
+		.recheck = door_recheck,
 		.drain = door_drain,
 		.shutdown = door_shutdown,
 	};

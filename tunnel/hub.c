@@ -10,9 +10,9 @@
  *   RETIRING   replaced by that session, or its agent is leaving: live streams finish, no new ones
  *   OVER       counted and forgotten; its session says its last words
  *
- * The credential is compared with every token of every owner, each in constant time, so that the
- * time taken tells nothing. The owner part of each service's name comes from the owner found, never
- * from the agent. A take-over is decided by the registry and carried out in the stale tunnel's own
+ * The owner part of each service's name comes from the owner that the credential is of, never from
+ * the agent. The credential is judged again with every reload, and its end waited for: then the
+ * tunnel ends, and its streams with it. A take-over is decided by the registry and carried out in the stale tunnel's own
  * worker.
  *
  * Tunnels are found by id through a table of slots per worker. Limits: limits.tunnels,
@@ -26,7 +26,6 @@
 #include <inttypes.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,6 +34,7 @@
 
 #include "relay/conduit.h"
 #include "relay/gateway.h"
+#include "relay/identity.h"
 #include "relay/log.h"
 #include "relay/opening.h"
 #include "relay/registry.h"
@@ -63,7 +63,15 @@ struct tunnel {
 	struct client client;
 	struct timer timer;
 	struct registration registration;
-	const struct owner_config *owner;
+	size_t listener; /* gateway_listener_index */
+	/* What it has shown, to be judged again: the hash of its token, and client.identity. */
+	bool by_token;
+	uint8_t token[TOKEN_HASH_BYTES];
+	char credential[65];	     /* its label; "": none */
+	uint64_t until;		     /* seconds since 1970: it is good until then */
+	char owner[HELLO_LABEL_MAX]; /* "": not known yet */
+	char (*offers)[HELLO_LABEL_MAX]; /* what it offers */
+	unsigned n_offers;
 	char instance[HELLO_INSTANCE_MAX];
 	struct reapable reapable;
 };
@@ -112,7 +120,7 @@ static struct tunnel *slot_find(const struct hub_worker *h, uint64_t id)
 
 static void label(const struct tunnel *t, char *buf, size_t size)
 {
-	snprintf(buf, size, "%s/%s", t->owner ? t->owner->name : "?",
+	snprintf(buf, size, "%s/%s", *t->owner ? t->owner : "?",
 		 *t->instance ? t->instance : "?");
 }
 
@@ -154,7 +162,11 @@ static void log_ended(const struct tunnel *t, enum reason why, const char *detai
 
 static void on_free(struct reapable *r)
 {
-	free((char *)r - offsetof(struct tunnel, reapable));
+	struct tunnel *t = (struct tunnel *)((char *)r - offsetof(struct tunnel, reapable));
+
+	identity_unref(t->client.identity);
+	free(t->offers);
+	free(t);
 }
 
 /*
@@ -221,29 +233,46 @@ static void refuse(struct tunnel *t, enum hello_refusal word, enum reason why, c
 	tunnel_close(t, why, message);
 }
 
-/* All tokens are looked at, whatever matches. */
-static const struct owner_config *owner_of(const struct relay_config *c, const char *token)
+/*
+ * Whose it is: by its token, or, if it shows none, by its certificate. Both at once must not name
+ * two owners. REASON_NONE; or why it is nobody's.
+ */
+static enum reason judge_credential(const struct tunnel *t, const struct settings *s, uint64_t now,
+				    struct credential *out)
 {
-	const struct owner_config *found = NULL;
-	uint8_t hash[TOKEN_HASH_BYTES];
+	struct client client = t->client;
+	struct credential other;
+	enum reason why = settings_judge_identity(s, t->listener, client.identity, now);
 
-	if (!token || !*token || token_hash(token, strlen(token), hash) < 0)
-		return NULL;
-	for (size_t i = 0; i < c->n_owners; i++)
-		for (size_t j = 0; j < c->owners[i].tokens.n; j++)
-			if (token_equal(hash, c->owners[i].tokens.at[j].hash.bytes))
-				found = &c->owners[i];
-	OPENSSL_cleanse(hash, sizeof(hash));
-	return found;
+	if (why != REASON_NONE)
+		return why;
+	if (t->by_token) {
+		if (!credentials_by_token(s->credentials, t->token, out))
+			return REASON_BAD_CREDENTIAL;
+		if (client.identity &&
+		    credentials_by_identity(s->credentials, client.identity, &other) &&
+		    strcmp(other.owner->name, out->owner->name) != 0)
+			return REASON_BAD_CREDENTIAL;
+	} else if (!client.identity ||
+		   !credentials_by_identity(s->credentials, client.identity, out)) {
+		return REASON_BAD_CREDENTIAL;
+	}
+	return now < out->expires ? REASON_NONE : REASON_EXPIRED;
 }
 
-static bool may_offer(const struct owner_config *o, const char *name)
+static const char *credential_words(const struct tunnel *t, enum reason why)
 {
-	bool found = o->services.n == 0;
-
-	for (size_t i = 0; i < o->services.n; i++)
-		found |= strcasecmp(o->services.at[i], name) == 0;
-	return found;
+	if (why == REASON_EXPIRED)
+		return "the credential has expired; ask the relay's operator for a new one";
+	if (why == REASON_REVOKED)
+		return "the certificate was revoked; ask the relay's operator for a new one";
+	if (t->by_token)
+		return "the token is not known to this relay, or the certificate beside it is "
+		       "another owner's; ask its operator for a new one";
+	if (t->client.identity)
+		return "no owner of this relay has a certificate with these names; ask its "
+		       "operator to list one of them, or show a token";
+	return "neither a token nor a certificate of a CA that this relay takes was shown";
 }
 
 /* Everything accepted: says so, and wakes who waits. */
@@ -287,7 +316,7 @@ static void retire(struct tunnel *t)
 {
 	t->state = RETIRING;
 	if (!t->moved)
-		timer_set(t->worker, &t->timer, t->gateway->config->timeouts.drain,
+		timer_set(t->worker, &t->timer, gateway_settings(t->worker)->config->timeouts.drain,
 			  on_retired_late);
 	session_retire(t->session);
 }
@@ -322,21 +351,28 @@ static void replace(const struct offer *stale)
 
 static void enroll(struct tunnel *t, const struct hello *hello)
 {
-	const struct relay_limits *limits = &t->gateway->config->limits;
+	const struct relay_limits *limits = &gateway_settings(t->worker)->config->limits;
 	struct offered services[HELLO_SERVICES_MAX];
 	struct hello_accepted words = { .n_services = hello->n_offers };
 	struct offer stale;
 	enum reason why;
 
-	snprintf(words.owner, sizeof(words.owner), "%s", t->owner->name);
+	snprintf(words.owner, sizeof(words.owner), "%s", t->owner);
+	t->offers = calloc(hello->n_offers, sizeof(*t->offers));
+	if (!t->offers) {
+		tunnel_close(t, REASON_NO_MEMORY, "out of memory");
+		return;
+	}
+	t->n_offers = hello->n_offers;
 	for (unsigned i = 0; i < hello->n_offers; i++) {
 		snprintf(words.services[i], sizeof(words.services[i]), "%s.%s",
-			 hello->offers[i].name, t->owner->name);
+			 hello->offers[i].name, t->owner);
 		services[i] = (struct offered){ words.services[i], hello->offers[i].eager };
+		memcpy(t->offers[i], hello->offers[i].name, sizeof(t->offers[i]));
 	}
 	t->registration = (struct registration){ .worker = t->worker,
 						 .tunnel = t->id,
-						 .owner = t->owner->name,
+						 .owner = t->owner,
 						 .instance = t->instance,
 						 .generation = hello->generation };
 	why = registry_add(t->gateway->registry, &t->registration, services, hello->n_offers,
@@ -357,26 +393,35 @@ static void enroll(struct tunnel *t, const struct hello *hello)
 static void on_hello(struct tunnel *t, const struct fields *fields)
 {
 	char why[HELLO_WHY_MAX], message[HELLO_MESSAGE_MAX];
+	struct credential credential;
+	enum reason verdict;
 	struct hello hello;
 
 	if (hello_decode(&hello, fields, why) < 0) {
 		refuse(t, HELLO_PROTOCOL, REASON_PROTOCOL, why);
 		return;
 	}
-	t->owner = owner_of(t->gateway->config, hello.token);
-	if (!t->owner) {
-		refuse(t, HELLO_BAD_CREDENTIAL, REASON_BAD_CREDENTIAL,
-		       "the token is not known to this relay; ask its operator for a new one");
+	if (hello.token && token_hash(hello.token, strlen(hello.token), t->token) < 0) {
+		refuse(t, HELLO_OTHER, REASON_INTERNAL, "the relay cannot judge tokens now");
 		return;
 	}
+	t->by_token = hello.token;
+	verdict = judge_credential(t, gateway_settings(t->worker), settings_now(), &credential);
+	if (verdict != REASON_NONE) {
+		refuse(t, HELLO_BAD_CREDENTIAL, verdict, credential_words(t, verdict));
+		return;
+	}
+	snprintf(t->owner, sizeof(t->owner), "%s", credential.owner->name);
+	snprintf(t->credential, sizeof(t->credential), "%s", credential.label);
+	t->until = credential.expires;
 	snprintf(t->instance, sizeof(t->instance), "%s", hello.instance);
 	for (unsigned i = 0; i < hello.n_offers; i++) {
-		if (may_offer(t->owner, hello.offers[i].name))
+		if (credentials_may_offer(credential.owner, hello.offers[i].name))
 			continue;
 		snprintf(message, sizeof(message),
 			 "owner %s may not offer the service %s; the relay's operator decides "
 			 "which",
-			 t->owner->name, hello.offers[i].name);
+			 t->owner, hello.offers[i].name);
 		refuse(t, HELLO_FORBIDDEN, REASON_FORBIDDEN, message);
 		return;
 	}
@@ -428,16 +473,20 @@ static const struct session_events events = {
 
 /* ---- coming in ---- */
 
-static struct tunnel *tunnel_new(struct gateway *g, struct worker *w,
+static struct tunnel *tunnel_new(struct listener *l, struct worker *w,
 				 const struct client *client)
 {
 	struct tunnel *t = calloc(1, sizeof(*t));
+	struct gateway *g = l->gateway;
 
 	if (!t)
 		return NULL;
 	t->gateway = g;
+	t->listener = gateway_listener_index(l);
 	t->worker = w;
 	t->client = *client;
+	identity_ref(t->client.identity);
+	t->until = UINT64_MAX;
 	t->began = worker_now(w);
 	t->reapable.free = on_free;
 	if (!slot_take(hub_of(w), t)) {
@@ -489,10 +538,11 @@ static void turn_away(struct gateway *g, struct conduit *c)
 	gateway_connection_over(g);
 }
 
-static void hub_accept(struct gateway *g, struct worker *w, struct conduit *c,
+static void hub_accept(struct listener *l, struct worker *w, struct conduit *c,
 		       const struct client *client)
 {
-	struct tunnel *t = tunnel_new(g, w, client);
+	struct gateway *g = l->gateway;
+	struct tunnel *t = tunnel_new(l, w, client);
 
 	if (!t) {
 		turn_away(g, c);
@@ -513,14 +563,15 @@ static void on_upgraded(void *user, struct conduit *c, enum reason why, const ch
 		tunnel_free(t, why, detail);
 }
 
-static void hub_upgrade(struct gateway *g, struct worker *w, struct conduit *c,
+static void hub_upgrade(struct listener *l, struct worker *w, struct conduit *c,
 			const struct client *client)
 {
 	static const struct ws_handshake_terms terms = {
 		.path = HELLO_WEBSOCKET_PATH,
 		.subprotocol = HELLO_WEBSOCKET_SUBPROTOCOL,
 	};
-	struct tunnel *t = tunnel_new(g, w, client);
+	struct gateway *g = l->gateway;
+	struct tunnel *t = tunnel_new(l, w, client);
 
 	if (!t) {
 		turn_away(g, c);
@@ -531,6 +582,46 @@ static void hub_upgrade(struct gateway *g, struct worker *w, struct conduit *c,
 	t->upgrade = ws_accept(c, &terms, g->config->timeouts.handshake, on_upgraded, t);
 	if (!t->upgrade)
 		tunnel_free(t, REASON_NO_MEMORY, "out of memory");
+}
+
+/* ---- what may be taken back ---- */
+
+/* By the settings of now: would it be let in again, with all it offers? */
+static enum reason judge_again(struct tunnel *t, const struct settings *s, uint64_t now)
+{
+	struct credential credential;
+	enum reason why = judge_credential(t, s, now, &credential);
+
+	if (why == REASON_BAD_CREDENTIAL ||
+	    (why == REASON_NONE && strcmp(credential.owner->name, t->owner) != 0))
+		return REASON_REVOKED;
+	for (unsigned i = 0; why == REASON_NONE && i < t->n_offers; i++)
+		if (!credentials_may_offer(credential.owner, t->offers[i]))
+			why = REASON_REVOKED;
+	if (why == REASON_NONE)
+		t->until = credential.expires;
+	return why;
+}
+
+static void hub_recheck(struct worker *w, bool all)
+{
+	const struct settings *s = gateway_settings(w);
+	struct hub_worker *h = hub_of(w);
+	uint64_t now = settings_now();
+
+	for (uint32_t i = 0; i < h->slots; i++) {
+		struct tunnel *t = h->slot[i];
+		enum reason why = REASON_NONE;
+
+		if (!t || !*t->owner || t->state == OVER)
+			continue;
+		if (all)
+			why = judge_again(t, s, now);
+		else if (now >= t->until)
+			why = REASON_EXPIRED;
+		if (why != REASON_NONE)
+			refuse(t, HELLO_BAD_CREDENTIAL, why, credential_words(t, why));
+	}
 }
 
 /* ---- for the gateway ---- */
@@ -595,6 +686,7 @@ void hub_install(struct gateway *g)
 		.accept = hub_accept,
 		.upgrade = hub_upgrade,
 		.open = hub_open,
+		.recheck = hub_recheck,
 		.shutdown = hub_shutdown,
 	};
 }

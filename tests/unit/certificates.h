@@ -9,6 +9,7 @@
 #include <openssl/x509v3.h>
 #include <unistd.h>
 
+#include "relay/trust.h"
 #include "tests/unit/check.h"
 
 static char dir[] = "/tmp/certificates.XXXXXX";
@@ -75,6 +76,16 @@ static struct issued issue(const char *name, const char *san, const char *usage,
 	      PEM_write_PrivateKey(f, it.key, NULL, NULL, 0, NULL, NULL));
 	fclose(f);
 	return it;
+}
+
+/* The trust in NAME.pem of dir. */
+static inline struct trust *trust_of(const char *ca)
+{
+	char *warning, *why;
+	struct trust *t = trust_new(IDENTITY_CLIENT, path_of(ca), NULL, &warning, &why);
+
+	CHECK(t && !warning);
+	return t;
 }
 
 static void issued_free(struct issued it)

@@ -83,7 +83,7 @@ static void on_handshake(void *user, struct conduit *c, enum reason why, const c
 	f->ended = !c;
 	if (!c)
 		return;
-	f->verified = tls_conduit_verified(c);
+	f->verified = tls_conduit_identity(c) != NULL;
 	if (f->relay->mute) {
 		f->mute = c;
 		return;
@@ -139,8 +139,12 @@ static void relay_begins(struct relay *r, const char *alpn, const char *client_c
 	relay_listens(r);
 	r->tls = tls_server_context_new(path_of("relay.pem"), path_of("relay.key"), names, &why);
 	CHECK(r->tls);
-	if (client_ca)
-		CHECK_INT(tls_server_context_ask(r->tls, path_of(client_ca), &why), 0);
+	if (client_ca) {
+		struct trust *t = trust_of(client_ca);
+
+		CHECK_INT(tls_server_context_ask(r->tls, &t, 1), 0);
+		trust_unref(t);
+	}
 }
 
 static void far_gone(struct far *f)

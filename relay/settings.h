@@ -1,0 +1,67 @@
+/*
+ * settings: a config in effect, with all that is made from it: who has which credential, who may
+ * open what, the TLS contexts. Immutable and counted: a reload makes new ones, and whoever began
+ * under the old ones may finish with them.
+ *
+ * Each worker has its own reference (gateway_settings), exchanged in its own thread.
+ */
+#ifndef RELAY_SETTINGS_H
+#define RELAY_SETTINGS_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "config/config.h"
+#include "relay/credentials.h"
+#include "relay/permit.h"
+#include "relay/reason.h"
+
+struct client;
+struct identity;
+struct tls_context;
+struct trust;
+
+struct settings {
+	atomic_uint refs;
+	struct relay_config *config;
+	uint64_t generation; /* 1: the first ones */
+	struct credentials *credentials;
+	struct permits *permits;
+	struct trust *owners; /* the relay's own CA for owners; NULL: there is none */
+	/* By index of config->listeners, as many; NULL in it: none there. */
+	struct trust **trusts;
+	struct tls_context **tls;
+};
+
+/* Takes a reference to c. NULL: what is wrong has been logged, with said before it. */
+struct settings *settings_new(struct relay_config *c, uint64_t generation, const char *said);
+struct settings *settings_ref(struct settings *s);
+struct settings *settings_unref(struct settings *s); /* NULL is fine; returns NULL */
+
+/* The relay's own TLS at a listener of this index; NULL: none there. */
+static inline struct tls_context *settings_tls(const struct settings *s, size_t listener)
+{
+	return s->tls ? s->tls[listener] : NULL;
+}
+
+/* Seconds since 1970. */
+uint64_t settings_now(void);
+
+/*
+ * Is a certificate that was verified at this listener still good: REASON_NONE, EXPIRED or REVOKED?
+ * NULL: nothing to lose, REASON_NONE.
+ */
+enum reason settings_judge_identity(const struct settings *s, size_t listener,
+				    const struct identity *i, uint64_t now);
+
+/*
+ * May it open a stream to service: REASON_NONE, FORBIDDEN, EXPIRED or REVOKED? *by: the entry of
+ * clients that allows it, or NULL; lives as long as s.
+ */
+enum reason settings_judge_stream(const struct settings *s, size_t listener,
+				  const struct peer *peer, const struct identity *i,
+				  const char *service, uint64_t now,
+				  const struct client_config **by);
+
+#endif
