@@ -384,7 +384,7 @@ static void resolve(struct dial *d)
 			*list = NULL;
 	struct evutil_addrinfo ask = { .ai_family = AF_UNSPEC,
 				       .ai_socktype = SOCK_STREAM,
-				       .ai_flags = EVUTIL_AI_NUMERICSERV | EVUTIL_AI_ADDRCONFIG };
+				       .ai_flags = EVUTIL_AI_NUMERICSERV };
 	struct evdns_getaddrinfo_request *query;
 	struct evdns_base *dns;
 	char port[16];

@@ -5,6 +5,9 @@
  * network does, and outlive it, so both files are looked at (stat) for each name that is asked for,
  * and read again when they are others. Without resolv.conf all stays as it was: it is about to come
  * back. Reading replaces the servers; questions on their way are kept meanwhile, and asked again.
+ *
+ * Both families are asked for, whatever addresses this machine has (libevent would look at that
+ * once, too). Some servers never answer for IPv6: the other's answer waits for RESOLVER_SKEW.
  */
 #include "relay/resolver.h"
 
@@ -16,6 +19,7 @@
 #ifndef RESOLVER_CONF /* a test has its own */
 #define RESOLVER_CONF "/etc/resolv.conf"
 #endif
+#define RESOLVER_SKEW "0.5" /* seconds */
 #define RESOLVER_HOSTS "/etc/hosts" /* where evdns looks */
 
 static bool look(const char *path, struct resolver_version *version)
@@ -51,10 +55,12 @@ struct evdns_base *resolver_dns(struct resolver *r, struct event_base *base)
 	if (!look(RESOLVER_CONF, &now[RESOLVER_CONF_FILE]) ||
 	    (r->dns && memcmp(now, r->version, sizeof(now)) == 0))
 		return r->dns;
-	if (!r->dns)
+	if (!r->dns) {
 		r->dns = evdns_base_new(base, EVDNS_BASE_DISABLE_WHEN_INACTIVE);
-	if (!r->dns)
-		return NULL;
+		if (!r->dns)
+			return NULL;
+		evdns_base_set_option(r->dns, "getaddrinfo-allow-skew:", RESOLVER_SKEW);
+	}
 	read_again(r->dns);
 	memcpy(r->version, now, sizeof(now));
 	return r->dns;
