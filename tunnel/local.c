@@ -16,6 +16,9 @@
  * connection is taken back from the splice, and wished for again; LOCAL_TRIES at most, since that
  * may go on for ever.
  *
+ * Half of limits.streams is shared out among the listeners: clients of one that leads nowhere, who
+ * wait for timeouts.pickup each, do not keep those of another out.
+ *
  * Sessions, the order of relays and the waits between attempts are the pool's business.
  *
  * One line per connection at its end, with all its facts as fields; failures at a bounded rate,
@@ -49,6 +52,7 @@ struct local_listener {
 	struct local *local;
 	const struct local_config *config;
 	struct acceptor acceptor;
+	uint64_t live;
 	int fd;		       /* -1: none, or closed */
 	struct bind_file file; /* what a Unix path was when it was made */
 	char address[ADDRESS_TEXT_MAX]; /* with the real port */
@@ -56,7 +60,7 @@ struct local_listener {
 
 struct local_stream {
 	struct local *local;
-	const struct local_listener *from;
+	struct local_listener *from;
 	struct peer peer;
 	struct conduit *client; /* WISHING */
 	struct splice *splice;	/* JOINED */
@@ -113,6 +117,18 @@ static void stream_free(struct reapable *r)
 	free((char *)r - offsetof(struct local_stream, reapable));
 }
 
+static void count_in(struct local_listener *from)
+{
+	from->local->unshared -= from->live++ < from->local->share;
+	from->local->live++;
+}
+
+static void count_out(struct local_listener *from)
+{
+	from->local->unshared += --from->live < from->local->share;
+	from->local->live--;
+}
+
 static void check_over(struct local *l)
 {
 	if (l->stopping && l->live == 0 && !l->told_over)
@@ -130,7 +146,7 @@ static void stream_over(struct local_stream *st, const struct ending *e)
 	worker_undefer(&st->again);
 	log_end(st, e);
 	worker_reap(l->worker, &st->reapable);
-	l->live--;
+	count_out(st->from);
 	check_over(l);
 }
 
@@ -289,7 +305,7 @@ static void on_accepted(struct acceptor *a, int fd, const struct peer *peer)
 	if (st->next)
 		st->next->prevp = &st->next;
 	l->streams = st;
-	l->live++;
+	count_in(from);
 	watch_client(st, client);
 	st->wish.service = from->config->service;
 	st->wish.done = on_stream;
@@ -303,7 +319,9 @@ static const char *on_admit(struct acceptor *a)
 		(struct local_listener *)((char *)a - offsetof(struct local_listener, acceptor));
 	const struct local *l = from->local;
 
-	return l->live < l->config->limits.streams ? NULL : "limits.streams are open";
+	if (from->live < l->share || l->live + l->unshared < l->config->limits.streams)
+		return NULL;
+	return "limits.streams are open, but for other listeners' shares";
 }
 
 static void on_none(struct acceptor *a)
@@ -393,6 +411,8 @@ int local_init(struct local *l, struct worker *w, const struct tunnel_config *co
 	l->spec.half_closed_ms = config->timeouts.half_closed;
 	l->spec.end = on_splice_end;
 	l->pool_config = pool_config_of(config, egress);
+	l->share = config->limits.streams / 2 / (config->n_locals ? config->n_locals : 1);
+	l->unshared = l->share * config->n_locals;
 	l->pool = pool_new(w, &l->pool_config, why);
 	l->listeners = calloc(config->n_locals ? config->n_locals : 1, sizeof(*l->listeners));
 	if (!l->pool || !l->listeners)

@@ -30,7 +30,9 @@ struct local {
 	unsigned n_listeners;
 	struct local_stream *streams;
 	struct splice_spec spec;
-	uint64_t live;	  /* connections, at most limits.streams: then accept pauses */
+	uint64_t live;	   /* connections, at most limits.streams: then accept pauses */
+	uint64_t share;	   /* of these that each listener can always have... */
+	uint64_t unshared; /* ... and how many all have left of their shares */
 	uint64_t counted; /* ever */
 	struct timer drain;
 	struct deferred check_over;

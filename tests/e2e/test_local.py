@@ -268,6 +268,24 @@ def test_limit(world, svc):
     assert conns[2].read_exactly(1) == b"x"
 
 
+def test_shares(world, svc):
+    """Those who wait for a service that nobody offers do not keep out those of another listener."""
+    relay = world.relay(timeouts={"pickup": "60s"})
+    world.agent(relay, {"kbs": svc.address})
+    path = world.path("limits.yaml")
+    with open(path, "w") as f:
+        f.write("limits: {streams: 8}\n")
+    local = Local(world, relay, {"kbs.acme": None, "lost.acme": None}, extra=["--config", path])
+    lost = [local.dial("lost.acme") for _ in range(9)]
+    local.wait_log("accept pauses: limits.streams")
+    relay.wait_metric("live_parked", lambda v: v == 6)
+    both = [local.dial(), local.dial()]  # its share of half of them
+    for c in both:
+        roundtrip(c, data(1000))
+    for c in lost:
+        c.abort()
+
+
 def test_certificate(world, svc):
     """A listener with client_ca: with a certificate of it in, without one told what is missing."""
     pair = world.certificates.issue("person", "DNS:person")
