@@ -193,6 +193,7 @@ static bool make_worker(struct gateway *g, unsigned index)
 	gw->gateway = g;
 	gw->worker = w;
 	gw->settings = settings_ref(g->settings);
+	gw->joined_last = &gw->joined;
 	w->user = gw;
 	g->workers[g->n_workers++] = w;
 	timer_set(w, &gw->sweep, SWEEP_MS, on_sweep);

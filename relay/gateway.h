@@ -20,6 +20,7 @@
 #define WORKERS_MAX 256
 #define GATEWAY_WEBSOCKET_PATH "/connect/" /* and a service's name */
 
+struct audit;
 struct gateway;
 struct h2_client;
 struct httphead;
@@ -34,6 +35,8 @@ struct registry;
 struct tunnel_stream {
 	struct conduit *conduit; /* the callee's */
 	char label[136];	 /* "acme/instance" for logs */
+	char address[PEER_TEXT_MAX]; /* of the agent */
+	const char *carrier;	 /* static: "direct" or "websocket" */
 };
 
 /* What the tunnel side gives the gateway; set by main, so that relay/ need not know tunnel/. */
@@ -95,8 +98,11 @@ struct gateway_worker {
 	struct listener *listeners;
 	struct proxied *proxied;  /* list: those whose PROXY header comes before the intake */
 	struct intake *intakes;	  /* list */
-	struct opening *openings; /* list: joined ones, and those on their way */
+	struct opening *openings; /* list: on their way */
 	struct opening *parked;	  /* list: waiting for a tunnel */
+	struct opening *joined, **joined_last; /* list, the oldest first: streams, ... */
+	struct opening *lasting;	       /* ... and those that are recorded to go on */
+	struct timer lasts;		       /* for the first of joined to do so */
 	void *tunnels;		  /* the tunnel side's */
 	struct h2_client *h2_clients; /* list; the HTTP/2 side's */
 	bool stopped;		  /* listens no more */
@@ -110,6 +116,7 @@ struct gateway {
 	struct settings *settings; /* in effect, for the main thread; workers have their own */
 	struct registry *registry;
 	struct health *health;
+	struct audit *audit; /* NULL: none; main's */
 	struct probes *probes; /* the first worker's; NULL: none */
 	struct tunnel_side tunnel;
 	struct h2_side h2;

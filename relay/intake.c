@@ -11,9 +11,8 @@
  *              websocket door, GET /tunnel for an agent's WebSocket. What came behind the head is
  *              given back; with it the heads of WebSockets, and HTTP/2's preface.
  *
- * One timer (timeouts.handshake) covers all three. Every way out is one of: on to an opening, on to
- * the tunnel, the HTTP/2 or the WebSocket side, or refuse(). Memory: HTTPHEAD_MAX while a head is
- * read, else nothing.
+ * One timer (timeouts.handshake) covers all three. Every way out leads to an opening, to the side of
+ * tunnels, HTTP/2 or WebSockets, or to refuse(). Memory: HTTPHEAD_MAX while a head is read.
  */
 #include "relay/intake.h"
 
@@ -129,7 +128,7 @@ static void refuse(struct intake *i, enum door door, enum reason why, const char
 /* Gone before it said anything worth an answer; not worth a line either (health checks). */
 static void vanish(struct intake *i, enum reason why)
 {
-	counter_add(&i->worker->counters.refused[why], 1);
+	opening_log_vanished(i->worker, i->listener->config->name, &i->client, why);
 	gateway_connection_over(i->listener->gateway);
 	leave(i);
 }
@@ -475,6 +474,7 @@ void intake_new(struct listener *l, int fd, const struct client *client, uint64_
 	}
 	i = calloc(1, sizeof(*i));
 	if (!i) {
+		opening_log_refused(l->worker, l->config->name, &who, "", REASON_NO_MEMORY, "");
 		close(fd);
 		gateway_connection_over(l->gateway);
 		return;

@@ -1,9 +1,9 @@
 /*
  * attest-relay: the cloud's boundary gateway.
  *
- * Stages: arguments, config, log, descriptors, TLS, listeners, workers, metrics, sandbox, threads,
- * READY; then the main thread only waits for signals and scrapes. SIGTERM and SIGINT drain (a
- * second one ends at once), SIGUSR1 logs a status line.
+ * Stages: arguments, config, log, descriptors, TLS, listeners, workers, metrics, sandbox, audit,
+ * threads, READY; then the main thread only waits for signals and scrapes. SIGTERM and SIGINT drain
+ * (a second one ends at once), SIGUSR1 logs a status line.
  *
  * Only this file and tunnel/ know both relay/ and tunnel/.
  */
@@ -19,6 +19,7 @@
 #include <sys/prctl.h>
 #include <systemd/sd-daemon.h>
 
+#include "relay/audit.h"
 #include "relay/gateway.h"
 #include "relay/log.h"
 #include "relay/metrics.h"
@@ -169,6 +170,7 @@ static void on_hup(evutil_socket_t signal, short what, void *arg)
 	struct config_errors errors = { 0 };
 	struct relay_config *config;
 
+	audit_reopen(p->gateway.audit); /* whatever comes of the rest */
 	if (p->draining) {
 		log_info("reload: not while draining");
 		return;
@@ -207,6 +209,17 @@ static bool prepare(struct program *p)
 	return p->drain_timer;
 }
 
+static bool start_audit(struct gateway *g)
+{
+	char *why;
+
+	if (audit_start(&g->audit, &g->config->audit, &why) == 0)
+		return true;
+	log_error("%s", why ? why : "audit: out of memory");
+	free(why);
+	return false;
+}
+
 static bool start_metrics(struct program *p)
 {
 	char *why = NULL;
@@ -218,6 +231,29 @@ static bool start_metrics(struct program *p)
 		log_error("metrics: %s", why ? why : "out of memory");
 	free(why);
 	return p->metrics;
+}
+
+static void add_folder_of(struct sandbox_spec *s, const char *path)
+{
+	char *folder = strdup(path), *slash = folder ? strrchr(folder, '/') : NULL;
+
+	if (slash)
+		slash[slash == folder] = '\0';
+	if (folder)
+		sandbox_folder(s, slash ? folder : ".", SANDBOX_WRITE);
+	free(folder);
+}
+
+/* After a SIGHUP the file is made again; where a link leads to, too. NULL: there is none. */
+static void add_audit_folders(struct sandbox_spec *s, const char *file)
+{
+	char *real = file ? realpath(file, NULL) : NULL;
+
+	if (file)
+		add_folder_of(s, file);
+	if (real)
+		add_folder_of(s, real);
+	free(real);
 }
 
 /* What it will still need: files that are read again, sockets to be removed or connected to. */
@@ -235,6 +271,7 @@ static void fill_sandbox(struct sandbox_spec *s, const struct relay_config *conf
 	for (size_t i = 0; i < config->n_services; i++)
 		for (size_t j = 0; j < config->services[i].targets.n; j++)
 			sandbox_target(s, &config->services[i].targets.at[j]);
+	add_audit_folders(s, config->audit.file);
 }
 
 /* path: NULL, there is to be none. */
@@ -269,7 +306,8 @@ static int run(const struct relay_config *config, const char *path, bool sandbox
 	h2_door_install(&p.gateway);
 	ws_door_install(&p.gateway);
 	good = prepare(&p) && gateway_prepare(&p.gateway) && start_metrics(&p) &&
-	       enter_sandbox(config, sandbox ? path : NULL) && gateway_start(&p.gateway);
+	       enter_sandbox(config, sandbox ? path : NULL) && start_audit(&p.gateway) &&
+	       gateway_start(&p.gateway);
 	if (good) {
 		log_info("attest-relay " VERSION " ready, %u workers", p.gateway.n_workers);
 		sd_notify(0, "READY=1\nSTATUS=relaying");
@@ -277,6 +315,7 @@ static int run(const struct relay_config *config, const char *path, bool sandbox
 	}
 	gateway_end(&p.gateway);
 	metrics_http_stop(p.metrics);
+	audit_stop(p.gateway.audit);
 	gateway_deinit(&p.gateway);
 	for (size_t i = 0; i < sizeof(p.signals) / sizeof(p.signals[0]); i++)
 		if (p.signals[i])

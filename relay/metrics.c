@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "relay/audit.h"
 #include "relay/gateway.h"
 #include "relay/health.h"
 #include "relay/metrics_http.h"
@@ -104,6 +105,19 @@ static void put_targets(struct evbuffer *out, const struct gateway *g)
 #define COUNTER_AT(which)                                                                          \
 	(offsetof(struct counters, value) + (which) * sizeof(atomic_uint_fast64_t))
 
+static void put_audit(struct evbuffer *out, const struct gateway *g)
+{
+	const struct audit_counts c = audit_counts(g->audit);
+
+	put_header(out, "audit_written_total", "counter", "Audit records written.");
+	evbuffer_add_printf(out, "attest_relay_audit_written_total %" PRIu64 "\n", c.written);
+	put_header(out, "audit_lost_total", "counter",
+		   "Audit records lost: their target took none for too long.");
+	evbuffer_add_printf(out, "attest_relay_audit_lost_total %" PRIu64 "\n", c.lost);
+	put_header(out, "audit_queued", "gauge", "Audit records that wait to be written.");
+	evbuffer_add_printf(out, "attest_relay_audit_queued %" PRIu64 "\n", c.queued);
+}
+
 static void put_all(void *gateway, struct evbuffer *out)
 {
 	const struct gateway *g = gateway;
@@ -133,6 +147,7 @@ static void put_all(void *gateway, struct evbuffer *out)
 		    offsetof(struct counters, refused));
 	put_reasons(out, g, "session_ended_total", "Tunnels by how they ended or were refused.",
 		    offsetof(struct counters, sessions));
+	put_audit(out, g);
 }
 
 static bool draining(void *gateway)

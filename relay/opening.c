@@ -22,7 +22,6 @@
 
 #include "relay/balance.h"
 #include "relay/identity.h"
-#include "relay/log.h"
 #include "relay/opening_state.h"
 #include "relay/refusal.h"
 #include "relay/registry.h"
@@ -30,7 +29,7 @@
 
 static const char established[] = "HTTP/1.1 200 Connection established\r\n\r\n";
 
-/* ---- the record: list, words, log ---- */
+/* ---- the record: list, words ---- */
 
 void opening_enlist(struct opening *o, struct opening **list)
 {
@@ -46,6 +45,8 @@ void opening_delist(struct opening *o)
 	*o->prevp = o->link;
 	if (o->link)
 		o->link->prevp = o->prevp;
+	else if (gateway_worker(o->worker)->joined_last == &o->link)
+		gateway_worker(o->worker)->joined_last = o->prevp;
 }
 
 void opening_set_text(char **to, const char *text)
@@ -61,79 +62,17 @@ static const char *text_of(const char *text)
 
 const char *opening_via(const struct opening *o, char text[ADDRESS_TEXT_MAX])
 {
-	return o->dialled ? address_format(o->dialled, text, ADDRESS_TEXT_MAX) : text_of(o->via);
+	text[0] = '\0';
+	if (o->dialled)
+		return address_format(o->dialled, text, ADDRESS_TEXT_MAX);
+	if (o->tunnel)
+		snprintf(text, ADDRESS_TEXT_MAX, "tunnel %s", o->tunnel);
+	return text;
 }
 
 void opening_count(const struct opening *o, enum counter which, int change)
 {
 	counter_add(&o->worker->counters.value[which], (uint64_t)(int64_t)change);
-}
-
-static const char *door_word(enum door door)
-{
-	return door == DOOR_SNI	      ? "sni" :
-	       door == DOOR_CONNECT   ? "connect" :
-	       door == DOOR_WEBSOCKET ? "websocket" :
-					"static";
-}
-
-static void log_end(const struct opening *o, enum reason why, uint64_t up, uint64_t down)
-{
-	char from[PEER_TEXT_MAX], to[ADDRESS_TEXT_MAX];
-	const char *via = opening_via(o, to);
-	uint64_t ms = worker_now(o->worker) - o->began;
-	const struct log_field fields[] = {
-		{ "stream", NULL, o->id },
-		{ "client", peer_format(&o->peer, from, sizeof(from)), 0 },
-		{ "listener", o->listener->config->name, 0 },
-		{ "door", door_word(o->door), 0 },
-		{ "service", o->service, 0 },
-		{ "via", via, 0 },
-		{ "bytes_up", NULL, up },
-		{ "bytes_down", NULL, down },
-		{ "duration_ms", NULL, ms },
-		{ "reason", reason_word(why), 0 },
-		{ "via_proxy", o->proxy, 0 }, /* the last: left out if there was none */
-	};
-	const unsigned n = sizeof(fields) / sizeof(fields[0]) - !o->proxy;
-	const char *by = o->proxy ? " by " : "", *proxy = text_of(o->proxy);
-	enum log_level level = why == REASON_EOF ? LOG_LEVEL_INFO : LOG_LEVEL_WARNING;
-
-	if (!o->splice) {
-		counter_add(&o->worker->counters.refused[why], 1);
-		log_limited(level, fields, n,
-			    "#%" PRIu64 " %s%s%s -> %s (%s, %s): refused after %" PRIu64
-			    ".%03u s: %s%s%s",
-			    o->id, from, by, proxy, o->service, o->listener->config->name,
-			    door_word(o->door), ms / 1000, (unsigned)(ms % 1000), reason_word(why),
-			    o->search->detail ? ": " : "", text_of(o->search->detail));
-		return;
-	}
-	log_fields(LOG_LEVEL_INFO, fields, n,
-		   "#%" PRIu64 " %s%s%s -> %s via %s (%s, %s): %" PRIu64 " up, %" PRIu64
-		   " down, %" PRIu64 ".%03u s, %s",
-		   o->id, from, by, proxy, o->service, via, o->listener->config->name,
-		   door_word(o->door), up, down, ms / 1000, (unsigned)(ms % 1000),
-		   reason_word(why));
-}
-
-void opening_log_refused(struct worker *w, const char *listener, const struct client *who,
-			 const char *wanted, enum reason why, const char *detail)
-{
-	char from[PEER_TEXT_MAX], proxy[PEER_TEXT_MAX], both[CLIENT_TEXT_MAX];
-	const struct log_field fields[] = {
-		{ "client", peer_format(&who->peer, from, sizeof(from)), 0 },
-		{ "listener", listener, 0 },
-		{ "service", wanted, 0 },
-		{ "reason", reason_word(why), 0 },
-		{ "via_proxy", client_proxy(who, proxy, sizeof(proxy)), 0 }, /* the last, too */
-	};
-
-	counter_add(&w->counters.refused[why], 1);
-	log_limited(LOG_LEVEL_WARNING, fields, sizeof(fields) / sizeof(fields[0]) - !*proxy,
-		    "%s -> %s (%s): refused: %s%s%s", client_format(who, both, sizeof(both)),
-		    *wanted ? wanted : "?", listener, reason_word(why), *detail ? ": " : "",
-		    detail);
 }
 
 /* ---- the end ---- */
@@ -142,10 +81,11 @@ static void on_free(struct reapable *r)
 {
 	struct opening *o = (struct opening *)((char *)r - offsetof(struct opening, reapable));
 
-	free(o->via);
+	free(o->tunnel);
 	free(o->proxy);
 	free(o->rule);
 	identity_unref(o->identity);
+	free(o->target_address);
 	free(o);
 }
 
@@ -179,7 +119,7 @@ void opening_refuse(struct opening *o, enum reason why)
 	struct conduit *client = o->client;
 	char about[256];
 
-	log_end(o, why, 0, 0);
+	opening_log_end(o, why, 0, 0);
 	o->client = NULL; /* consumed */
 	o->lingers = client && why != REASON_RESET && !o->answered;
 	release(o);
@@ -204,7 +144,7 @@ void opening_on_splice_end(struct splice *s, enum reason why)
 		s->side[INI] = NULL; /* consumed */
 		o->lingers = true;
 	}
-	log_end(o, why, s->half[INI].bytes, s->half[TGT].bytes);
+	opening_log_end(o, why, s->half[INI].bytes, s->half[TGT].bytes);
 	release(o);
 }
 
@@ -249,6 +189,7 @@ void opening_join(struct opening *o, struct conduit *target)
 		if (in_tunnel)
 			gateway_target_unneeded(opening_gateway(o));
 		search_end(o);
+		opening_log_joined(o, target);
 	} else {
 		opening_count(o, COUNTER_LIVE_OPENINGS, 1);
 		opening_refuse(o, REASON_NO_MEMORY);
@@ -414,6 +355,8 @@ void opening_recheck(struct gateway_worker *gw, bool all)
 
 	recheck_list(gw->parked, all, now);
 	recheck_list(gw->openings, all, now);
+	recheck_list(gw->joined, all, now);
+	recheck_list(gw->lasting, all, now);
 }
 
 void opening_end_all(struct gateway_worker *gw, enum reason why)
@@ -421,5 +364,9 @@ void opening_end_all(struct gateway_worker *gw, enum reason why)
 	while (gw->parked)
 		opening_refuse(gw->parked, why);
 	while (gw->openings)
-		end_one(gw->openings, why);
+		opening_refuse(gw->openings, why);
+	while (gw->joined)
+		splice_end(gw->joined->splice, why);
+	while (gw->lasting)
+		splice_end(gw->lasting->splice, why);
 }

@@ -3,6 +3,7 @@
 #define RELAY_OPENING_H
 
 #include "relay/gateway.h"
+#include "relay/opening_log.h"
 #include "relay/router.h"
 
 /*
@@ -26,9 +27,5 @@ void opening_recheck(struct gateway_worker *gw, bool all);
 
 /* Shutting down: ends all of this worker with this reason. */
 void opening_end_all(struct gateway_worker *gw, enum reason why);
-
-/* An attempt that ended before it was an opening: counted and logged the same way. */
-void opening_log_refused(struct worker *w, const char *listener, const struct client *who,
-			 const char *wanted, enum reason why, const char *detail);
 
 #endif

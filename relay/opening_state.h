@@ -22,9 +22,11 @@ struct opening {
 	struct conduit *client; /* until joined */
 	struct splice *splice;	/* when joined */
 	struct search *search;	/* until joined */
-	/* For the log: the target in use. via: the tunnel, if it is none that is dialled. */
+	/* For the log: the target in use. tunnel: its label, if it is none that is dialled. */
 	const struct address *dialled;
-	char *via;
+	char *tunnel;
+	const char *carrier;  /* of that tunnel; static */
+	char *target_address; /* for the audit: the tunnel's agent, or what dialled has led to */
 	struct registry_load *load; /* of the tunnel it is in, or on its way to; or NULL */
 	/* Who the client is, and may be until when; see settings.h. */
 	struct identity *identity; /* a reference, or NULL */

@@ -72,6 +72,16 @@ void peer_of(struct peer *p, int fd, const struct sockaddr_storage *told)
 	}
 }
 
+void peer_of_remote(struct peer *p, int fd)
+{
+	struct sockaddr_storage at = { 0 };
+	socklen_t len = sizeof(at);
+
+	if (getpeername(fd, (struct sockaddr *)&at, &len) < 0)
+		at.ss_family = AF_UNSPEC;
+	peer_of(p, fd, &at);
+}
+
 void peer_of_local(struct peer *p, int fd)
 {
 	union any_address at = { 0 };

@@ -19,6 +19,8 @@ struct sockaddr_storage;
 
 /* from: as accept(2) told it, which a peer that has already reset cannot take back. */
 void peer_of(struct peer *p, int fd, const struct sockaddr_storage *from);
+/* The same of a socket that was connected from here; family 0: it is no more. */
+void peer_of_remote(struct peer *p, int fd);
 /* Where the socket itself is connected: the address at which this peer found us. */
 void peer_of_local(struct peer *p, int fd);
 /* AF_INET or AF_INET6, in network byte order; an IPv4 address mapped into IPv6 becomes IPv4. */

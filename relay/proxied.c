@@ -82,7 +82,7 @@ static void refuse(struct proxied *p, enum reason why, const char *detail)
 /* Gone without a header's worth of bytes (health checks): not worth a line. */
 static void vanish(struct proxied *p, enum reason why)
 {
-	counter_add(&p->worker->counters.refused[why], 1);
+	opening_log_vanished(p->worker, p->listener->config->name, &p->client, why);
 	leave(p);
 	close(p->fd);
 	gateway_connection_over(p->listener->gateway);
@@ -186,6 +186,10 @@ void proxied_new(struct listener *l, int fd, const struct peer *peer)
 	struct proxied *p = calloc(1, sizeof(*p));
 
 	if (!p) {
+		struct client who;
+
+		client_init(&who, peer);
+		opening_log_refused(l->worker, l->config->name, &who, "", REASON_NO_MEMORY, "");
 		close(fd);
 		gateway_connection_over(l->gateway);
 		return;

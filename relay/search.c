@@ -68,13 +68,17 @@ static void target_failed(struct opening *o, enum reason why, const char *detail
 static void tunnel_failed(struct opening *o, enum reason why)
 {
 	struct search *f = o->search;
+	char text[ADDRESS_TEXT_MAX];
 
 	f->absent |= why == REASON_GOING_AWAY || why == REASON_TUNNEL_LOST;
 	timer_cancel(o->worker, &f->timer);
 	registry_unload(o->load);
 	o->load = NULL;
-	if (!try_tunnel(o))
-		target_failed(o, why, o->via ? o->via : "");
+	if (try_tunnel(o))
+		return;
+	snprintf(text, sizeof(text), "%s%s", o->tunnel ? "tunnel " : "",
+		 o->tunnel ? o->tunnel : "");
+	target_failed(o, why, text);
 }
 
 /* A stream that must be confirmed first: its agent answered, or gave up. */
@@ -110,7 +114,7 @@ static void open_stream(struct opening *o, const struct offer *offer)
 	struct search *f = o->search;
 	struct tunnel_stream stream;
 	enum reason why = REASON_TUNNEL_LOST;
-	char id[24], from[PEER_TEXT_MAX], via[sizeof(stream.label) + 8];
+	char id[24], from[PEER_TEXT_MAX];
 	const struct client_words words = {
 		.id = id,
 		.address = client_address(&o->peer, from, sizeof(from)),
@@ -124,8 +128,10 @@ static void open_stream(struct opening *o, const struct offer *offer)
 		tunnel_failed(o, why);
 		return;
 	}
-	snprintf(via, sizeof(via), "tunnel %s", stream.label);
-	opening_set_text(&o->via, via);
+	opening_set_text(&o->tunnel, stream.label);
+	if (opening_gateway(o)->audit)
+		opening_set_text(&o->target_address, stream.address);
+	o->carrier = stream.carrier;
 	o->dialled = NULL;
 	if (!offer->eager) {
 		opening_join(o, stream.conduit);

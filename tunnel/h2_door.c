@@ -172,7 +172,7 @@ static void on_end(struct session *s, enum reason why, const char *detail)
 
 	log_ended(k, why, detail);
 	if (session_opened(s) == 0)
-		counter_add(&k->worker->counters.refused[why], 1);
+		opening_log_vanished(k->worker, k->listener->config->name, &k->client, why);
 	client_over(k);
 }
 
@@ -232,6 +232,7 @@ static void door_accept(struct listener *l, struct worker *w, struct conduit *c,
 	struct h2_client *k = client_new(l, w, client, verdict);
 
 	if (!k) {
+		opening_log_refused(w, l->config->name, client, "", REASON_NO_MEMORY, "");
 		conduit_close(c, REASON_NO_MEMORY);
 		gateway_connection_over(l->gateway);
 		return;
@@ -240,6 +241,7 @@ static void door_accept(struct listener *l, struct worker *w, struct conduit *c,
 	hub_tune_socket(l->gateway, c->ops->fd ? c->ops->fd(c) : tls_conduit_socket(c));
 	k->session = session_new(c, SESSION_SERVER, &limits, &events, k);
 	if (!k->session) {
+		opening_log_refused(w, l->config->name, client, "", REASON_NO_MEMORY, "");
 		client_over(k);
 		return;
 	}

@@ -32,6 +32,7 @@
 #include <strings.h>
 #include <sys/socket.h>
 
+#include "relay/audit.h"
 #include "relay/conduit.h"
 #include "relay/gateway.h"
 #include "relay/identity.h"
@@ -129,6 +130,33 @@ static const char *carrier_word(const struct tunnel *t)
 	return t->websocket ? "websocket" : "direct";
 }
 
+static void record(const struct tunnel *t, enum audit_kind kind, enum reason why,
+		   const char *detail, const char *services)
+{
+	char name[136], from[PEER_TEXT_MAX], proxy[PEER_TEXT_MAX];
+	const struct audit_record r = {
+		.kind = kind,
+		.why = why,
+		.id = t->id,
+		.client = peer_format(&t->client.peer, from, sizeof(from)),
+		.via_proxy = client_proxy(&t->client, proxy, sizeof(proxy)),
+		.client_identity = t->client.identity ? identity_text(t->client.identity) : NULL,
+		.listener = t->gateway->config->listeners[t->listener].name,
+		.door = "tunnel",
+		.credential = t->credential,
+		.owner = t->owner,
+		.tunnel = *t->owner ? name : NULL,
+		.carrier = carrier_word(t),
+		.services = services,
+		.streams = t->session ? session_opened(t->session) : 0,
+		.duration_ms = worker_now(t->worker) - t->began,
+		.detail = detail,
+	};
+
+	label(t, name, sizeof(name));
+	audit_write(t->gateway->audit, &t->worker->counters, &r);
+}
+
 static void log_ended(const struct tunnel *t, enum reason why, const char *detail)
 {
 	char name[136], from[PEER_TEXT_MAX], proxy[PEER_TEXT_MAX], both[CLIENT_TEXT_MAX];
@@ -178,12 +206,12 @@ static void out_of_service(struct tunnel *t, enum reason why, const char *detail
 	if (t->state == OVER)
 		return;
 	log_ended(t, why, detail);
+	record(t, t->listed ? AUDIT_SESSION_END : AUDIT_SESSION_REFUSED, why, detail, NULL);
 	t->state = OVER;
 	timer_cancel(t->worker, &t->timer);
 	registry_remove(t->gateway->registry, &t->registration);
 	if (t->listed)
 		counter_add(&t->worker->counters.value[COUNTER_LIVE_TUNNELS], (uint64_t)-1);
-	counter_add(&t->worker->counters.sessions[why], 1);
 }
 
 /* There is no session (any more). */
@@ -275,30 +303,38 @@ static const char *credential_words(const struct tunnel *t, enum reason why)
 	return "neither a token nor a certificate of a CA that this relay takes was shown";
 }
 
+/* In words: "kbs.acme, tang.acme"; cut where it is too long. */
+static void list_services(const struct hello_accepted *words, char *list, size_t size)
+{
+	size_t used = 0;
+
+	*list = '\0';
+	for (unsigned i = 0; i < words->n_services && used < size; i++)
+		used += (size_t)snprintf(list + used, size - used, "%s%s", i ? ", " : "",
+					 words->services[i]);
+}
+
 /* Everything accepted: says so, and wakes who waits. */
 static void accepted(struct tunnel *t, const struct hello_accepted *words)
 {
-	char name[136], from[CLIENT_TEXT_MAX], list[256] = "";
+	char name[136], from[CLIENT_TEXT_MAX], list[512];
 	struct fields fields;
-	size_t used = 0;
 
+	list_services(words, list, sizeof(list));
 	t->state = UP;
 	t->listed = true;
 	timer_cancel(t->worker, &t->timer);
 	counter_add(&t->worker->counters.value[COUNTER_TUNNELS], 1);
 	counter_add(&t->worker->counters.value[COUNTER_LIVE_TUNNELS], 1);
+	record(t, AUDIT_SESSION_START, REASON_NONE, NULL, list);
 	fields_init(&fields);
 	if (hello_encode_accepted(words, &fields) < 0 ||
 	    session_request(t->session, HELLO_PATH_ACCEPTED, &fields) < 0) {
 		tunnel_close(t, REASON_NO_MEMORY, "out of memory");
 		return;
 	}
-	for (unsigned i = 0; i < words->n_services; i++) {
-		if (used < sizeof(list))
-			used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%s",
-						 i ? ", " : "", words->services[i]);
+	for (unsigned i = 0; i < words->n_services; i++)
 		opening_wake_all(t->gateway, words->services[i]);
-	}
 	label(t, name, sizeof(name));
 	log_info("tunnel %s from %s (%s) up: %s", name,
 		 client_format(&t->client, from, sizeof(from)), carrier_word(t), list);
@@ -532,10 +568,20 @@ void hub_tune_socket(const struct gateway *g, int fd)
 	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
 }
 
-static void turn_away(struct gateway *g, struct conduit *c)
+/* Out of memory, before there was a tunnel. */
+static void turn_away(const struct listener *l, struct worker *w, struct conduit *c,
+		      const struct client *client)
 {
+	const struct tunnel none = { .gateway = l->gateway,
+				     .worker = w,
+				     .listener = gateway_listener_index(l),
+				     .client = *client,
+				     .began = worker_now(w) };
+
+	log_ended(&none, REASON_NO_MEMORY, "out of memory");
+	record(&none, AUDIT_SESSION_REFUSED, REASON_NO_MEMORY, "out of memory", NULL);
 	conduit_close(c, REASON_NO_MEMORY);
-	gateway_connection_over(g);
+	gateway_connection_over(l->gateway);
 }
 
 static void hub_accept(struct listener *l, struct worker *w, struct conduit *c,
@@ -545,7 +591,7 @@ static void hub_accept(struct listener *l, struct worker *w, struct conduit *c,
 	struct tunnel *t = tunnel_new(l, w, client);
 
 	if (!t) {
-		turn_away(g, c);
+		turn_away(l, w, c, client);
 		return;
 	}
 	hub_tune_socket(g, tls_conduit_socket(c));
@@ -574,7 +620,7 @@ static void hub_upgrade(struct listener *l, struct worker *w, struct conduit *c,
 	struct tunnel *t = tunnel_new(l, w, client);
 
 	if (!t) {
-		turn_away(g, c);
+		turn_away(l, w, c, client);
 		return;
 	}
 	t->websocket = true;
@@ -643,6 +689,8 @@ static bool hub_open(struct worker *w, uint64_t tunnel, const char *service,
 	if (!c)
 		return false;
 	out->conduit = c;
+	out->carrier = carrier_word(t);
+	peer_format(&t->client.peer, out->address, sizeof(out->address));
 	label(t, out->label, sizeof(out->label));
 	return true;
 }
