@@ -263,7 +263,7 @@ void bind_close(const struct address *a, int fd)
 const char *bind_describe(const struct address *a, int fd, char *buf, size_t size)
 {
 	struct address real = *a;
-	struct sockaddr_storage at;
+	struct sockaddr_storage at = { 0 };
 	socklen_t len = sizeof(at);
 
 	if (a->kind == ADDRESS_TCP && getsockname(fd, (struct sockaddr *)&at, &len) == 0)

