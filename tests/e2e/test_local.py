@@ -433,7 +433,7 @@ class StuffedRelay(LeavingRelay):
 def test_relay_leaves_while_the_way_is_full(world):
     """A stream that could not even be asked for, since the one before fills the connection."""
     relay = world.add(StuffedRelay(world))
-    local = Local(world, relay, {"kbs.acme": None})
+    local = Local(world, relay, {"kbs.acme": None}, extra=["--log-level", "debug"])
     sent = [0, 0]
 
     def upload(conn):
@@ -452,6 +452,7 @@ def test_relay_leaves_while_the_way_is_full(world):
         with local.dial() as late:
             wait_for(lambda: local.fds() == held + 1, "it is accepted")
             relay.leave.set()
+            local.wait_log("has not taken it")  # or a byte of it might be gone to that one
             late.send(b"question")
             assert late.read_exactly(8) == b"question"
         uploading.result()
