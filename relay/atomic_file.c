@@ -2,7 +2,7 @@
  * atomic_file: small files that are there whole or not at all.
  *
  * Theory of operation: written under another name beside its place, with its mode from the first
- * moment on, then renamed; or linked, where nothing may be replaced, for link(2) fails then.
+ * moment on, then renamed; without replacing anything, if so told.
  */
 #include "relay/atomic_file.h"
 
@@ -33,8 +33,8 @@ static int write_all(int fd, const char *data, size_t len)
 static int sync_folder(const char *path)
 {
 	const char *slash = strrchr(path, '/');
-	char *folder = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) :
-			       strdup(".");
+	char *folder =
+		slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
 	int fd = folder ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
 	int r = fd < 0 || fsync(fd) < 0 ? -errno : 0;
 
@@ -53,13 +53,17 @@ static int fill(int fd, const void *data, size_t len, mode_t mode, unsigned flag
 	return r;
 }
 
-static int put_in_place(const char *temporary, const char *path, unsigned flags)
+int atomic_file_move(const char *from, const char *to, unsigned flags)
 {
 	if (!(flags & ATOMIC_FILE_NEW))
-		return rename(temporary, path) < 0 ? -errno : 0;
-	if (link(temporary, path) < 0)
+		return rename(from, to) < 0 ? -errno : 0;
+	if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0)
+		return 0;
+	if (errno != EINVAL && errno != ENOSYS) /* the file system, or the kernel, cannot do it */
 		return -errno;
-	unlink(temporary);
+	if (link(from, to) < 0)
+		return -errno;
+	unlink(from);
 	return 0;
 }
 
@@ -80,7 +84,7 @@ int atomic_file_write(const char *path, const void *data, size_t len, mode_t mod
 	if (close(fd) < 0 && r == 0)
 		r = -errno;
 	if (r == 0)
-		r = put_in_place(temporary, path, flags);
+		r = atomic_file_move(temporary, path, flags);
 	if (r < 0)
 		unlink(temporary);
 	else if (flags & ATOMIC_FILE_SYNC)

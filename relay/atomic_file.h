@@ -18,6 +18,10 @@ enum {
 int atomic_file_write(const char *path, const void *data, size_t len, mode_t mode, unsigned flags)
 	__attribute__((warn_unused_result));
 
+/* From one name to another in the same folder. */
+int atomic_file_move(const char *from, const char *to, unsigned flags)
+	__attribute__((warn_unused_result));
+
 /* The whole file and a NUL; its length, or -errno (-EFBIG: size is not enough for that). */
 ssize_t atomic_file_read(const char *path, char *buf, size_t size)
 	__attribute__((warn_unused_result));

@@ -38,8 +38,8 @@ int authority_no_password(char *buf, int size, int writing, void *arg)
 const char *authority_reason(void)
 {
 	unsigned long e = ERR_peek_last_error();
-	const char *text = ERR_SYSTEM_ERROR(e) ? strerror(ERR_GET_REASON(e)) :
-						 ERR_reason_error_string(e);
+	const char *text =
+		ERR_SYSTEM_ERROR(e) ? strerror(ERR_GET_REASON(e)) : ERR_reason_error_string(e);
 
 	return text ? text : "unknown reason";
 }
@@ -179,8 +179,8 @@ static bool begin(X509 *x, const char *name, const X509_NAME *issuer, const BIGN
 
 	return X509_set_version(x, X509_VERSION_3) &&
 	       BN_to_ASN1_INTEGER(serial, X509_get_serialNumber(x)) &&
-	       X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_UTF8,
-					  (const unsigned char *)name, -1, -1, 0) &&
+	       X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_UTF8, (const unsigned char *)name,
+					  -1, -1, 0) &&
 	       X509_set_issuer_name(x, issuer ? issuer : subject) &&
 	       ASN1_TIME_set(X509_getm_notBefore(x), from) &&
 	       ASN1_TIME_set(X509_getm_notAfter(x), to);
@@ -197,8 +197,7 @@ static bool extend(X509 *x, X509 *issuer, const struct extension *list, size_t n
 
 	X509V3_set_ctx(&context, issuer, x, NULL, NULL, 0);
 	for (size_t i = 0; i < n; i++) {
-		X509_EXTENSION *e =
-			X509V3_EXT_conf_nid(NULL, &context, list[i].nid, list[i].value);
+		X509_EXTENSION *e = X509V3_EXT_conf_nid(NULL, &context, list[i].nid, list[i].value);
 		bool good = e && X509_add_ext(x, e, -1);
 
 		X509_EXTENSION_free(e);
@@ -232,13 +231,13 @@ int authority_make(const char *name, int64_t now, struct authority_made *out)
 	EVP_PKEY *key = EVP_EC_gen("P-256");
 	X509 *x = X509_new();
 	BIO *certificate = BIO_new(BIO_s_mem()), *secret = BIO_new(BIO_s_secmem());
-	bool good = serial && key && x && certificate && secret &&
-		    begin(x, name, NULL, serial, now - EARLY,
-			  now + (int64_t)CA_DAYS * DAY_SECONDS) &&
-		    X509_set_pubkey(x, key) &&
-		    extend(x, x, extensions, sizeof(extensions) / sizeof(*extensions)) &&
-		    X509_sign(x, key, EVP_sha256()) && PEM_write_bio_X509(certificate, x) &&
-		    PEM_write_bio_PrivateKey(secret, key, NULL, NULL, 0, NULL, NULL);
+	bool good =
+		serial && key && x && certificate && secret &&
+		begin(x, name, NULL, serial, now - EARLY, now + (int64_t)CA_DAYS * DAY_SECONDS) &&
+		X509_set_pubkey(x, key) &&
+		extend(x, x, extensions, sizeof(extensions) / sizeof(*extensions)) &&
+		X509_sign(x, key, EVP_sha256()) && PEM_write_bio_X509(certificate, x) &&
+		PEM_write_bio_PrivateKey(secret, key, NULL, NULL, 0, NULL, NULL);
 
 	X509_free(x);
 	EVP_PKEY_free(key);

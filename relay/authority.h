@@ -18,7 +18,8 @@ struct relay_config;
 #define AUTHORITY_OWNER_URI "urn:attest-relay:owner:"
 #define AUTHORITY_SERIAL_TEXT 33    /* 128 bits in lower-case hex, and a NUL */
 #define AUTHORITY_REQUEST_MAX 16384 /* bytes of a certificate request in PEM */
-#define AUTHORITY_REVOKED_MAX 65536 /* certificates in the list: some 2 MB to be read at a reload */
+#define AUTHORITY_REVOKED_MAX 65536 /* certificates in the list: some 2 MB to be read at a reload \
+				     */
 
 /*
  * Reads the CA's certificate and key anew and sees that they are good for signing: they fit, and it
@@ -39,7 +40,7 @@ int authority_make(const char *name, int64_t now, struct authority_made *out)
 struct authority_certificate {
 	char serial[AUTHORITY_SERIAL_TEXT];
 	int64_t from, to; /* seconds since 1970 */
-	char *pem; /* to be freed; behind it the CA's, unless that has signed itself */
+	char *pem;        /* to be freed; behind it the CA's, unless that has signed itself */
 	size_t len;
 };
 

@@ -60,7 +60,7 @@ int authority_revoked(const struct authority *a, const char *crl, size_t len,
 		      struct authority_revoked *out, char **why)
 {
 	struct authority_revoked r = { 0 };
-	STACK_OF(X509_REVOKED) *all;
+	STACK_OF(X509_REVOKED) * all;
 	X509_CRL *list;
 	int count;
 
@@ -215,7 +215,7 @@ char *authority_revoke(const struct authority *a, const char *crl, size_t len,
 		       char **why)
 {
 	struct authority_revoked have;
-	char (*added)[AUTHORITY_SERIAL_TEXT] = calloc(n + 1, sizeof(*added)), *text = NULL;
+	char(*added)[AUTHORITY_SERIAL_TEXT] = calloc(n + 1, sizeof(*added)), *text = NULL;
 	X509_CRL *old = NULL;
 
 	*why = NULL;

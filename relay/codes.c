@@ -3,9 +3,10 @@
  *
  * Theory of operation: FOLDER/codes has a file for each code, named by its SHA-256 in hex, with
  * three lines: when it expires, the owner, the label. Whoever reads the folder cannot tell a code:
- * it has 128 random bits, so one round of SHA-256 is enough. To claim one is to rename it into
- * FOLDER/claimed: rename(2) succeeds for one caller only, and before anything is done with it. Then
+ * it has 128 random bits, so one round of SHA-256 is enough. To claim one is to rename it to
+ * NAME.claimed: rename(2) succeeds for one caller only, and before anything is done with it. Then
  * it is read and removed. A file that cannot be read as one is no code: it is claimed in vain.
+ * (Within its folder: a sandbox may forbid moving files between folders.)
  */
 #include "relay/codes.h"
 
@@ -25,8 +26,9 @@
 
 #define CODE_BYTES 16
 #define RANDOM_SYMBOLS 26 /* of five bits; the last has three, and two zeros */
-#define PENDING "codes"
-#define CLAIMED "claimed"
+#define KIND "codes"
+#define PENDING ""
+#define CLAIMED ".claimed"
 #define NAME_LEN (2 * TOKEN_HASH_BYTES)
 #define FILE_TEXT_MAX (32 + CODES_OWNER_MAX + CODES_LABEL_MAX)
 
@@ -111,8 +113,12 @@ bool codes_read(const char *text, size_t len, char code[CODES_SIZE])
 /* Length of the UTF-8 character at p, which is no control character; 0: it is none. */
 static unsigned character_at(const unsigned char *p)
 {
-	unsigned len = *p < 0x80 ? 1 : *p < 0xc2 ? 0 : *p < 0xe0 ? 2 : *p < 0xf0 ? 3 :
-		       *p < 0xf5 ? 4 : 0;
+	unsigned len = *p < 0x80   ? 1
+		       : *p < 0xc2 ? 0
+		       : *p < 0xe0 ? 2
+		       : *p < 0xf0 ? 3
+		       : *p < 0xf5 ? 4
+				   : 0;
 
 	if (len == 1)
 		return *p >= ' ' && *p != 0x7f;
@@ -142,12 +148,12 @@ bool codes_is_label(const char *text)
 
 /* ---- files ---- */
 
-/* FOLDER/KIND/NAME, to be freed. NULL: no memory. */
-static char *path_of(const char *folder, const char *kind, const char *name)
+/* FOLDER/codes/NAME, to be freed; state: what is behind the name. NULL: no memory. */
+static char *path_of(const char *folder, const char *name, const char *state)
 {
 	char *path;
 
-	return asprintf(&path, "%s/%s%s%s", folder, kind, *name ? "/" : "", name) < 0 ? NULL : path;
+	return asprintf(&path, "%s/" KIND "/%s%s", folder, name, state) < 0 ? NULL : path;
 }
 
 static bool name_of(const char code[CODES_SIZE], char name[NAME_LEN + 1])
@@ -195,9 +201,9 @@ static int read_grant(const char *path, struct codes_grant *grant)
 	return 0;
 }
 
-static int make_folder(const char *folder, const char *kind)
+int codes_prepare(const char *folder)
 {
-	char *path = path_of(folder, kind, "");
+	char *path = path_of(folder, "", "");
 	int r = 0;
 
 	if (!path)
@@ -206,13 +212,6 @@ static int make_folder(const char *folder, const char *kind)
 		r = -errno;
 	free(path);
 	return r;
-}
-
-int codes_prepare(const char *folder)
-{
-	int r = make_folder(folder, PENDING);
-
-	return r < 0 ? r : make_folder(folder, CLAIMED);
 }
 
 struct count {
@@ -238,7 +237,7 @@ int codes_add(const char *folder, const char code[CODES_SIZE], const struct code
 		return -EDQUOT;
 	if (!name_of(code, name))
 		return -EIO;
-	path = path_of(folder, PENDING, name);
+	path = path_of(folder, name, PENDING);
 	if (!path)
 		return -ENOMEM;
 	r = atomic_file_write(path, text, (size_t)len, 0600, ATOMIC_FILE_NEW | ATOMIC_FILE_SYNC);
@@ -260,7 +259,7 @@ int codes_look(const char *folder, const char code[CODES_SIZE], int64_t now,
 
 	if (!name_of(code, name))
 		return -EIO;
-	path = path_of(folder, PENDING, name);
+	path = path_of(folder, name, PENDING);
 	if (!path)
 		return -ENOMEM;
 	r = still_good(read_grant(path, &g), &g, now);
@@ -279,8 +278,8 @@ int codes_claim(const char *folder, const char code[CODES_SIZE], int64_t now,
 
 	if (!name_of(code, name))
 		return -EIO;
-	from = path_of(folder, PENDING, name);
-	to = path_of(folder, CLAIMED, name);
+	from = path_of(folder, name, PENDING);
+	to = path_of(folder, name, CLAIMED);
 	if (!from || !to) {
 		r = -ENOMEM;
 	} else if (rename(from, to) < 0) {
@@ -298,17 +297,17 @@ int codes_claim(const char *folder, const char code[CODES_SIZE], int64_t now,
 
 /* ---- all of them ---- */
 
-static bool is_code_file(const char *name)
+static bool is_code_file(const char *name, const char *state)
 {
-	return strlen(name) == NAME_LEN && strspn(name, "0123456789abcdef") == NAME_LEN;
+	return strspn(name, "0123456789abcdef") == NAME_LEN && strcmp(name + NAME_LEN, state) == 0;
 }
 
-/* Calls file for each one in a folder; one that goes meanwhile is passed over. 0 or -errno. */
-static int walk(const char *folder, const char *kind,
+/* Calls file for each one in this state; one that goes meanwhile is passed over. 0 or -errno. */
+static int walk(const char *folder, const char *state,
 		void (*file)(const char *path, const struct codes_grant *grant, void *arg),
 		void *arg)
 {
-	char *path = path_of(folder, kind, "");
+	char *path = path_of(folder, "", "");
 	DIR *d = path ? opendir(path) : NULL;
 	int r = d ? 0 : path ? -errno : -ENOMEM;
 	struct dirent *e;
@@ -317,9 +316,9 @@ static int walk(const char *folder, const char *kind,
 	while (d && (e = readdir(d))) {
 		struct codes_grant grant;
 
-		if (!is_code_file(e->d_name))
+		if (!is_code_file(e->d_name, state))
 			continue;
-		path = path_of(folder, kind, e->d_name);
+		path = path_of(folder, e->d_name, "");
 		if (path && read_grant(path, &grant) == 0)
 			file(path, &grant, arg);
 		free(path);
@@ -354,7 +353,7 @@ int codes_each(const char *folder, int64_t now,
 struct sweeping {
 	int64_t now;
 	const char *owner; /* or NULL */
-	int removed;	   /* of the owner */
+	int removed;       /* of the owner */
 };
 
 static void sweep_one(const char *path, const struct codes_grant *grant, void *arg)

@@ -15,8 +15,8 @@
 #include <stdint.h>
 
 #define CODES_SYMBOLS 28
-#define CODES_SIZE (CODES_SYMBOLS + 1)	    /* as it is hashed: upper case, no dashes; a NUL */
-#define CODES_TEXT (CODES_SYMBOLS + 6 + 1)  /* as it is shown */
+#define CODES_SIZE (CODES_SYMBOLS + 1)     /* as it is hashed: upper case, no dashes; a NUL */
+#define CODES_TEXT (CODES_SYMBOLS + 6 + 1) /* as it is shown */
 #define CODES_PENDING_MAX 1000 /* an operator's mistake in a loop; a look at all takes ms */
 #define CODES_OWNER_MAX 64
 #define CODES_LABEL_MAX 128 /* bytes of a label, with a NUL */
@@ -25,7 +25,7 @@
 struct codes_grant {
 	char owner[CODES_OWNER_MAX];
 	char label[CODES_LABEL_MAX]; /* whom it was given to, for people; "": not said */
-	int64_t expires;	     /* seconds since 1970 */
+	int64_t expires;             /* seconds since 1970 */
 };
 
 /* Wipe what these fill. 0 or -EIO: no random numbers to be had. */

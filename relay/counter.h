@@ -17,6 +17,8 @@ enum counter {
 	COUNTER_BYTES_DOWN,	   /* service to client */
 	COUNTER_TUNNELS,	   /* sessions accepted */
 	COUNTER_ACCEPT_PAUSED,	   /* times a listener paused (descriptors or limit) */
+	COUNTER_ENROLMENTS,	   /* certificates handed out */
+	COUNTER_ENROLMENTS_REFUSED,
 	COUNTER_LIVE_INTAKES,	   /* gauge: clients that have not said yet what they want */
 	COUNTER_LIVE_OPENINGS,	   /* gauge: routed, not yet joined (parked ones included) */
 	COUNTER_LIVE_PARKED,	   /* gauge */

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "relay/bind.h"
+#include "relay/enrolment.h"
 #include "relay/health.h"
 #include "relay/intake.h"
 #include "relay/listener.h"
@@ -231,6 +232,8 @@ bool gateway_prepare(struct gateway *g)
 {
 	fit_descriptors(g);
 	g->registry = registry_new();
+	if (!enrolment_check(g))
+		return false;
 	g->settings = settings_new((struct relay_config *)g->config, 1, "");
 	if (!g->settings || !bind_all(g))
 		return false;
@@ -362,6 +365,7 @@ static void end_worker(struct worker *w, void *arg)
 		probes_end(gw->gateway->probes);
 	proxied_end_all(gw);
 	intake_end_all(gw);
+	enrolment_end_all(gw);
 	opening_end_all(gw, REASON_SHUTDOWN);
 	gw->gateway->tunnel.shutdown(w);
 	gw->gateway->h2.shutdown(w);

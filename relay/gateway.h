@@ -21,6 +21,7 @@
 #define GATEWAY_WEBSOCKET_PATH "/connect/" /* and a service's name */
 
 struct audit;
+struct enrolment;
 struct gateway;
 struct h2_client;
 struct httphead;
@@ -98,6 +99,8 @@ struct gateway_worker {
 	struct listener *listeners;
 	struct proxied *proxied;  /* list: those whose PROXY header comes before the intake */
 	struct intake *intakes;	  /* list */
+	struct enrolment *enrolments; /* list */
+	unsigned n_enrolments;
 	struct opening *openings; /* list: on their way */
 	struct opening *parked;	  /* list: waiting for a tunnel */
 	struct opening *joined, **joined_last; /* list, the oldest first: streams, ... */

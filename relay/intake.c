@@ -8,15 +8,20 @@
  *              kernel; one for the relay itself goes on as SHAKING; other first bytes as READING.
  *   SHAKING    the relay's own TLS. ALPN attest-relay/1 is an agent, h2 a client with HTTP/2.
  *   READING    the head of an HTTP request: CONNECT for the connect door, /connect/ for the
- *              websocket door, GET /tunnel for an agent's WebSocket. What came behind the head is
- *              given back; with it the heads of WebSockets, and HTTP/2's preface.
+ *              websocket door, GET /tunnel for an agent's WebSocket, /enroll for one that has no
+ *              certificate yet. What came behind the head is given back; with it the heads of
+ *              WebSockets, and HTTP/2's preface.
  *
  * One timer (timeouts.handshake) covers all three. Every way out leads to an opening, to the side of
- * tunnels, HTTP/2 or WebSockets, or to refuse(). Memory: HTTPHEAD_MAX while a head is read.
+ * tunnels, HTTP/2 or WebSockets, to enrolment, or to refuse(). Memory: HTTPHEAD_MAX while a head is
+ * read.
+ *
+ * Longer than other files: which door it is, is decided in one place.
  */
 #include "relay/intake.h"
 
 #include <errno.h>
+#include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +32,7 @@
 
 #include "relay/clienthello.h"
 #include "relay/edge.h"
+#include "relay/enrolment.h"
 #include "relay/fd.h"
 #include "relay/gateway.h"
 #include "relay/httphead.h"
@@ -235,6 +241,19 @@ static void agent_upgrade(struct intake *i)
 	g->tunnel.upgrade(l, w, c, &client);
 }
 
+/* On to the enrolment, with what is left of the time. */
+static void enrol(struct intake *i, const struct httphead *head)
+{
+	const uint64_t now = worker_now(i->worker);
+	struct conduit *c = i->conduit;
+
+	i->conduit = NULL; /* consumed */
+	enrolment_begin(i->listener, i->worker, c, &i->client, head, i->head, i->head_len,
+			i->deadline > now ? i->deadline - now : 1);
+	OPENSSL_cleanse(i->head, i->head_len); /* there was a code in it */
+	leave(i);
+}
+
 static void read_request(struct intake *i, const struct httphead *head)
 {
 	unsigned doors = i->listener->config->doors;
@@ -245,6 +264,8 @@ static void read_request(struct intake *i, const struct httphead *head)
 		pass_on_unread(i, i->listener->gateway->websocket.accept);
 	else if (doors & DOOR_TUNNEL && i->secure && is_upgrade(head))
 		agent_upgrade(i);
+	else if (doors & DOOR_TUNNEL && i->secure && enrolment_is_wanted(head))
+		enrol(i, head);
 	else
 		refuse(i, DOOR_CONNECT, REASON_NO_DOOR, "",
 		       "this relay answers to CONNECT, to WebSockets and to agents");

@@ -90,7 +90,7 @@ int issued_add(const char *folder, const struct issued *record)
 		return -EIO;
 	if (asprintf(&path, "%s/" KIND "/%s" SUFFIX, folder, record->serial) < 0)
 		return -ENOMEM;
-	r = atomic_file_write(path, text, (size_t)len, 0600, ATOMIC_FILE_NEW);
+	r = atomic_file_write(path, text, (size_t)len, 0600, 0);
 	free(path);
 	return r;
 }
@@ -110,7 +110,8 @@ static bool read_record(const char *path, struct issued *out)
 	struct config_errors errors = { 0 };
 	struct node *map = n < 0 ? NULL : tree_read(path, text, (size_t)n, &errors);
 	struct issued r = { .at = 0 };
-	bool good = map && map->type == NODE_MAP && take(map, "serial", r.serial, sizeof(r.serial)) &&
+	bool good = map && map->type == NODE_MAP &&
+		    take(map, "serial", r.serial, sizeof(r.serial)) &&
 		    take(map, "owner", r.owner, sizeof(r.owner)) &&
 		    take(map, "label", r.label, sizeof(r.label)) &&
 		    take(map, "client", r.client, sizeof(r.client)) &&

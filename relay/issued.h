@@ -17,7 +17,7 @@ struct issued {
 	char owner[CODES_OWNER_MAX];
 	char label[CODES_LABEL_MAX];
 	char client[CLIENT_TEXT_MAX]; /* who claimed it, by address */
-	int64_t at, expires;	      /* seconds since 1970 */
+	int64_t at, expires;          /* seconds since 1970 */
 };
 
 /* "2026-11-21T12:00:00Z" */

@@ -20,13 +20,14 @@
 #include <systemd/sd-daemon.h>
 
 #include "relay/audit.h"
+#include "relay/enroll_command.h"
 #include "relay/gateway.h"
 #include "relay/log.h"
 #include "relay/metrics.h"
 #include "relay/metrics_http.h"
 #include "relay/registry.h"
 #include "relay/sandbox.h"
-#include "relay/token.h"
+#include "relay/token_command.h"
 #include "tunnel/h2_door.h"
 #include "tunnel/hub.h"
 #include "tunnel/ws_door.h"
@@ -39,6 +40,10 @@ static const char usage[] =
 	"Usage: attest-relay --config FILE [--check-config | --dump-config | --no-sandbox]\n"
 	"       attest-relay token new\n"
 	"       attest-relay token hash < FILE\n"
+	"       attest-relay enroll [--config FILE] OWNER [--label TEXT]\n"
+	"       attest-relay enroll init [--config FILE]\n"
+	"       attest-relay enroll list [--config FILE] [--owner NAME]\n"
+	"       attest-relay enroll revoke [--config FILE] SERIAL ... | --owner NAME\n"
 	"\n"
 	"Joins clients in a cloud to attestation services behind NAT, and reads nothing of what\n"
 	"passes.\n"
@@ -53,6 +58,12 @@ static const char usage[] =
 	"token new prints a fresh token, once, and the line for the config's owners.\n"
 	"token hash reads a token from standard input and prints that line.\n"
 	"\n"
+	"enroll OWNER prints a code, good once, for which attest-tunnel enroll gets a client\n"
+	"certificate; enroll init makes the CA for that.\n"
+	"\n"
+	"      --label TEXT     for enroll OWNER: whom the code is for, in the log and the list\n"
+	"      --owner NAME     for enroll: the owner\n"
+	"\n"
 	"See attest-relay(8).\n";
 
 struct program {
@@ -65,53 +76,6 @@ struct program {
 	unsigned idle; /* ticks in a row */
 	bool draining;
 };
-
-/* ---- token ---- */
-
-static int print_token(const char *token, bool show)
-{
-	uint8_t hash[TOKEN_HASH_BYTES];
-	char text[TOKEN_HASH_TEXT];
-
-	if (token_hash(token, strlen(token), hash) < 0) {
-		fprintf(stderr, "attest-relay: cannot hash: libcrypto has no SHA-256\n");
-		return 1;
-	}
-	token_format_hash(hash, text);
-	if (show)
-		printf("token (for the owner's token file; it is not shown again):\n%s\n\n"
-		       "for relay.yaml, under the owner's tokens:\n",
-		       token);
-	printf("%s\n", text);
-	return 0;
-}
-
-static int token_command(int argc, char **argv)
-{
-	char token[TOKEN_TEXT_MAX], *why = NULL;
-	bool exposed;
-	int r;
-
-	if (argc == 3 && strcmp(argv[2], "new") == 0) {
-		if (token_new(token) < 0) {
-			fprintf(stderr, "attest-relay: no random numbers to be had\n");
-			return 1;
-		}
-		r = print_token(token, true);
-	} else if (argc == 3 && strcmp(argv[2], "hash") == 0) {
-		if (token_read_file("/dev/stdin", token, &exposed, &why) < 0) {
-			fprintf(stderr, "attest-relay: %s\n", why ? why : "out of memory");
-			free(why);
-			return 1;
-		}
-		r = print_token(token, false);
-	} else {
-		fputs(usage, stderr);
-		return EXIT_USAGE;
-	}
-	token_wipe(token);
-	return r;
-}
 
 /* ---- running ---- */
 
@@ -263,6 +227,11 @@ static void fill_sandbox(struct sandbox_spec *s, const struct relay_config *conf
 	sandbox_file(s, path);
 	sandbox_file(s, config->tls.certificate);
 	sandbox_file(s, config->tls.key);
+	if (config->enrolment.ca) {
+		sandbox_file(s, config->enrolment.ca);
+		sandbox_file(s, config->enrolment.key);
+		sandbox_folder(s, config->enrolment.folder, SANDBOX_READ | SANDBOX_WRITE);
+	}
 	sandbox_listener(s, &config->metrics);
 	for (size_t i = 0; i < config->n_listeners; i++) {
 		sandbox_listener(s, &config->listeners[i].address);
@@ -342,6 +311,19 @@ static struct relay_config *load(const char *path)
 	return config;
 }
 
+/* What is no daemon. */
+static int command(int argc, char **argv)
+{
+	int status;
+
+	if (strcmp(argv[0], "enroll") == 0)
+		return (status = enroll_command(argc, argv)) < 0 ? EXIT_USAGE : status;
+	status = token_command(argc, argv);
+	if (status < 0)
+		fputs(usage, stderr);
+	return status < 0 ? EXIT_USAGE : status;
+}
+
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
@@ -358,8 +340,8 @@ int main(int argc, char **argv)
 	struct relay_config *config;
 	int o, r = 0;
 
-	if (argc > 1 && strcmp(argv[1], "token") == 0)
-		return token_command(argc, argv);
+	if (argc > 1 && (strcmp(argv[1], "token") == 0 || strcmp(argv[1], "enroll") == 0))
+		return command(argc - 1, argv + 1);
 	while ((o = getopt_long(argc, argv, "c:hV", options, NULL)) != -1) {
 		switch (o) {
 		case 'c':

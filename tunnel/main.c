@@ -41,6 +41,7 @@
 #include "relay/worker.h"
 #include "tunnel/agent.h"
 #include "tunnel/egress.h"
+#include "tunnel/enroll.h"
 #include "tunnel/hello.h"
 #include "tunnel/instance.h"
 #include "tunnel/local.h"
@@ -457,9 +458,12 @@ static int run(const struct options *o)
 
 int main(int argc, char **argv)
 {
-	struct options o = options_read(argc, argv);
+	struct options o;
 	int status = STATUS_ORDERLY;
 
+	if (argc > 1 && strcmp(argv[1], "enroll") == 0)
+		return enroll_run(argc - 1, argv + 1);
+	o = options_read(argc, argv);
 	switch (o.action) {
 	case OPTIONS_DONE:
 		return o.status;

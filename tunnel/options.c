@@ -26,6 +26,7 @@ static const char help[] =
 	"Usage: attest-tunnel --relay ADDRESS --token-file FILE --service NAME=ADDRESS [...]\n"
 	"       attest-tunnel --relay ADDRESS --local ADDRESS=service:NAME.OWNER [...]\n"
 	"       attest-tunnel --config FILE [...]\n"
+	"       attest-tunnel enroll --relay ADDRESS [--folder DIR] [--code-file FILE] [...]\n"
 	"\n"
 	"Connects out to an attest-relay and offers local services behind it: its clients reach\n"
 	"them as NAME.OWNER, with OWNER given by the token. Or gives local ports to services\n"

@@ -39,8 +39,7 @@ static struct authority *load(const char *certificate, const char *key)
 {
 	bool exposed = true;
 	char *why = NULL;
-	struct authority *a =
-		authority_load(path_of(certificate), path_of(key), &exposed, &why);
+	struct authority *a = authority_load(path_of(certificate), path_of(key), &exposed, &why);
 
 	if (why)
 		fprintf(stderr, "%s\n", why);
@@ -93,9 +92,9 @@ static void test_load(void)
 static char *request_of(EVP_PKEY *key, EVP_PKEY *signer, size_t *len)
 {
 	X509_REQ *r = X509_REQ_new();
-	X509_EXTENSION *san = X509V3_EXT_conf_nid(
-		NULL, NULL, NID_subject_alt_name,
-		"DNS:relay.test,URI:" AUTHORITY_OWNER_URI "mallory,email:a@b.test");
+	X509_EXTENSION *san = X509V3_EXT_conf_nid(NULL, NULL, NID_subject_alt_name,
+						  "DNS:relay.test,URI:" AUTHORITY_OWNER_URI
+						  "mallory,email:a@b.test");
 	X509_EXTENSION *ca =
 		X509V3_EXT_conf_nid(NULL, NULL, NID_basic_constraints, "critical,CA:TRUE");
 	X509_EXTENSION *usage =
@@ -255,7 +254,7 @@ static void test_keys(void)
 	EVP_PKEY *good[] = { EVP_EC_gen("P-256"), EVP_EC_gen("P-384"), EVP_RSA_gen(2048),
 			     EVP_PKEY_Q_keygen(NULL, NULL, "ED25519") };
 	EVP_PKEY *bad[] = { EVP_EC_gen("P-521"), EVP_EC_gen("P-224"), EVP_EC_gen("secp256k1"),
-			    EVP_RSA_gen(1024), EVP_RSA_gen(2047), EVP_RSA_gen(4104),
+			    EVP_RSA_gen(1024),   EVP_RSA_gen(2047),   EVP_RSA_gen(4104),
 			    explicit_curve() };
 	struct authority_certificate got;
 

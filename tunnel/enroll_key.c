@@ -1,0 +1,197 @@
+/*
+ * enroll_key: a new key, the request for its certificate, and the two files they end up in.
+ *
+ * Theory of operation: the key is on the disk, as key.pem.new, before anything is asked for: a
+ * certificate whose key could not be kept would be lost, and the code with it. Only when the
+ * certificate has come, and fits, does it get its name; so an enrolment that fails leaves nothing
+ * behind, and one that is killed leaves a file that the next one replaces.
+ */
+#include "tunnel/enroll_key.h"
+
+#include <errno.h>
+#include <openssl/crypto.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/x509v3.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "relay/atomic_file.h"
+#include "relay/authority.h"
+
+/* Sets *why; returns r. */
+static __attribute__((format(printf, 3, 4))) int say(int r, char **why, const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	if (vasprintf(why, fmt, args) < 0)
+		*why = NULL;
+	va_end(args);
+	return r;
+}
+
+static int no_password(char *buf, int size, int writing, void *arg)
+{
+	return -1; /* and never a prompt: what is read came from afar */
+}
+
+/* ---- before ---- */
+
+static int check_free(const struct enroll_key *k, char **why)
+{
+	const char *const paths[] = { k->key_path, k->certificate_path };
+
+	for (unsigned i = 0; i < 2 && !k->force; i++)
+		if (access(paths[i], F_OK) == 0)
+			return say(-EEXIST, why,
+				   "%s is there already; give another --folder, or --force to "
+				   "replace key and certificate",
+				   paths[i]);
+	return 0;
+}
+
+static int save_key(struct enroll_key *k, char **why)
+{
+	BIO *pem = BIO_new(BIO_s_secmem());
+	char *data;
+	long len;
+	int r = -EIO;
+
+	if (pem && PEM_write_bio_PrivateKey(pem, k->key, NULL, NULL, 0, NULL, NULL)) {
+		len = BIO_get_mem_data(pem, &data);
+		r = atomic_file_write(k->new_path, data, (size_t)len, 0600, ATOMIC_FILE_SYNC);
+	}
+	BIO_free(pem); /* which wipes it */
+	return r < 0 ? say(r, why, "cannot write %s: %s", k->new_path, strerror(-r)) : 0;
+}
+
+int enroll_key_make(struct enroll_key *k, const char *folder, bool force, char **why)
+{
+	int r;
+
+	*k = (struct enroll_key){ .force = force };
+	*why = NULL;
+	if (asprintf(&k->key_path, "%s/key.pem", folder) < 0)
+		k->key_path = NULL;
+	if (asprintf(&k->certificate_path, "%s/certificate.pem", folder) < 0)
+		k->certificate_path = NULL;
+	if (asprintf(&k->new_path, "%s/key.pem.new", folder) < 0)
+		k->new_path = NULL;
+	if (!k->key_path || !k->certificate_path || !k->new_path)
+		return -ENOMEM;
+	if (mkdir(folder, 0700) < 0 && errno != EEXIST)
+		return say(-errno, why, "cannot make the folder %s: %s", folder, strerror(errno));
+	r = check_free(k, why);
+	if (r < 0)
+		return r;
+	k->key = EVP_EC_gen("P-256");
+	return k->key ? save_key(k, why) : say(-EIO, why, "libcrypto cannot make a key");
+}
+
+char *enroll_key_request(const struct enroll_key *k)
+{
+	X509_REQ *r = X509_REQ_new();
+	BIO *pem = BIO_new(BIO_s_mem());
+	char *data, *text = NULL;
+	long len;
+
+	/* no subject: the relay knows by the code whose it is */
+	if (r && pem && X509_REQ_set_pubkey(r, k->key) && X509_REQ_sign(r, k->key, EVP_sha256()) &&
+	    PEM_write_bio_X509_REQ(pem, r)) {
+		len = BIO_get_mem_data(pem, &data);
+		text = strndup(data, (size_t)len);
+	}
+	X509_REQ_free(r);
+	BIO_free(pem);
+	return text;
+}
+
+/* ---- after ---- */
+
+static void read_owner(X509 *x, struct enroll_owner *owner)
+{
+	const size_t prefix = sizeof(AUTHORITY_OWNER_URI) - 1;
+	GENERAL_NAMES *names = X509_get_ext_d2i(x, NID_subject_alt_name, NULL, NULL);
+	struct tm tm;
+
+	*owner = (struct enroll_owner){ .name = "" };
+	for (int i = 0; i < sk_GENERAL_NAME_num(names); i++) {
+		const GENERAL_NAME *name = sk_GENERAL_NAME_value(names, i);
+		const char *uri;
+
+		if (name->type != GEN_URI)
+			continue;
+		uri = (const char *)ASN1_STRING_get0_data(name->d.uniformResourceIdentifier);
+		if (strncmp(uri, AUTHORITY_OWNER_URI, prefix) == 0)
+			snprintf(owner->name, sizeof(owner->name), "%s", uri + prefix);
+	}
+	GENERAL_NAMES_free(names);
+	if (ASN1_TIME_to_tm(X509_get0_notAfter(x), &tm) == 1)
+		strftime(owner->until, sizeof(owner->until), "%Y-%m-%dT%H:%M:%SZ", &tm);
+}
+
+/* Written to a terminal later. */
+static bool is_plain(const char *text)
+{
+	for (; *text; text++)
+		if (*text < ' ' || *text > '~')
+			return false;
+	return true;
+}
+
+static int place(struct enroll_key *k, const char *pem, size_t len, char **why)
+{
+	/* without force nothing is replaced, whoever made it since check_free */
+	const unsigned flags = k->force ? 0 : ATOMIC_FILE_NEW;
+	int r = atomic_file_move(k->new_path, k->key_path, flags);
+
+	if (r < 0)
+		return say(r, why, "cannot write %s: %s", k->key_path, strerror(-r));
+	free(k->new_path);
+	k->new_path = NULL;
+	r = atomic_file_write(k->certificate_path, pem, len, 0644, ATOMIC_FILE_SYNC | flags);
+	return r < 0 ? say(r, why, "cannot write %s: %s", k->certificate_path, strerror(-r)) : 0;
+}
+
+int enroll_key_finish(struct enroll_key *k, const char *pem, size_t len, struct enroll_owner *owner,
+		      char **why)
+{
+	BIO *in = BIO_new_mem_buf(pem, (int)len);
+	X509 *x = in ? PEM_read_bio_X509(in, NULL, no_password, NULL) : NULL;
+	int r = 0;
+
+	*why = NULL;
+	if (!x)
+		r = say(-EBADMSG, why, "what came from the relay is no certificate");
+	else if (X509_check_private_key(x, k->key) != 1)
+		r = say(-EBADMSG, why,
+			"the certificate that came from the relay is for another "
+			"key");
+	if (r == 0) {
+		read_owner(x, owner);
+		if (!is_plain(owner->name))
+			owner->name[0] = '\0';
+		r = place(k, pem, len, why);
+	}
+	BIO_free(in);
+	X509_free(x);
+	ERR_clear_error();
+	return r;
+}
+
+void enroll_key_deinit(struct enroll_key *k)
+{
+	EVP_PKEY_free(k->key);
+	if (k->new_path && k->key) /* else it is not ours */
+		unlink(k->new_path);
+	free(k->key_path);
+	free(k->certificate_path);
+	free(k->new_path);
+	*k = (struct enroll_key){ 0 };
+}
