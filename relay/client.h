@@ -16,12 +16,14 @@
 
 struct conduit;
 struct identity;
+struct source;
 
 #define CLIENT_SUBJECT_MAX 257 /* 64 characters (X.520), each of at most 4 bytes, and a NUL */
 
 struct client {
 	struct peer peer;  /* who it is: as the kernel says, or its proxy */
 	struct peer proxy; /* family 0: the kernel; else the real other end, which said so */
+	struct source *source; /* its connection counts there, and holds it: relay/gateway.h */
 	struct peer to;    /* the address it connected to; family 0: nobody asked */
 	/* The relay's own TLS with it. */
 	const char *tls_version;          /* static; NULL: none */

@@ -111,13 +111,15 @@ static bool say(struct conduit *c, const struct verdict *v, const char *type, co
 
 /*
  * All that becomes known of an attempt to enrol comes by here: who, what was decided, and why. For
- * counters and the log; the place for whoever keeps an audit or counts a source's failures.
+ * counters, the log and its source's failures; the place for whoever keeps an audit.
  */
 static void note_refused(struct listener *l, struct worker *w, const struct client *client,
 			 const struct verdict *v, const char *detail)
 {
 	counter_add(&w->counters.value[COUNTER_ENROLMENTS_REFUSED], 1);
 	opening_log_refused(w, l->config->name, client, "enrolment", v->why, detail);
+	if (v->why == REASON_BAD_CREDENTIAL)
+		gateway_failed_to_authenticate(client, worker_now(w));
 }
 
 static void note_granted(const struct enrolment *e, const struct issued *record)
@@ -146,7 +148,7 @@ static void refuse(struct listener *l, struct worker *w, struct conduit *c,
 
 	note_refused(l, w, client, v, detail);
 	say(c, v, "text/plain; charset=utf-8", body, (size_t)len);
-	linger_close(c, gateway_on_connection_over, l->gateway);
+	linger_close(c, gateway_on_connection_over, client->source);
 }
 
 /* ---- the end ---- */
@@ -185,11 +187,11 @@ static void end(struct enrolment *e, const struct verdict *v, const char *detail
 
 static void vanish(struct enrolment *e, enum reason why)
 {
-	struct gateway *g = e->listener->gateway;
+	struct source *source = e->client.source;
 
 	counter_add(&e->worker->counters.refused[why], 1);
 	conduit_close(leave(e), why);
-	gateway_connection_over(g);
+	gateway_connection_over(source);
 }
 
 /* As of now: a reload may have taken an owner away. */
@@ -249,7 +251,7 @@ static void grant(struct enrolment *e, const struct codes_grant *good,
 	if (!say(e->conduit, &granted, "application/pem-certificate-chain", made->pem, made->len))
 		log_warning("%s was gone before it had its certificate %s", record.client,
 			    record.serial);
-	linger_close(leave(e), gateway_on_connection_over, e->listener->gateway);
+	linger_close(leave(e), gateway_on_connection_over, e->client.source);
 }
 
 static void sign(struct enrolment *e, const struct codes_grant *good)

@@ -89,22 +89,92 @@ static const char *begin(struct gateway *g, unsigned descriptors)
 	return short_of;
 }
 
+static void end(struct gateway *g, unsigned descriptors)
+{
+	atomic_fetch_sub_explicit(&g->connections, 1, memory_order_relaxed);
+	atomic_fetch_sub_explicit(&g->descriptors, descriptors, memory_order_relaxed);
+}
+
 const char *gateway_connection_begin(struct gateway *g)
 {
 	const char *short_of = begin(g, 2);
 
 	if (short_of)
-		gateway_connection_over(g);
+		end(g, 2);
 	return short_of;
 }
 
-const char *gateway_stream_begin(struct gateway *g)
+void gateway_connection_none(struct gateway *g)
 {
-	const char *short_of = begin(g, 1);
+	end(g, 2);
+}
 
-	if (short_of)
-		gateway_stream_over(g);
-	return short_of;
+static void leave(struct source *source)
+{
+	quota_give(&source->quota, QUOTA_CONNECTIONS);
+	source_put(source);
+}
+
+enum reason gateway_connection_from(struct gateway *g, struct client *client, uint64_t now,
+				    const char **setting)
+{
+	struct source *s = sources_get(g->tenants.sources, &client->peer, now);
+	bool blocked = source_is_blocked(s, &client->peer, now);
+
+	if (client->source)
+		leave(client->source);
+	client->source = NULL;
+	if (!blocked && quota_take(&s->quota, QUOTA_CONNECTIONS)) {
+		client->source = s;
+		return REASON_NONE;
+	}
+	source_put(s);
+	end(g, 2);
+	*setting = blocked ? "penalties" : "limits.per_source.connections";
+	return blocked ? REASON_PENALTY : REASON_SOURCE_LIMIT;
+}
+
+void gateway_connection_unknown(struct gateway *g, struct client *client)
+{
+	client->source = sources_unknown(g->tenants.sources);
+	quota_count(&client->source->quota, QUOTA_CONNECTIONS);
+}
+
+void gateway_connection_over(struct source *source)
+{
+	end(gateway_of_source(source), 2);
+	leave(source);
+}
+
+void gateway_failed_to_authenticate(const struct client *client, uint64_t now)
+{
+	char from[CLIENT_TEXT_MAX];
+
+	if (source_failed(client->source, &client->peer, now))
+		log_limited(LOG_LEVEL_WARNING, NULL, 0,
+			    "%s has failed to authenticate too often: blocked (penalties)",
+			    client_format(client, from, sizeof(from)));
+}
+
+enum reason gateway_stream_begin(struct source *source, const char **setting)
+{
+	struct gateway *g = gateway_of_source(source);
+
+	*setting = "limits.per_source.connections";
+	if (!quota_take(&source->quota, QUOTA_CONNECTIONS))
+		return REASON_SOURCE_LIMIT;
+	source_hold(source);
+	*setting = begin(g, 1);
+	if (!*setting)
+		return REASON_NONE;
+	gateway_stream_over(source);
+	return REASON_LIMIT;
+}
+
+void gateway_stream_over(struct source *source)
+{
+	end(gateway_of_source(source), 1);
+	leave(source);
 }
 
 /* Ends what is not allowed any more: by its time, and, all: by the settings. */
@@ -195,6 +265,7 @@ static bool make_worker(struct gateway *g, unsigned index)
 	gw->worker = w;
 	gw->settings = settings_ref(g->settings);
 	gw->joined_last = &gw->joined;
+	gw->handshakes.tenants = &g->tenants;
 	w->user = gw;
 	g->workers[g->n_workers++] = w;
 	timer_set(w, &gw->sweep, SWEEP_MS, on_sweep);
@@ -220,6 +291,8 @@ static bool make_workers(struct gateway *g)
 	for (unsigned i = 0; i < n; i++) {
 		if (!make_worker(g, i))
 			return false;
+		gateway_worker(g->workers[i])->handshakes.max =
+			(g->config->limits.handshakes + n - 1) / n;
 		if (g->pipes_max / n < WORKER_PIPES_MAX)
 			g->workers[i]->pipes_max = (unsigned)(g->pipes_max / n);
 		if (g->workers[i]->pipes_max < PIPES_MIN)
@@ -238,7 +311,8 @@ bool gateway_prepare(struct gateway *g)
 	if (!g->settings || !bind_all(g))
 		return false;
 	g->health = health_new(g->config);
-	if (!g->registry || !g->health || !make_splice_specs(g) || !make_workers(g) ||
+	if (!g->registry || !g->health || !tenants_init(&g->tenants, g->config, g) ||
+	    !make_splice_specs(g) || !make_workers(g) ||
 	    probes_new(&g->probes, g->workers[0], g->config, g->health) < 0) {
 		log_error("cannot make the workers: %s", strerror(errno));
 		return false;
@@ -333,14 +407,14 @@ bool gateway_is_idle(const struct gateway *g)
 	return live == 0;
 }
 
-void gateway_on_connection_over(void *gateway)
+void gateway_on_connection_over(void *source)
 {
-	gateway_connection_over(gateway);
+	gateway_connection_over(source);
 }
 
-void gateway_on_stream_over(void *gateway)
+void gateway_on_stream_over(void *source)
 {
-	gateway_stream_over(gateway);
+	gateway_stream_over(source);
 }
 
 static void on_ending(struct timer *t)
@@ -411,5 +485,6 @@ void gateway_deinit(struct gateway *g)
 	registry_free(g->registry);
 	probes_free(g->probes);
 	health_free(g->health);
+	tenants_deinit(&g->tenants);
 	settings_unref(g->settings);
 }

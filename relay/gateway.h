@@ -13,9 +13,11 @@
 
 #include "config/config.h"
 #include "relay/client.h"
+#include "relay/handshake.h"
 #include "relay/listener.h"
 #include "relay/settings.h"
 #include "relay/splice.h"
+#include "relay/tenants.h"
 
 #define WORKERS_MAX 256
 #define GATEWAY_WEBSOCKET_PATH "/connect/" /* and a service's name */
@@ -99,6 +101,7 @@ struct gateway_worker {
 	struct listener *listeners;
 	struct proxied *proxied;  /* list: those whose PROXY header comes before the intake */
 	struct intake *intakes;	  /* list */
+	struct handshakes handshakes; /* of proxied, intakes and tunnels */
 	struct enrolment *enrolments; /* list */
 	unsigned n_enrolments;
 	struct opening *openings; /* list: on their way */
@@ -117,6 +120,7 @@ struct gateway {
 	/* What it was started with: listeners, services and all else that no reload changes. */
 	const struct relay_config *config;
 	struct settings *settings; /* in effect, for the main thread; workers have their own */
+	struct tenants tenants;
 	struct registry *registry;
 	struct health *health;
 	struct audit *audit; /* NULL: none; main's */
@@ -137,7 +141,6 @@ struct gateway {
 	atomic_uint_fast64_t connections; /* clients and agents, from accept to the end */
 	/* Set aside: one for each connection, and one for its target unless that has none. */
 	atomic_uint_fast64_t descriptors;
-	atomic_uint_fast64_t parked;
 	atomic_uint_fast64_t moving; /* openings on their way to another worker */
 	atomic_uint_fast64_t next_id; /* of streams and tunnels, for logs and look-ups */
 	atomic_bool draining, ending;
@@ -176,22 +179,35 @@ static inline const struct splice_spec *gateway_splice_spec(const struct gateway
  * what there is too little of: nothing has been counted then.
  */
 const char *gateway_connection_begin(struct gateway *g);
+/* There was none after all. */
+void gateway_connection_none(struct gateway *g);
+/*
+ * It is there, and client->peer is who it is: counts it with its source (and no more with the one
+ * it has been of so far), which it then holds until gateway_connection_over. Or why it may not stay
+ * (SOURCE_LIMIT, PENALTY) and the setting that says so; it is over then.
+ */
+enum reason gateway_connection_from(struct gateway *g, struct client *client, uint64_t now,
+				    const char **setting);
+/* The same of one by a proxy that has not told whose it is: it has no limits until it is told. */
+void gateway_connection_unknown(struct gateway *g, struct client *client);
+
+static inline struct gateway *gateway_of_source(const struct source *s)
+{
+	return sources_user(s);
+}
+
+/* Whoever came by this connection has not shown who it is: see penalties. */
+void gateway_failed_to_authenticate(const struct client *client, uint64_t now);
 
 /* One accepted connection is gone. */
-static inline void gateway_connection_over(struct gateway *g)
-{
-	atomic_fetch_sub_explicit(&g->connections, 1, memory_order_relaxed);
-	atomic_fetch_sub_explicit(&g->descriptors, 2, memory_order_relaxed);
-}
+void gateway_connection_over(struct source *source);
 
-/* The same of a stream in a client's connection: it has no descriptor, only its target will. */
-const char *gateway_stream_begin(struct gateway *g);
-
-static inline void gateway_stream_over(struct gateway *g)
-{
-	atomic_fetch_sub_explicit(&g->connections, 1, memory_order_relaxed);
-	atomic_fetch_sub_explicit(&g->descriptors, 1, memory_order_relaxed);
-}
+/*
+ * The same of a stream in a client's connection: it has no descriptor, only its target will.
+ * REASON_NONE, or why not.
+ */
+enum reason gateway_stream_begin(struct source *source, const char **setting);
+void gateway_stream_over(struct source *source);
 
 /*
  * It is a tunnel or an HTTP/2 client's, or is joined to a stream in a tunnel: the target's
@@ -209,8 +225,8 @@ static inline void gateway_target_restored(struct gateway *g)
 }
 
 /* The same as callbacks. */
-void gateway_on_connection_over(void *gateway);
-void gateway_on_stream_over(void *gateway);
+void gateway_on_connection_over(void *source);
+void gateway_on_stream_over(void *source);
 
 /* What is in effect in this worker, for as long as the turn lasts. */
 static inline const struct settings *gateway_settings(const struct worker *w)

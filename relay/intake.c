@@ -12,9 +12,9 @@
  *              certificate yet. What came behind the head is given back; with it the heads of
  *              WebSockets, and HTTP/2's preface.
  *
- * One timer (timeouts.handshake) covers all three. Every way out leads to an opening, to the side of
- * tunnels, HTTP/2 or WebSockets, to enrolment, or to refuse(). Memory: HTTPHEAD_MAX while a head is
- * read.
+ * One timer (timeouts.handshake) covers all three, and so does a struct handshake. Every way out
+ * leads to an opening, to the side of tunnels, HTTP/2 or WebSockets, to enrolment, or to refuse().
+ * Memory: HTTPHEAD_MAX while a head is read.
  *
  * Longer than other files: which door it is, is decided in one place.
  */
@@ -52,6 +52,7 @@ struct intake {
 	struct worker *worker;
 	int fd;			    /* PEEKING */
 	struct edge edge;	    /* PEEKING */
+	struct handshake handshake;
 	struct tls_handshake *shake; /* SHAKING */
 	struct conduit *conduit;    /* READING */
 	bool secure;		    /* READING inside TLS */
@@ -73,6 +74,7 @@ static void on_free(struct reapable *r)
 static void leave(struct intake *i)
 {
 	timer_cancel(i->worker, &i->timer);
+	handshake_end(&i->handshake);
 	*i->prevp = i->next;
 	if (i->next)
 		i->next->prevp = i->prevp;
@@ -97,11 +99,13 @@ static void log_refusal(const struct intake *i, const char *wanted, enum reason 
 static struct conduit *take_conduit(struct intake *i)
 {
 	struct conduit *c = fd_conduit_of(i->worker, i->fd, client_family(&i->client));
+	struct source *source;
 
 	if (!c) {
 		log_refusal(i, "", REASON_NO_MEMORY, "");
-		gateway_connection_over(i->listener->gateway);
+		source = i->client.source;
 		leave(i);
+		gateway_connection_over(source);
 		return NULL;
 	}
 	edge_forget(&i->edge);
@@ -113,7 +117,7 @@ static struct conduit *take_conduit(struct intake *i)
 static void refuse(struct intake *i, enum door door, enum reason why, const char *wanted,
 		   const char *detail)
 {
-	struct gateway *g = i->listener->gateway;
+	struct source *source = i->client.source;
 	struct conduit *c = i->conduit;
 
 	if (!c && i->fd >= 0) {
@@ -126,17 +130,19 @@ static void refuse(struct intake *i, enum door door, enum reason why, const char
 	leave(i);
 	if (c)
 		refusal_send(c, door, why, *detail ? detail : reason_explanation(why),
-			     gateway_on_connection_over, g);
+			     gateway_on_connection_over, source);
 	else
-		gateway_connection_over(g);
+		gateway_connection_over(source);
 }
 
 /* Gone before it said anything worth an answer; not worth a line either (health checks). */
 static void vanish(struct intake *i, enum reason why)
 {
+	struct source *source = i->client.source;
+
 	opening_log_vanished(i->worker, i->listener->config->name, &i->client, why);
-	gateway_connection_over(i->listener->gateway);
 	leave(i);
+	gateway_connection_over(source);
 }
 
 static void open_route(struct intake *i, struct conduit *c, enum door door,
@@ -158,6 +164,7 @@ static enum reason judge(const struct intake *i)
 
 	if (!l->client_ca || l->client_certificates == CERTIFICATES_OPTIONAL || i->client.verified)
 		return REASON_NONE;
+	gateway_failed_to_authenticate(&i->client, worker_now(i->worker));
 	return REASON_FORBIDDEN;
 }
 
@@ -460,6 +467,13 @@ static void on_deadline(struct timer *t)
 	refuse(i, i->conduit ? DOOR_CONNECT : DOOR_STATIC, REASON_HANDSHAKE_TIMEOUT, "", "");
 }
 
+/* Too many; reset, since a lingering close would hold it for as long again. */
+static void on_dropped(struct handshake *h)
+{
+	refuse((struct intake *)((char *)h - offsetof(struct intake, handshake)), DOOR_STATIC,
+	       REASON_HANDSHAKE_LIMIT, "", "limits.handshakes");
+}
+
 /* A static listener: the listener says it all. */
 static void open_static(struct listener *l, int fd, const struct client *client)
 {
@@ -471,7 +485,7 @@ static void open_static(struct listener *l, int fd, const struct client *client)
 
 		opening_log_refused(l->worker, l->config->name, client, l->config->service, why,
 				    "");
-		gateway_connection_over(l->gateway);
+		gateway_connection_over(client->source);
 		if (c)
 			conduit_close(c, why);
 		else
@@ -497,7 +511,7 @@ void intake_new(struct listener *l, int fd, const struct client *client, uint64_
 	if (!i) {
 		opening_log_refused(l->worker, l->config->name, &who, "", REASON_NO_MEMORY, "");
 		close(fd);
-		gateway_connection_over(l->gateway);
+		gateway_connection_over(client->source);
 		return;
 	}
 	i->listener = l;
@@ -513,7 +527,9 @@ void intake_new(struct listener *l, int fd, const struct client *client, uint64_
 	gw->intakes = i;
 	counter_add(&i->worker->counters.value[COUNTER_LIVE_INTAKES], 1);
 	timer_set(i->worker, &i->timer, ms, on_deadline);
-	if (edge_watch(i->worker, &i->edge, fd, EPOLLIN | EPOLLRDHUP, on_peek) < 0)
+	if (!handshake_begin(&gw->handshakes, &i->handshake, i->client.source, on_dropped))
+		refuse(i, DOOR_STATIC, REASON_SOURCE_LIMIT, "", "limits.per_source.handshakes");
+	else if (edge_watch(i->worker, &i->edge, fd, EPOLLIN | EPOLLRDHUP, on_peek) < 0)
 		vanish(i, REASON_NO_MEMORY);
 }
 

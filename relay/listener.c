@@ -2,7 +2,8 @@
  * listener: the gateway's side of accepting.
  *
  * Theory of operation: an acceptor on the socket that all workers share; each connection is counted
- * against the gateway's limit, then it is an intake's, or its PROXY header is read first.
+ * against the gateway's limit and its source's, then it is an intake's, or its PROXY header is read
+ * first, which says who its source is.
  */
 #include "relay/listener.h"
 
@@ -11,10 +12,15 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
+#include "relay/conduit.h"
+#include "relay/fd.h"
 #include "relay/gateway.h"
 #include "relay/intake.h"
+#include "relay/opening.h"
 #include "relay/proxied.h"
+#include "relay/worker.h"
 
 static struct listener *of(struct acceptor *a)
 {
@@ -28,20 +34,38 @@ static const char *on_admit(struct acceptor *a)
 
 static void on_none(struct acceptor *a)
 {
-	gateway_connection_over(of(a)->gateway);
+	gateway_connection_none(of(a)->gateway);
 }
 
 static void on_accepted(struct acceptor *a, int fd, const struct peer *peer)
 {
 	struct listener *l = of(a);
+	const char *setting;
 	struct client client;
+	enum reason why;
 
 	if (l->config->proxy_protocol) {
 		proxied_new(l, fd, peer);
 		return;
 	}
 	client_init(&client, peer);
-	intake_new(l, fd, &client, gateway_settings(l->worker)->config->timeouts.handshake);
+	why = gateway_connection_from(l->gateway, &client, worker_now(l->worker), &setting);
+	if (why != REASON_NONE)
+		listener_refuse(l, fd, &client, why, setting);
+	else
+		intake_new(l, fd, &client, gateway_settings(l->worker)->config->timeouts.handshake);
+}
+
+void listener_refuse(const struct listener *l, int fd, const struct client *client, enum reason why,
+		     const char *detail)
+{
+	struct conduit *c = fd_conduit_of(l->worker, fd, client_family(client));
+
+	opening_log_refused(l->worker, l->config->name, client, "", why, detail);
+	if (c)
+		conduit_close(c, why);
+	else
+		close(fd);
 }
 
 static const struct acceptor_events events = {

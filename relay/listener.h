@@ -10,7 +10,9 @@
 
 #include "config/config.h"
 #include "relay/acceptor.h"
+#include "relay/reason.h"
 
+struct client;
 struct gateway;
 struct worker;
 
@@ -27,6 +29,9 @@ struct listener *listener_new(struct gateway *g, struct worker *w,
 			      const struct listener_config *config, int fd);
 /* No more accepts; streams that came by it go on. */
 void listener_stop(struct listener *l);
+/* Turns away who may not come in: reset, counted and logged. fd is consumed; counts are not. */
+void listener_refuse(const struct listener *l, int fd, const struct client *client, enum reason why,
+		     const char *detail);
 struct listener *listener_free(struct listener *l); /* NULL is fine; fd stays */
 
 #endif

@@ -10,8 +10,9 @@
  * had been sent to the client yet. What only the way there needed (struct search) is given back
  * when joined.
  *
- * Limits: all of them by limits.connections, in which a stream behind a crossing counts until both
- * of its ends are gone: its bytes may wait for its client.
+ * Limits: those of its source, its client and the service's owner (tenants.h), from its beginning
+ * to its end; all of them by limits.connections, in which a stream behind a crossing counts until
+ * both of its ends are gone: its bytes may wait for its client.
  */
 #include "relay/opening.h"
 
@@ -90,7 +91,7 @@ static void on_free(struct reapable *r)
 }
 
 /* Tells that the client's connection is gone for good. NULL: somebody else tells it. */
-static void (*counter_of(const struct opening *o))(void *gateway)
+static void (*counter_of(const struct opening *o))(void *source)
 {
 	if (o->crossed)
 		return NULL;
@@ -99,23 +100,23 @@ static void (*counter_of(const struct opening *o))(void *gateway)
 
 static void release(struct opening *o)
 {
-	void (*over)(void *gateway) = counter_of(o);
+	void (*over)(void *source) = counter_of(o);
 
 	search_end(o);
+	claim_end(&o->claim);
 	registry_unload(o->load);
 	if (!o->splice)
 		opening_count(o, COUNTER_LIVE_OPENINGS, -1);
 	opening_delist(o);
 	if (over && !o->lingers)
-		over(opening_gateway(o));
+		over(o->source);
 	worker_reap(o->worker, &o->reapable);
 }
 
 /* The client gets no target. */
 void opening_refuse(struct opening *o, enum reason why)
 {
-	void (*over)(void *gateway) = counter_of(o);
-	struct gateway *g = opening_gateway(o);
+	void (*over)(void *source) = counter_of(o);
 	struct conduit *client = o->client;
 	char about[256];
 
@@ -125,7 +126,7 @@ void opening_refuse(struct opening *o, enum reason why)
 	release(o);
 	snprintf(about, sizeof(about), "%s: %s", o->service, reason_explanation(why));
 	if (o->lingers)
-		refusal_send(client, o->door, why, about, over, g);
+		refusal_send(client, o->door, why, about, over, o->source);
 	else
 		conduit_close(client, why);
 }
@@ -140,7 +141,7 @@ void opening_on_splice_end(struct splice *s, enum reason why)
 	    s->half[TGT].bytes == 0 && o->door == DOOR_SNI) {
 		/* the client waits for a ServerHello: an alert says more than a reset */
 		refusal_send(s->side[INI], DOOR_SNI, why, "", gateway_on_connection_over,
-			     opening_gateway(o));
+			     o->source);
 		s->side[INI] = NULL; /* consumed */
 		o->lingers = true;
 	}
@@ -273,15 +274,20 @@ enum reason opening_judge(struct opening *o)
 
 static void begin(struct opening *o)
 {
+	const char *detail = "no entry of clients allows it (attest-relay.yaml(5))";
 	enum reason why = opening_judge(o);
 
+	if (why == REASON_NONE)
+		why = claim_stream(&o->claim, &opening_gateway(o)->tenants, o->source, o->service,
+				   o->rule, o->began, &detail);
+	else if (why != REASON_FORBIDDEN)
+		detail = "";
 	if (why == REASON_NONE) {
 		search_begin(o);
 		return;
 	}
-	if (why == REASON_FORBIDDEN)
-		opening_set_text(&o->search->detail,
-				 "no entry of clients allows it (attest-relay.yaml(5))");
+	if (*detail)
+		opening_set_text(&o->search->detail, detail);
 	opening_refuse(o, why);
 }
 
@@ -297,9 +303,9 @@ void opening_new(struct listener *l, struct worker *w, struct conduit *client, e
 		search_free(f);
 		opening_log_refused(w, l->config->name, who, route->service, REASON_NO_MEMORY, "");
 		if (client->ops->answer)
-			gateway_stream_over(l->gateway);
+			gateway_stream_over(who->source);
 		else
-			gateway_connection_over(l->gateway);
+			gateway_connection_over(who->source);
 		conduit_close(client, REASON_NO_MEMORY);
 		return;
 	}
@@ -313,15 +319,16 @@ void opening_new(struct listener *l, struct worker *w, struct conduit *client, e
 	o->in_session = client->ops->answer;
 	o->reapable.free = on_free;
 	o->search = f;
+	o->source = who->source;
 	memcpy(o->service, route->service, name);
 	opening_enlist(o, &gateway_worker(o->worker)->openings);
 	opening_count(o, COUNTER_LIVE_OPENINGS, 1);
 	if (upgrade)
 		opening_set_text(&f->upgrade, upgrade);
-	if (know_client(o, who, route) && (f->upgrade || !upgrade))
-		begin(o);
-	else
+	if (!know_client(o, who, route) || (upgrade && !f->upgrade))
 		opening_refuse(o, REASON_NO_MEMORY);
+	else
+		begin(o);
 }
 
 static void end_one(struct opening *o, enum reason why)

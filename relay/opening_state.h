@@ -27,6 +27,8 @@ struct opening {
 	char *tunnel;
 	const char *carrier;  /* of that tunnel; static */
 	char *target_address; /* for the audit: the tunnel's agent, or what dialled has led to */
+	struct claim claim; /* what it has of its owner's, source's and client's limits */
+	struct source *source; /* its connection counts there */
 	struct registry_load *load; /* of the tunnel it is in, or on its way to; or NULL */
 	/* Who the client is, and may be until when; see settings.h. */
 	struct identity *identity; /* a reference, or NULL */

@@ -39,6 +39,7 @@ struct proxied {
 	int fd;
 	bool listed; /* by its address it is one of the proxies */
 	struct edge edge;
+	struct handshake handshake;
 	uint64_t deadline;
 	struct timer timer;
 	struct client client;
@@ -55,6 +56,7 @@ static void on_free(struct reapable *r)
 static void leave(struct proxied *p)
 {
 	timer_cancel(p->worker, &p->timer);
+	handshake_end(&p->handshake);
 	edge_forget(&p->edge);
 	*p->prevp = p->next;
 	if (p->next)
@@ -66,17 +68,9 @@ static void leave(struct proxied *p)
 /* A reset: there is no door yet in whose words to say it. */
 static void refuse(struct proxied *p, enum reason why, const char *detail)
 {
-	struct gateway *g = p->listener->gateway;
-	struct conduit *c;
-
-	opening_log_refused(p->worker, p->listener->config->name, &p->client, "", why, detail);
 	leave(p);
-	c = fd_conduit_of(p->worker, p->fd, client_family(&p->client));
-	if (c)
-		conduit_close(c, why);
-	else
-		close(p->fd);
-	gateway_connection_over(g);
+	listener_refuse(p->listener, p->fd, &p->client, why, detail);
+	gateway_connection_over(p->client.source);
 }
 
 /* Gone without a header's worth of bytes (health checks): not worth a line. */
@@ -85,15 +79,24 @@ static void vanish(struct proxied *p, enum reason why)
 	opening_log_vanished(p->worker, p->listener->config->name, &p->client, why);
 	leave(p);
 	close(p->fd);
-	gateway_connection_over(p->listener->gateway);
+	gateway_connection_over(p->client.source);
 }
 
 static void go_on(struct proxied *p)
 {
+	struct gateway *g = p->listener->gateway;
 	uint64_t now = worker_now(p->worker);
+	enum reason why = REASON_NONE;
+	const char *setting;
 
 	leave(p);
-	intake_new(p->listener, p->fd, &p->client, p->deadline > now ? p->deadline - now : 1);
+	if (p->listed) /* only now is it known whose it is */
+		why = gateway_connection_from(g, &p->client, now, &setting);
+	if (why != REASON_NONE)
+		listener_refuse(p->listener, p->fd, &p->client, why, setting);
+	else
+		intake_new(p->listener, p->fd, &p->client,
+			   p->deadline > now ? p->deadline - now : 1);
 }
 
 static void take(struct proxied *p, const struct proxyproto *head)
@@ -157,6 +160,12 @@ static void on_peek(struct edge *e, uint32_t events)
 		judge(p, data, (size_t)n, events & EPOLLRDHUP);
 }
 
+static void on_dropped(struct handshake *h)
+{
+	refuse((struct proxied *)((char *)h - offsetof(struct proxied, handshake)),
+	       REASON_HANDSHAKE_LIMIT, "limits.handshakes");
+}
+
 static void on_deadline(struct timer *t)
 {
 	refuse((struct proxied *)((char *)t - offsetof(struct proxied, timer)),
@@ -179,6 +188,23 @@ static bool is_listed(const struct listener_config *config, const struct peer *p
 	return false;
 }
 
+/* With its source, which nobody but a proxy can tell, if it is one's. False: it is turned away. */
+static bool count(struct proxied *p)
+{
+	const struct listener *l = p->listener;
+	const char *setting;
+	enum reason why;
+
+	if (p->listed) {
+		gateway_connection_unknown(l->gateway, &p->client);
+		return true;
+	}
+	why = gateway_connection_from(l->gateway, &p->client, worker_now(p->worker), &setting);
+	if (why != REASON_NONE)
+		listener_refuse(l, p->fd, &p->client, why, setting);
+	return why == REASON_NONE;
+}
+
 void proxied_new(struct listener *l, int fd, const struct peer *peer)
 {
 	uint64_t ms = gateway_settings(l->worker)->config->timeouts.handshake;
@@ -191,7 +217,7 @@ void proxied_new(struct listener *l, int fd, const struct peer *peer)
 		client_init(&who, peer);
 		opening_log_refused(l->worker, l->config->name, &who, "", REASON_NO_MEMORY, "");
 		close(fd);
-		gateway_connection_over(l->gateway);
+		gateway_connection_none(l->gateway);
 		return;
 	}
 	p->listener = l;
@@ -201,6 +227,10 @@ void proxied_new(struct listener *l, int fd, const struct peer *peer)
 	p->deadline = worker_now(l->worker) + ms;
 	p->reapable.free = on_free;
 	client_init(&p->client, peer);
+	if (!count(p)) {
+		free(p);
+		return;
+	}
 	p->next = gw->proxied;
 	p->prevp = &gw->proxied;
 	if (p->next)
@@ -213,7 +243,9 @@ void proxied_new(struct listener *l, int fd, const struct peer *peer)
 		return;
 	}
 	timer_set(p->worker, &p->timer, ms, on_deadline);
-	if (edge_watch(p->worker, &p->edge, fd, EPOLLIN | EPOLLRDHUP, on_peek) < 0)
+	if (!handshake_begin(&gw->handshakes, &p->handshake, p->client.source, on_dropped))
+		refuse(p, REASON_SOURCE_LIMIT, "limits.per_source.handshakes");
+	else if (edge_watch(p->worker, &p->edge, fd, EPOLLIN | EPOLLRDHUP, on_peek) < 0)
 		vanish(p, REASON_NO_MEMORY);
 }
 

@@ -42,6 +42,15 @@ void quota_limits_init(struct quota_limits *l)
 	atomic_init(&l->bytes_per_second, 0);
 }
 
+void quota_limits_copy(struct quota_limits *to, const struct quota_limits *from)
+{
+	for (unsigned i = 0; i < QUOTA_KINDS; i++)
+		atomic_init(&to->most[i], get(&from->most[i]));
+	atomic_init(&to->memory, get(&from->memory));
+	atomic_init(&to->opens_per_second, get(&from->opens_per_second));
+	atomic_init(&to->bytes_per_second, get(&from->bytes_per_second));
+}
+
 void quota_init(struct quota *q, const struct quota_limits *limits, struct quota *above)
 {
 	q->limits = limits;
@@ -65,6 +74,12 @@ bool quota_take(struct quota *q, enum quota_kind kind)
 		return true;
 	add(&q->refused, 1);
 	return false;
+}
+
+void quota_count(struct quota *q, enum quota_kind kind)
+{
+	if (q)
+		add(&q->used[kind], 1);
 }
 
 void quota_give(struct quota *q, enum quota_kind kind)
@@ -139,16 +154,18 @@ struct quotas {
 	struct table table;
 	struct hash_key key;
 	struct quota *above;
+	const struct quota_limits *initial;
 	size_t max;
 };
 
-struct quotas *quotas_new(struct quota *above, size_t max)
+struct quotas *quotas_new(struct quota *above, size_t max, const struct quota_limits *initial)
 {
 	struct quotas *t = calloc(1, sizeof(*t));
 
 	if (!t)
 		return NULL;
 	t->above = above;
+	t->initial = initial;
 	t->max = max;
 	if (hash_key_new(&t->key) < 0 || table_init(&t->table) < 0) {
 		free(t);
@@ -190,7 +207,7 @@ static struct quota_entry *make(struct quotas *t, const char *name, uint64_t has
 
 	if (!q)
 		return NULL;
-	quota_limits_init(&q->limits);
+	quota_limits_copy(&q->limits, t->initial);
 	quota_init(&q->quota, &q->limits, t->above);
 	q->in = t;
 	memcpy(q->name, name, size);

@@ -46,6 +46,7 @@ struct quota {
 
 /* No limit for anything. */
 void quota_limits_init(struct quota_limits *l);
+void quota_limits_copy(struct quota_limits *to, const struct quota_limits *from);
 /* Zeroed before. What limits and above point to outlives it. */
 void quota_init(struct quota *q, const struct quota_limits *limits, struct quota *above);
 
@@ -61,6 +62,7 @@ static inline uint64_t quota_most(const struct quota *q, enum quota_kind kind)
 
 /* One more. False: it has as many as it may. NULL has no limits, here and below. */
 bool quota_take(struct quota *q, enum quota_kind kind) __attribute__((warn_unused_result));
+void quota_count(struct quota *q, enum quota_kind kind); /* whatever the limit: others see to it */
 void quota_give(struct quota *q, enum quota_kind kind);
 
 /* One more stream is opened now. False: too many in this second. */
@@ -94,13 +96,16 @@ struct quota_entry {
 	char name[];
 };
 
-/* above: of all quotas in it; outlives it. max: names at a time. NULL: out of memory. */
-struct quotas *quotas_new(struct quota *above, size_t max);
+/*
+ * above: of all quotas in it. max: names at a time. initial: the limits that each new one begins
+ * with. Both outlive it. NULL: out of memory.
+ */
+struct quotas *quotas_new(struct quota *above, size_t max, const struct quota_limits *initial);
 /* None that was got may be left. NULL is fine. */
 struct quotas *quotas_free(struct quotas *t);
 
 /*
- * The one of this name, made without limits if there is none: it is there as long as somebody has
+ * The one of this name, made if there is none: it is there as long as somebody has
  * it, so who reads a new config gets its quotas before those of the old one are put. NULL: out of
  * memory, or there are max.
  */

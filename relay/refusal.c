@@ -56,7 +56,15 @@ static struct answer {
 	case REASON_AGENT_REFUSED:
 	case REASON_GOING_AWAY:
 		return (struct answer){ 503, "destination_unavailable" };
+	case REASON_SOURCE_LIMIT:
+	case REASON_CLIENT_LIMIT:
+	case REASON_RATE_LIMIT:
+	case REASON_PENALTY:
+		return (struct answer){ 429, "connection_limit_reached" };
 	case REASON_LIMIT:
+	case REASON_OWNER_LIMIT:
+	case REASON_HANDSHAKE_LIMIT:
+	case REASON_MEMORY_LIMIT:
 		return (struct answer){ 503, "connection_limit_reached" };
 	case REASON_SHUTDOWN:
 	case REASON_NO_MEMORY:
@@ -95,6 +103,8 @@ static const char *phrase(int status)
 		return "Not Found";
 	case 408:
 		return "Request Timeout";
+	case 429:
+		return "Too Many Requests";
 	case 431:
 		return "Request Header Fields Too Large";
 	case 503:

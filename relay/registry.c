@@ -302,7 +302,9 @@ static enum reason judge(const struct registry *r, const struct arrival *a, uint
 		return REASON_STALE;
 	if (find_same(&r->retiring, a->t, a->instance))
 		owned--;
-	if (!old && (owned >= max_per_owner || r->live.n + r->retiring.n >= max))
+	if (!old && owned >= max_per_owner)
+		return REASON_OWNER_LIMIT;
+	if (!old && r->live.n + r->retiring.n >= max)
 		return REASON_LIMIT;
 	*predecessor = old;
 	return REASON_NONE;

@@ -59,8 +59,8 @@ struct offered {
 /*
  * Lists a tunnel with its services. If the same owner's instance is connected with a lower
  * generation, that one loses its services at once and is returned in *stale (worker and tunnel
- * only) for the caller to close. REASON_NONE; STALE: the one there is as new or newer; LIMIT: the
- * owner has max_per_owner tunnels, or all have max; NO_MEMORY. Nothing has changed unless
+ * only) for the caller to close. REASON_NONE; STALE: the one there is as new or newer; OWNER_LIMIT:
+ * the owner has max_per_owner tunnels; LIMIT: all have max; NO_MEMORY. Nothing has changed unless
  * REASON_NONE.
  */
 enum reason registry_add(struct registry *r, struct registration *t, const struct offered *services,

@@ -18,7 +18,7 @@
  * byte is what makes its agent try: what that says then comes too late for another target. While it
  * waits, the client is watched for its going and nothing is read.
  *
- * Limits: parked streams by limits.parked.
+ * Limits: parked streams by limits.parked, and its source's, client's and owner's part of that.
  */
 #include "relay/search.h"
 
@@ -167,7 +167,7 @@ static bool unsettle(struct opening *o)
 		return true;
 	}
 	/* born detached */
-	far = crossing_new(o->client, gateway_on_stream_over, opening_gateway(o));
+	far = crossing_new(o->client, gateway_on_stream_over, o->source);
 	if (!far)
 		return false;
 	o->client = far;
@@ -323,7 +323,7 @@ static void unpark(struct opening *o)
 	opening_delist(o);
 	opening_enlist(o, &gateway_worker(o->worker)->openings);
 	timer_cancel(o->worker, &o->search->timer);
-	atomic_fetch_sub(&opening_gateway(o)->parked, 1);
+	claim_unpark(&o->claim);
 	opening_count(o, COUNTER_LIVE_PARKED, -1);
 }
 
@@ -361,15 +361,18 @@ static void park(struct opening *o)
 	struct search *f = o->search;
 	uint64_t waited = worker_now(o->worker) - o->began, left;
 	bool asked = f->tries > 0;
+	const char *setting;
+	enum reason why;
 	struct wanted w;
 
 	if (waited >= gateway_settings(o->worker)->config->timeouts.pickup) {
 		opening_refuse(o, REASON_PICKUP_TIMEOUT);
 		return;
 	}
-	if (atomic_fetch_add(&g->parked, 1) >= g->config->limits.parked) {
-		atomic_fetch_sub(&g->parked, 1);
-		opening_refuse(o, REASON_LIMIT);
+	why = claim_park(&o->claim, &setting);
+	if (why != REASON_NONE) {
+		opening_set_text(&f->detail, setting);
+		opening_refuse(o, why);
 		return;
 	}
 	f->parked = true;

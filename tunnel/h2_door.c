@@ -87,14 +87,12 @@ static void log_ended(const struct h2_client *k, enum reason why, const char *de
 /* Its connection is over; what there was of a session says its end itself. */
 static void client_over(struct h2_client *k)
 {
-	struct gateway *g = k->listener->gateway;
-
 	timer_cancel(k->worker, &k->idle);
 	*k->prevp = k->next;
 	if (k->next)
 		k->next->prevp = k->prevp;
-	gateway_target_restored(g);
-	gateway_connection_over(g);
+	gateway_target_restored(k->listener->gateway);
+	gateway_connection_over(k->client.source);
 	counter_add(&k->worker->counters.value[COUNTER_LIVE_H2_CLIENTS], (uint64_t)-1);
 	worker_reap(k->worker, &k->reapable);
 }
@@ -138,9 +136,7 @@ static enum reason on_accept(struct session *s, struct conduit *stream, const ch
 	else if (why == REASON_FORBIDDEN)
 		detail = "a client certificate of this listener's CA is needed";
 	else if (why == REASON_NONE)
-		detail = gateway_stream_begin(k->listener->gateway);
-	if (why == REASON_NONE && detail)
-		why = REASON_LIMIT;
+		why = gateway_stream_begin(k->client.source, &detail);
 	if (why == REASON_NONE) {
 		timer_cancel(k->worker, &k->idle);
 		opening_new(k->listener, k->worker, stream, DOOR_CONNECT, NULL, &k->client, &route);
@@ -234,7 +230,7 @@ static void door_accept(struct listener *l, struct worker *w, struct conduit *c,
 	if (!k) {
 		opening_log_refused(w, l->config->name, client, "", REASON_NO_MEMORY, "");
 		conduit_close(c, REASON_NO_MEMORY);
-		gateway_connection_over(l->gateway);
+		gateway_connection_over(client->source);
 		return;
 	}
 	/* not conduit_fd, which knows of none while the preface is unread */

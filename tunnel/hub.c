@@ -16,7 +16,7 @@
  * worker.
  *
  * Tunnels are found by id through a table of slots per worker. Limits: limits.tunnels,
- * limits.per_owner.tunnels; half-done ones by limits.connections and the time-out.
+ * limits.per_owner.tunnels; half-done ones as all handshakes are (relay/handshake.h).
  *
  * Longer than other files: a tunnel's life, from credential to end, is judged in one place.
  */
@@ -63,6 +63,7 @@ struct tunnel {
 	bool moved; /* by our wish: its streams stay for as long as they live */
 	struct client client;
 	struct timer timer;
+	struct handshake handshake;
 	struct registration registration;
 	size_t listener; /* gateway_listener_index */
 	/* What it has shown, to be judged again: the hash of its token, and client.identity. */
@@ -73,6 +74,7 @@ struct tunnel {
 	char owner[HELLO_LABEL_MAX]; /* "": not known yet */
 	char (*offers)[HELLO_LABEL_MAX]; /* what it offers */
 	unsigned n_offers;
+	struct quota_entry *quota; /* the owner's; NULL: not known yet */
 	char instance[HELLO_INSTANCE_MAX];
 	struct reapable reapable;
 };
@@ -209,7 +211,11 @@ static void out_of_service(struct tunnel *t, enum reason why, const char *detail
 	record(t, t->listed ? AUDIT_SESSION_END : AUDIT_SESSION_REFUSED, why, detail, NULL);
 	t->state = OVER;
 	timer_cancel(t->worker, &t->timer);
+	handshake_end(&t->handshake);
 	registry_remove(t->gateway->registry, &t->registration);
+	if (t->listed)
+		quota_give(&t->quota->quota, QUOTA_TUNNELS);
+	t->quota = quotas_put(t->quota);
 	if (t->listed)
 		counter_add(&t->worker->counters.value[COUNTER_LIVE_TUNNELS], (uint64_t)-1);
 }
@@ -221,7 +227,7 @@ static void tunnel_free(struct tunnel *t, enum reason why, const char *detail)
 	ws_opening_cancel(t->upgrade);
 	hub_of(t->worker)->slot[t->slot] = NULL;
 	gateway_target_restored(t->gateway);
-	gateway_connection_over(t->gateway);
+	gateway_connection_over(t->client.source);
 	worker_reap(t->worker, &t->reapable);
 }
 
@@ -324,6 +330,8 @@ static void accepted(struct tunnel *t, const struct hello_accepted *words)
 	t->state = UP;
 	t->listed = true;
 	timer_cancel(t->worker, &t->timer);
+	handshake_end(&t->handshake);
+	quota_count(&t->quota->quota, QUOTA_TUNNELS);
 	counter_add(&t->worker->counters.value[COUNTER_TUNNELS], 1);
 	counter_add(&t->worker->counters.value[COUNTER_LIVE_TUNNELS], 1);
 	record(t, AUDIT_SESSION_START, REASON_NONE, NULL, list);
@@ -394,8 +402,9 @@ static void enroll(struct tunnel *t, const struct hello *hello)
 	enum reason why;
 
 	snprintf(words.owner, sizeof(words.owner), "%s", t->owner);
+	t->quota = tenants_owner(&t->gateway->tenants, t->owner);
 	t->offers = calloc(hello->n_offers, sizeof(*t->offers));
-	if (!t->offers) {
+	if (!t->offers || !t->quota) {
 		tunnel_close(t, REASON_NO_MEMORY, "out of memory");
 		return;
 	}
@@ -412,13 +421,17 @@ static void enroll(struct tunnel *t, const struct hello *hello)
 						 .instance = t->instance,
 						 .generation = hello->generation };
 	why = registry_add(t->gateway->registry, &t->registration, services, hello->n_offers,
-			   limits->per_owner.tunnels, limits->tunnels, &stale);
+			   quota_most(&t->quota->quota, QUOTA_TUNNELS), limits->tunnels, &stale);
 	if (why == REASON_STALE) {
 		refuse(t, HELLO_STALE, why,
 		       "another agent with this instance name is connected and newer; if both are "
 		       "yours, give each its own --instance");
+	} else if (why == REASON_OWNER_LIMIT) {
+		refuse(t, HELLO_LIMIT, why,
+		       "this owner has as many tunnels as it may (limits.per_owner.tunnels)");
 	} else if (why != REASON_NONE) {
-		refuse(t, HELLO_LIMIT, why, "the relay's limit of tunnels is reached");
+		refuse(t, HELLO_LIMIT, why,
+		       "the relay has as many tunnels as it may (limits.tunnels)");
 	} else {
 		if (stale.tunnel)
 			replace(&stale);
@@ -444,6 +457,7 @@ static void on_hello(struct tunnel *t, const struct fields *fields)
 	t->by_token = hello.token;
 	verdict = judge_credential(t, gateway_settings(t->worker), settings_now(), &credential);
 	if (verdict != REASON_NONE) {
+		gateway_failed_to_authenticate(&t->client, worker_now(t->worker));
 		refuse(t, HELLO_BAD_CREDENTIAL, verdict, credential_words(t, verdict));
 		return;
 	}
@@ -581,7 +595,25 @@ static void turn_away(const struct listener *l, struct worker *w, struct conduit
 	log_ended(&none, REASON_NO_MEMORY, "out of memory");
 	record(&none, AUDIT_SESSION_REFUSED, REASON_NO_MEMORY, "out of memory", NULL);
 	conduit_close(c, REASON_NO_MEMORY);
-	gateway_connection_over(l->gateway);
+	gateway_connection_over(client->source);
+}
+
+static void on_dropped(struct handshake *h)
+{
+	tunnel_close((struct tunnel *)((char *)h - offsetof(struct tunnel, handshake)),
+		     REASON_HANDSHAKE_LIMIT, "limits.handshakes");
+}
+
+/* Until its hello is answered. False: its source has too many, and the tunnel is over. */
+static bool begin(struct tunnel *t, struct conduit *c)
+{
+	struct handshakes *in = &gateway_worker(t->worker)->handshakes;
+
+	if (handshake_begin(in, &t->handshake, t->client.source, on_dropped))
+		return true;
+	conduit_close(c, REASON_SOURCE_LIMIT);
+	tunnel_free(t, REASON_SOURCE_LIMIT, "limits.per_source.handshakes");
+	return false;
 }
 
 static void hub_accept(struct listener *l, struct worker *w, struct conduit *c,
@@ -594,6 +626,8 @@ static void hub_accept(struct listener *l, struct worker *w, struct conduit *c,
 		turn_away(l, w, c, client);
 		return;
 	}
+	if (!begin(t, c))
+		return;
 	hub_tune_socket(g, tls_conduit_socket(c));
 	start_session(t, c);
 }
@@ -624,6 +658,8 @@ static void hub_upgrade(struct listener *l, struct worker *w, struct conduit *c,
 		return;
 	}
 	t->websocket = true;
+	if (!begin(t, c))
+		return;
 	hub_tune_socket(g, tls_conduit_socket(c));
 	t->upgrade = ws_accept(c, &terms, g->config->timeouts.handshake, on_upgraded, t);
 	if (!t->upgrade)

@@ -70,11 +70,11 @@ static void refuse(struct listener *l, struct conduit *c, const struct client *c
 	opening_log_refused(c->worker, l->config->name, client, r->name, why, detail);
 	if (why == REASON_PROTOCOL) {
 		conduit_write(c, r->say, strlen(r->say));
-		linger_close(c, gateway_on_connection_over, l->gateway);
+		linger_close(c, gateway_on_connection_over, client->source);
 		return;
 	}
 	refusal_send(c, DOOR_WEBSOCKET, why, *detail ? detail : reason_explanation(why),
-		     gateway_on_connection_over, l->gateway);
+		     gateway_on_connection_over, client->source);
 }
 
 static void door_accept(struct listener *l, struct worker *w, struct conduit *c,

@@ -304,6 +304,7 @@ def test_tunnels_per_owner(world):
     third = raw(relay, world, instance="i2")
     word, fields = third.answer()
     assert word == "refused" and dict(fields)["attest-reason"] == "limit"
+    assert "per_owner.tunnels" in dict(fields)["attest-message"]
     assert third.drained()
     for a in kept:
         a.close()

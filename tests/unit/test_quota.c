@@ -96,17 +96,20 @@ static void test_memory(void)
 static void test_names(void)
 {
 	struct quota all = { 0 };
-	struct quotas *t = quotas_new(&all, 2);
-	struct quota_entry *a, *b;
 	struct quota_limits none;
+	struct quota_entry *a, *b;
+	struct quotas *t;
 
 	quota_limits_init(&none);
+	limit(&none.most[QUOTA_PARKED], 0);
 	quota_init(&all, &none, NULL);
+	t = quotas_new(&all, 2, &none);
 	a = quotas_get(t, "acme");
 	b = quotas_get(t, "bert");
 	CHECK(a && b && a != b);
 	CHECK(!quotas_get(t, "carl")); /* bounded */
 	CHECK_STR(a->name, "acme");
+	CHECK(!quota_take(&a->quota, QUOTA_PARKED)); /* as all begin */
 	CHECK(quotas_get(t, "acme") == a);
 	limit(&a->limits.most[QUOTA_TUNNELS], 1);
 	CHECK(quota_take(&a->quota, QUOTA_TUNNELS));
@@ -167,7 +170,7 @@ static void test_threads(void)
 	quota_limits_init(&limits);
 	limit(&limits.memory, 25);
 	quota_init(&all, &limits, NULL);
-	table = quotas_new(&all, 3);
+	table = quotas_new(&all, 3, &limits);
 	for (unsigned i = 0; i < THREADS; i++)
 		CHECK_INT(pthread_create(&threads[i], NULL, come_and_go, (void *)(uintptr_t)i), 0);
 	for (unsigned i = 0; i < THREADS; i++)

@@ -359,7 +359,7 @@ static void test_limits(void)
 	begin();
 	CHECK_INT(registry_add(r, &t[0], &s, 1, 2, 3, &stale), REASON_NONE);
 	CHECK_INT(registry_add(r, &t[1], &s, 1, 2, 3, &stale), REASON_NONE);
-	CHECK_INT(registry_add(r, &t[2], &s, 1, 2, 3, &stale), REASON_LIMIT); /* the owner's */
+	CHECK_INT(registry_add(r, &t[2], &s, 1, 2, 3, &stale), REASON_OWNER_LIMIT);
 	CHECK_INT(registry_services(r), 2);
 	/* a successor adds none, so it is let in at the limit */
 	CHECK_INT(registry_add(r, &next, &s, 1, 2, 3, &stale), REASON_NONE);
@@ -558,7 +558,9 @@ static struct member *model_judge(const struct member *m, enum reason *why)
 	*why = REASON_NONE;
 	if (old && old->t.generation >= m->t.generation)
 		*why = REASON_STALE;
-	else if (!old && (owned - excused >= OWNED_MAX || all >= CROWD_MAX))
+	else if (!old && owned - excused >= OWNED_MAX)
+		*why = REASON_OWNER_LIMIT;
+	else if (!old && all >= CROWD_MAX)
 		*why = REASON_LIMIT;
 	return old;
 }

@@ -1,0 +1,261 @@
+/*
+ * tenants: everybody who has limits, and what a client's stream takes of theirs.
+ *
+ * Theory of operation: quotas of owners and clients are found by name for each stream. They begin
+ * with the general limits; those the config names are held, with limits of their own, so none is
+ * ever made for a name that strangers think of: a stream that gets here has a service that exists.
+ *
+ * A claim takes the narrowest first: who comes from a source that has too much does not cost the
+ * owner anything. What was taken is given back if something further on was not to be had, but for
+ * the opens of this second: it did try.
+ */
+#include "relay/tenants.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define NAMES_MAX ((size_t)CONFIG_LIST_MAX * 2) /* owners: of entries, and of services */
+
+static void set(atomic_uint_fast64_t *to, uint64_t own, uint64_t general)
+{
+	atomic_store_explicit(to, own ? own : general, memory_order_relaxed);
+}
+
+/* Keys that are not this tenant's are 0 in both: no limit. */
+static void set_most(struct quota_limits *to, enum quota_kind kind, uint64_t own, uint64_t general)
+{
+	set(&to->most[kind], own, general ? general : QUOTA_NO_LIMIT);
+}
+
+static void set_limits(struct quota_limits *to, const struct tenant_limits *own,
+		       const struct tenant_limits *general)
+{
+	set_most(to, QUOTA_CONNECTIONS, own->connections, general->connections);
+	set_most(to, QUOTA_HANDSHAKES, own->handshakes, general->handshakes);
+	set_most(to, QUOTA_TUNNELS, own->tunnels, general->tunnels);
+	set_most(to, QUOTA_STREAMS, own->streams, general->streams);
+	set_most(to, QUOTA_PARKED, own->parked, general->parked);
+	set(&to->opens_per_second, own->opens_per_second, general->opens_per_second);
+	set(&to->bytes_per_second, own->bytes_per_second, general->bytes_per_second);
+	set(&to->memory, own->memory, general->memory ? general->memory : QUOTA_NO_LIMIT);
+}
+
+static bool hold(struct tenants *t, struct quotas *of, const char *name,
+		 const struct tenant_limits *own, const struct tenant_limits *general)
+{
+	struct quota_entry *q = quotas_get(of, name);
+
+	if (!q)
+		return false;
+	set_limits(&q->limits, own, general);
+	t->held[t->n_held++] = q;
+	return true;
+}
+
+/* The owners of services that are addresses need no entry of their own. */
+static bool hold_owners(struct tenants *t, const struct relay_config *c)
+{
+	static const struct tenant_limits none;
+	const struct tenant_limits *general = &c->limits.per_owner;
+
+	for (size_t i = 0; i < c->n_services; i++)
+		if (!hold(t, t->owners, strchr(c->services[i].name, '.') + 1, &none, general))
+			return false;
+	for (size_t i = 0; i < c->n_owners; i++)
+		if (!hold(t, t->owners, c->owners[i].name, &c->owners[i].limits, general))
+			return false;
+	return true;
+}
+
+static bool hold_clients(struct tenants *t, const struct relay_config *c)
+{
+	for (size_t i = 0; i < c->n_clients; i++)
+		if (!hold(t, t->clients, c->clients[i].name, &c->clients[i].limits,
+			  &c->limits.per_client))
+			return false;
+	return true;
+}
+
+static void set_general(struct tenants *t, const struct relay_limits *limits)
+{
+	const struct tenant_limits none = { 0 }, all = {
+		/* each worker has its part of the handshakes: relay/handshake.h */
+		.parked = limits->parked,
+		.memory = limits->memory,
+	};
+
+	set_limits(&t->all_limits, &all, &all);
+	set_limits(&t->source_limits, &none, &limits->per_source);
+	set_limits(&t->owner_limits, &none, &limits->per_owner);
+	set_limits(&t->client_limits, &none, &limits->per_client);
+}
+
+bool tenants_init(struct tenants *t, const struct relay_config *c, void *user)
+{
+	const struct source_penalties penalties = {
+		.failures = c->penalties.failures,
+		.half_life = c->penalties.half_life,
+		.block = c->penalties.block,
+		.block_max = c->penalties.block_max,
+		.exempt = c->penalties.exempt.at,
+		.n_exempt = c->penalties.exempt.n,
+	};
+
+	set_general(t, &c->limits);
+	quota_init(&t->all, &t->all_limits, NULL);
+	t->sources = sources_new(&t->source_limits, &t->all, &penalties, SOURCES_MAX, user);
+	t->owners = quotas_new(&t->all, NAMES_MAX, &t->owner_limits);
+	t->clients = quotas_new(&t->all, NAMES_MAX, &t->client_limits);
+	t->held = calloc(c->n_services + c->n_owners + c->n_clients + 1, sizeof(*t->held));
+	return t->sources && t->owners && t->clients && t->held && hold_owners(t, c) &&
+	       hold_clients(t, c);
+}
+
+void tenants_deinit(struct tenants *t)
+{
+	while (t->n_held)
+		quotas_put(t->held[--t->n_held]);
+	free(t->held);
+	quotas_free(t->clients);
+	quotas_free(t->owners);
+	sources_free(t->sources);
+	memset(t, 0, sizeof(*t));
+}
+
+struct quota_entry *tenants_owner(struct tenants *t, const char *name)
+{
+	return quotas_get(t->owners, name);
+}
+
+/* ---- what a stream has ---- */
+
+static struct quota *quota_of(struct quota_entry *q)
+{
+	return q ? &q->quota : NULL;
+}
+
+static enum reason refused(const char **setting, const char *which, enum reason why)
+{
+	*setting = which;
+	return why;
+}
+
+static enum reason take_streams(struct claim *c, const char **setting)
+{
+	if (!quota_take(&c->source->quota, QUOTA_STREAMS))
+		return refused(setting, "limits.per_source.streams", REASON_SOURCE_LIMIT);
+	if (!quota_take(quota_of(c->client), QUOTA_STREAMS)) {
+		quota_give(&c->source->quota, QUOTA_STREAMS);
+		return refused(setting, "limits.per_client.streams", REASON_CLIENT_LIMIT);
+	}
+	if (!quota_take(quota_of(c->owner), QUOTA_STREAMS)) {
+		quota_give(&c->source->quota, QUOTA_STREAMS);
+		quota_give(quota_of(c->client), QUOTA_STREAMS);
+		return refused(setting, "limits.per_owner.streams", REASON_OWNER_LIMIT);
+	}
+	c->streams = true;
+	return REASON_NONE;
+}
+
+static enum reason open_now(struct claim *c, uint64_t now, const char **setting)
+{
+	if (!quota_open(&c->source->quota, now))
+		return refused(setting, "limits.per_source.opens_per_second", REASON_RATE_LIMIT);
+	if (!quota_open(quota_of(c->client), now))
+		return refused(setting, "limits.per_client.opens_per_second", REASON_RATE_LIMIT);
+	if (!quota_open(quota_of(c->owner), now))
+		return refused(setting, "limits.per_owner.opens_per_second", REASON_RATE_LIMIT);
+	return REASON_NONE;
+}
+
+enum reason claim_stream(struct claim *c, struct tenants *t, struct source *source,
+			 const char *service, const char *client, uint64_t now,
+			 const char **setting)
+{
+	const char *dot = strchr(service, '.');
+	enum reason why = REASON_NO_MEMORY;
+
+	*c = (struct claim){ .tenants = t, .source = source };
+	*setting = "";
+	c->owner = tenants_owner(t, dot ? dot + 1 : service);
+	c->client = client ? quotas_get(t->clients, client) : NULL;
+	if (c->owner && (c->client || !client))
+		why = open_now(c, now, setting);
+	if (why == REASON_NONE)
+		why = take_streams(c, setting);
+	if (why != REASON_NONE)
+		claim_end(c);
+	return why;
+}
+
+void claim_end(struct claim *c)
+{
+	claim_unpark(c);
+	if (c->streams) {
+		quota_give(&c->source->quota, QUOTA_STREAMS);
+		quota_give(quota_of(c->client), QUOTA_STREAMS);
+		quota_give(quota_of(c->owner), QUOTA_STREAMS);
+	}
+	c->streams = false;
+	c->owner = quotas_put(c->owner);
+	c->client = quotas_put(c->client);
+}
+
+enum reason claim_park(struct claim *c, const char **setting)
+{
+	const struct {
+		struct quota *quota;
+		const char *setting;
+		enum reason why;
+	} of[] = {
+		{ &c->source->quota, "limits.per_source.parked", REASON_SOURCE_LIMIT },
+		{ quota_of(c->client), "limits.per_client.parked", REASON_CLIENT_LIMIT },
+		{ quota_of(c->owner), "limits.per_owner.parked", REASON_OWNER_LIMIT },
+		{ &c->tenants->all, "limits.parked", REASON_LIMIT },
+	};
+	unsigned i = 0, n = sizeof(of) / sizeof(of[0]), short_of;
+
+	while (i < n && quota_take(of[i].quota, QUOTA_PARKED))
+		i++;
+	c->parked = i == n;
+	if (c->parked)
+		return REASON_NONE;
+	short_of = i;
+	while (i-- > 0)
+		quota_give(of[i].quota, QUOTA_PARKED);
+	return refused(setting, of[short_of].setting, of[short_of].why);
+}
+
+void claim_unpark(struct claim *c)
+{
+	if (!c->parked)
+		return;
+	c->parked = false;
+	quota_give(&c->source->quota, QUOTA_PARKED);
+	quota_give(quota_of(c->client), QUOTA_PARKED);
+	quota_give(quota_of(c->owner), QUOTA_PARKED);
+	quota_give(&c->tenants->all, QUOTA_PARKED);
+}
+
+uint64_t claim_may_pass(const struct claim *c, uint64_t now, uint64_t *wait)
+{
+	const struct quota *of[] = { &c->source->quota, quota_of(c->client), quota_of(c->owner) };
+	uint64_t may = UINT64_MAX, part, longer;
+
+	*wait = 0;
+	for (unsigned i = 0; i < sizeof(of) / sizeof(of[0]); i++) {
+		part = quota_may_pass(of[i], now, &longer);
+		if (part < may)
+			may = part;
+		if (longer > *wait)
+			*wait = longer;
+	}
+	return may;
+}
+
+void claim_pass(struct claim *c, uint64_t bytes, uint64_t now)
+{
+	quota_pass(&c->source->quota, bytes, now);
+	quota_pass(quota_of(c->client), bytes, now);
+	quota_pass(quota_of(c->owner), bytes, now);
+}

@@ -1,0 +1,61 @@
+/*
+ * tenants: everybody who has limits, and what a client's stream takes of theirs.
+ *
+ * All together, each source address, each owner and each entry of clients. Limits are those of the
+ * config that was applied last; what is taken stays taken when they change.
+ *
+ * Thread: tenants_init, tenants_apply and tenants_deinit are for one thread; the rest for any.
+ */
+#ifndef RELAY_TENANTS_H
+#define RELAY_TENANTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "config/config.h"
+#include "relay/quota.h"
+#include "relay/reason.h"
+#include "relay/source.h"
+
+struct tenants {
+	struct quota_limits all_limits, source_limits, owner_limits, client_limits;
+	struct quota all; /* handshakes, parked streams, memory */
+	struct sources *sources;
+	struct quotas *owners, *clients; /* by name */
+	struct quota_entry **held;	 /* those of the config, so that they stay */
+	size_t n_held;
+};
+
+/* user: for sources_user. config outlives it. False: out of memory, or no randomness. */
+bool tenants_init(struct tenants *t, const struct relay_config *config, void *user);
+void tenants_deinit(struct tenants *t); /* zeroed is fine */
+
+/* What one stream has of its owner, source and client, beside its place in a connection. */
+struct claim {
+	struct tenants *tenants;
+	struct source *source; /* its connection's, which holds it for longer */
+	struct quota_entry *owner, *client;
+	bool streams, parked; /* these have been taken */
+};
+
+/*
+ * One more stream to service (SERVICE.OWNER). client: the entry of clients it is let in by, or
+ * NULL. REASON_NONE, or why not, with the setting that says so in *setting: nothing is held then.
+ */
+enum reason claim_stream(struct claim *c, struct tenants *t, struct source *source,
+			 const char *service, const char *client, uint64_t now,
+			 const char **setting);
+void claim_end(struct claim *c); /* twice is fine */
+
+/* The same of waiting for a tunnel, between the two. */
+enum reason claim_park(struct claim *c, const char **setting);
+void claim_unpark(struct claim *c); /* not parked: nothing */
+
+/* Bytes that may pass now; 0: it is worth asking again in *wait ms. */
+uint64_t claim_may_pass(const struct claim *c, uint64_t now, uint64_t *wait);
+void claim_pass(struct claim *c, uint64_t bytes, uint64_t now);
+
+/* The quota of an owner, by name. NULL: out of memory. The caller's until quotas_put. */
+struct quota_entry *tenants_owner(struct tenants *t, const char *name);
+
+#endif
