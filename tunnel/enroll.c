@@ -55,8 +55,8 @@ static const char help[] =
 	"      --force                replace a key and a certificate that are there\n"
 	"  -r, --relay ADDRESS        tcp:HOST:PORT or unix:PATH; again for more, tried in turn\n"
 	"  -c, --config FILE          attest-tunnel.yaml(5), for relays and the way to them\n"
-	"      --ca-file FILE, --server-name NAME, --proxy URL, --proxy-credentials-file FILE,\n"
-	"      --proxy-ca-file FILE   as without enroll\n"
+	"      --ca-file FILE, --server-name NAME, --proxy URL, --no-proxy LIST,\n"
+	"      --proxy-credentials-file FILE, --proxy-ca-file FILE   as without enroll\n"
 	"  -h, --help                 this text\n"
 	"\n"
 	"Exit status: 0 done, 1 failed, 2 wrong usage, 3 the relay refused. See "
@@ -329,6 +329,7 @@ enum {
 	OPTION_PROXY,
 	OPTION_PROXY_CREDENTIALS,
 	OPTION_PROXY_CA,
+	OPTION_NO_PROXY,
 	OPTION_FOLDER,
 	OPTION_CODE_FILE,
 	OPTION_FORCE
@@ -342,6 +343,7 @@ static const struct option long_options[] = {
 	{ "proxy", required_argument, NULL, OPTION_PROXY },
 	{ "proxy-credentials-file", required_argument, NULL, OPTION_PROXY_CREDENTIALS },
 	{ "proxy-ca-file", required_argument, NULL, OPTION_PROXY_CA },
+	{ "no-proxy", required_argument, NULL, OPTION_NO_PROXY },
 	{ "folder", required_argument, NULL, OPTION_FOLDER },
 	{ "code-file", required_argument, NULL, OPTION_CODE_FILE },
 	{ "force", no_argument, NULL, OPTION_FORCE },
@@ -369,6 +371,17 @@ static bool add_relay(struct tunnel_config *c, const char *text)
 	return true;
 }
 
+static bool set_no_proxy(struct tunnel_config *c, const char *text)
+{
+	char *why = NULL;
+
+	if (tunnel_config_set_no_proxy(c, text, &why) == 0)
+		return true;
+	complain(0, "--no-proxy: %s", why);
+	free(why);
+	return false;
+}
+
 static bool apply(struct enroll *e, int option, const char *value)
 {
 	char **const texts[] = {
@@ -384,6 +397,8 @@ static bool apply(struct enroll *e, int option, const char *value)
 		return true;
 	case 'r':
 		return add_relay(e->config, value);
+	case OPTION_NO_PROXY:
+		return set_no_proxy(e->config, value);
 	case OPTION_FOLDER:
 		e->folder = value;
 		return true;

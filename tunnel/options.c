@@ -67,6 +67,12 @@ static const char help[] =
 	"  -h, --help                 this text\n"
 	"  -V, --version              the version\n"
 	"\n"
+	"enroll gets certificate and key from the relay, for a code that its operator gave out:\n"
+	"\n"
+	"      --folder DIR           where they go; default: the current one\n"
+	"      --code-file FILE       the code is in there; default: it is asked for\n"
+	"      --force                replace a key and a certificate that are there\n"
+	"\n"
 	"Exit status: 0 ended in order, 1 could not start or (--once) connect, 2 wrong usage,\n"
 	"3 (--once) refused by the relay. See attest-tunnel(1).\n";
 
