@@ -32,8 +32,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 
-#define VSOCK_GET_LOCAL_CID 0x7b9 /* linux/vm_sockets.h, which is not for all headers */
-#define SET_VMA 0x53564d41	  /* linux/prctl.h, newer than some */
+#define SET_VMA 0x53564d41 /* linux/prctl.h, newer than some */
 
 #define ALL (SANDBOX_RELAY | SANDBOX_TUNNEL | SANDBOX_BRIDGE)
 
@@ -61,7 +60,6 @@ static const struct alternative {
 	{ ANY, 0, { { 0 } } },
 	{ IOCTL, 1, { SCMP_A1_32(SCMP_CMP_EQ, FIONREAD) } },
 	{ IOCTL, 1, { SCMP_A1_32(SCMP_CMP_EQ, TCGETS) } },
-	{ IOCTL, 1, { SCMP_A1_32(SCMP_CMP_EQ, VSOCK_GET_LOCAL_CID) } },
 	{ FAMILY, 1, { SCMP_A0_32(SCMP_CMP_EQ, AF_UNIX) } },
 	{ FAMILY, 1, { SCMP_A0_32(SCMP_CMP_EQ, AF_INET) } },
 	{ FAMILY, 1, { SCMP_A0_32(SCMP_CMP_EQ, AF_INET6) } },
