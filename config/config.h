@@ -271,6 +271,7 @@ struct offer_config {
 	struct address target; /* tcp, unix, vsock, hybrid */
 	int dial;	       /* enum dial_mode; first-byte */
 	int proxy_protocol;    /* enum proxy_sent; off */
+	struct strings allow;  /* "client:NAME", "dns:...", ...; n == 0: whom the relay lets in */
 	uint64_t idle;	       /* 0: timeouts.idle */
 	int line;
 };
@@ -286,9 +287,9 @@ struct local_config {
 struct tunnel_config {
 	struct addresses relays; /* tcp or unix; at least one */
 	char *server_name;	 /* for SNI and verification; NULL: the relay's host */
-	char *token_file;	 /* required with services */
+	char *token_file;	 /* with services this or certificate */
 	char *ca_file;		 /* NULL: the system's CAs */
-	char *certificate, *key; /* shown for local listeners' streams; both or neither */
+	char *certificate, *key; /* shown to relays; both or neither */
 	char *proxy; /* its URL, without a password; PROXY_NONE; NULL: as the environment says */
 	char *proxy_credentials_file; /* USER:PASSWORD; NULL: none */
 	char *proxy_ca_file;	      /* for an https proxy; NULL: the system's CAs */

@@ -3,8 +3,17 @@
  *
  * Theory of operation: constant data, as in schema_relay.c. What tables cannot say is in tunnel.c.
  */
+#include <string.h>
+
 #include "config/no_proxy.h"
 #include "config/schema_rows.h"
+
+/* A relay's name for a client, or a name in its certificate. */
+static bool is_allowed(const char *text)
+{
+	return strncmp(text, "client:", 7) == 0 ? schema_is_word(text + 7) :
+						  schema_is_certificate_name(text);
+}
 
 /* clang-format off: rows stay rows */
 
@@ -60,6 +69,15 @@ static const struct field offer_fields[] = {
 	  .def = "0",
 	  .help = "instead of timeouts.idle, which 0 stands for" },
 	PROXY_SENT(struct offer_config, "a PROXY header to the target, first of all"),
+	{ .key = "allow",
+	  .type = FIELD_TEXTS,
+	  LIST(struct offer_config, allow),
+	  .flags = FIELD_NONEMPTY,
+	  .max = 1024,
+	  .is = is_allowed,
+	  .expected = "client:NAME, dns:NAME, uri:URI or email:ADDRESS",
+	  .help = "the clients that may use it, as the relay has verified them; left out, all "
+		  "that the relay lets in" },
 };
 
 static const struct table offer_table = { .what = "service",
@@ -145,7 +163,7 @@ static const struct field tunnel_fields[] = {
 	  .flags = FIELD_PATH,
 	  .is = schema_is_path,
 	  .expected = EXPECTED_PATH,
-	  .help = "file with the token; required with services, here or by --token-file" },
+	  .help = "file with the token; with services this or certificate is needed" },
 	{ .key = "ca_file",
 	  .type = FIELD_TEXT,
 	  MEMBER(struct tunnel_config, ca_file),
@@ -218,7 +236,7 @@ static const struct field tunnel_fields[] = {
 	  .flags = FIELD_PATH,
 	  .is = schema_is_path,
 	  .expected = EXPECTED_PATH,
-	  .help = "PEM file: what is shown to relays for local listeners; left out, nothing is" },
+	  .help = "PEM file: what is shown to relays; left out, nothing is" },
 	{ .key = "key",
 	  .type = FIELD_TEXT,
 	  MEMBER(struct tunnel_config, key),

@@ -247,18 +247,25 @@ static bool set_word(const struct field *f, int *to, const char *text)
 }
 
 /* One of ",key=value" behind the target. NULL, or what is wrong, allocated. */
+static char *add_allowed(const struct field *f, struct strings *to, const char *text)
+{
+	if (!f->is(text))
+		return xasprintf("allow: \"%s\" is not well-formed; expected %s", text, f->expected);
+	to->at = xreallocarray(to->at, to->n + 1, sizeof(*to->at));
+	to->at[to->n++] = xstrdup(text);
+	return NULL;
+}
+
 static char *set_option(struct offer_config *offer, const char *option)
 {
 	const struct table *fields = field_of(&tunnel_table, "services")->table;
 	const struct field *idle = field_of(fields, "idle");
 	const char *bad;
 
-	if (strncmp(option, "dial=", 5) == 0 &&
-	    set_word(field_of(fields, "dial"), &offer->dial, option + 5)) {
-		return NULL;
-	} else if (strncmp(option, "proxy_protocol=", 15) == 0 &&
-		   set_word(field_of(fields, "proxy_protocol"), &offer->proxy_protocol,
-			    option + 15)) {
+	if ((strncmp(option, "dial=", 5) == 0 &&
+	     set_word(field_of(fields, "dial"), &offer->dial, option + 5)) ||
+	    (strncmp(option, "proxy_protocol=", 15) == 0 &&
+	     set_word(field_of(fields, "proxy_protocol"), &offer->proxy_protocol, option + 15))) {
 		return NULL;
 	} else if (strncmp(option, "idle=", 5) == 0) {
 		bad = scalar_duration(option + 5, &offer->idle);
@@ -267,10 +274,13 @@ static char *set_option(struct offer_config *offer, const char *option)
 		if (bad)
 			return xasprintf("idle: \"%s\" %s; expected a duration such as 10min",
 					 option + 5, bad);
+	} else if (strncmp(option, "allow=", 6) == 0) {
+		return add_allowed(field_of(fields, "allow"), &offer->allow, option + 6);
 	} else {
 		return xasprintf("unknown option \"%s\"; expected dial=first-byte, dial=eager, "
-				 "proxy_protocol=v1, proxy_protocol=v2 or idle=DURATION (a path "
-				 "with a comma can stand in a config file)",
+				 "proxy_protocol=v1, proxy_protocol=v2, idle=DURATION or "
+				 "allow=client:NAME (a path with a comma can stand in a config "
+				 "file)",
 				 option);
 	}
 	return NULL;
@@ -364,11 +374,13 @@ int tunnel_config_check(const struct tunnel_config *c, const char *name, struct 
 				  "%s: no relay to connect to; expected --relay tcp:HOST:443, or "
 				  "relays: [\"tcp:HOST:443\"] in the config file",
 				  name);
-	if (!c->token_file && (c->n_services || !c->n_locals))
+	if (!c->token_file && !c->certificate && (c->n_services || !c->n_locals))
 		config_errors_add(
 			e,
-			"%s: no token; expected --token-file FILE, or token_file: FILE in "
-			"the config file, with what attest-relay token new printed",
+			"%s: no token and no certificate; expected --token-file FILE with what "
+			"attest-relay token new printed, or --certificate FILE and --key FILE as "
+			"attest-tunnel enroll makes them; or token_file:, or certificate: and "
+			"key: in the config file",
 			name);
 	if (!c->n_services && !c->n_locals)
 		config_errors_add(e,

@@ -88,12 +88,6 @@ void check_identity(const struct tunnel_config *c, const char *name, struct conf
 				  "private key, or neither",
 				  name, c->certificate ? "certificate" : "key",
 				  c->certificate ? "key" : "certificate");
-	else if (c->certificate && !c->n_locals)
-		config_errors_add(e,
-				  "%s: certificate: it is shown by local listeners only, and there "
-				  "is none; services are offered by a token; expected --local "
-				  "tcp:127.0.0.1:PORT=service:SERVICE.OWNER, or no certificate",
-				  name);
 }
 
 static const struct field *field_named(const struct table *t, const char *key)

@@ -57,12 +57,15 @@ const char *client_proxy(const struct client *k, char *buf, size_t size);
 
 /*
  * What somebody further on is told of a client's stream. Each may be NULL, or "", which is the
- * same. Who is told them by a peer owns none of them, and trusts none.
+ * same. Who is told them by a peer owns none of them, and trusts none unless it says so.
  */
 struct client_words {
 	const char *id;	     /* the relay's number for the stream, for logs */
 	const char *address; /* the client's, by client_address */
 	const char *asked;   /* the name it asked for */
+	/* Of a client that the relay has verified; an agent may go by them (PROTOCOL.md). */
+	const char *names; /* of its certificate, by identity_text */
+	const char *rule;  /* the relay's name for it */
 };
 
 /* peer as a text for struct client_words; "": not for others (a pid means nothing elsewhere). */

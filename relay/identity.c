@@ -71,7 +71,7 @@ static void keep_name(struct identity *i, const char *prefix, const ASN1_STRING 
 
 	if (i->n_names == IDENTITY_NAMES_MAX || !len ||
 	    *used + prefix_len + len + 1 > sizeof(i->names) ||
-	    *said + 2 + prefix_len + len + 1 > sizeof(i->text))
+	    *said + 1 + prefix_len + len + 1 > sizeof(i->text))
 		return;
 	for (size_t n = 0; n < len; n++)
 		if (at[n] <= ' ' || at[n] >= 0x7f || at[n] == ',')
@@ -83,10 +83,8 @@ static void keep_name(struct identity *i, const char *prefix, const ASN1_STRING 
 	to[prefix_len + len] = '\0';
 	i->name[i->n_names++] = to;
 	*used += prefix_len + len + 1;
-	if (*said) {
-		memcpy(i->text + *said, ", ", 2);
-		*said += 2;
-	}
+	if (*said)
+		i->text[(*said)++] = ',';
 	memcpy(i->text + *said, to, prefix_len + len + 1);
 	*said += prefix_len + len;
 }

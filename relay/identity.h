@@ -16,7 +16,7 @@
 #define IDENTITY_NAMES_MAX 16 /* further names in a certificate are not looked at */
 #define IDENTITY_CHAIN_MAX 8  /* certificates in a chain, the CA's own included */
 #define IDENTITY_DIGEST 32    /* SHA-256 */
-/* All names with ", " between them. Those that do not fit are left out. */
+/* All names with a comma between two. Those that do not fit are left out. */
 #define IDENTITY_TEXT_MAX 1024
 
 /* What the certificate is good for: the CAs of the two are never taken for each other. */
@@ -45,7 +45,7 @@ uint64_t identity_expires(const struct identity *i);
  */
 unsigned identity_names(const struct identity *i);
 const char *identity_name(const struct identity *i, unsigned n);
-/* All of them with ", " between; "": none. Lives as long as i. */
+/* All of them with a comma between two; "": none. Lives as long as i. */
 const char *identity_text(const struct identity *i);
 /* name as a config has it; its "dns:" may be in any case. NULL for i: false. */
 bool identity_is(const struct identity *i, const char *name);

@@ -32,6 +32,7 @@
 #include "relay/crossing.h"
 #include "relay/dial.h"
 #include "relay/health.h"
+#include "relay/identity.h"
 #include "relay/opening_state.h"
 #include "relay/registry.h"
 #include "relay/router.h"
@@ -119,6 +120,10 @@ static void open_stream(struct opening *o, const struct offer *offer)
 		.id = id,
 		.address = client_address(&o->peer, from, sizeof(from)),
 		.asked = f->asked_for,
+		.names = o->identity && identity_kind(o->identity) == IDENTITY_CLIENT ?
+				 identity_text(o->identity) :
+				 NULL,
+		.rule = o->rule,
 	};
 
 	snprintf(id, sizeof(id), "%" PRIu64, o->id);

@@ -299,13 +299,14 @@ static void on_hello(struct line *line, int32_t id)
 	char token[TOKEN_TEXT_MAX], *why = NULL;
 	struct fields fields;
 	bool exposed;
-	int r;
+	int r = 0;
 
 	if (line->greeted || line->state != LINE_HELLO) {
 		session_close(line->session, REASON_PROTOCOL, "the relay said hello twice");
 		return;
 	}
-	r = token_read_file(path, token, &exposed, &why);
+	if (path) /* or the certificate says whose this agent is */
+		r = token_read_file(path, token, &exposed, &why);
 	if (r < 0) {
 		session_close(line->session, REASON_BAD_CREDENTIAL, why ? why : "out of memory");
 		free(why);
@@ -313,12 +314,13 @@ static void on_hello(struct line *line, int32_t id)
 		return;
 	}
 	fields_init(&fields);
-	r = fill_hello(line->link, token, &fields);
+	r = fill_hello(line->link, path ? token : NULL, &fields);
 	if (r == 0)
 		session_reply(line->session, id, 200, &fields);
 	else
 		session_close(line->session, REASON_INTERNAL, strerror(-r));
-	token_wipe(token);
+	if (path)
+		token_wipe(token);
 	explicit_bzero(&fields, sizeof(fields));
 	line->greeted = true;
 	timer_set(line->link->agent->worker, &line->timer, HELLO_ANSWER_MS, on_hello_timer);

@@ -94,6 +94,8 @@ static bool check_token(const struct tunnel_config *config)
 	char token[TOKEN_TEXT_MAX], *why = NULL;
 	bool exposed;
 
+	if (!config->token_file)
+		return true;
 	if (token_read_file(config->token_file, token, &exposed, &why) < 0) {
 		log_error("%s", why ? why : "out of memory");
 		free(why);
@@ -137,27 +139,52 @@ static bool make_instance(struct program *p)
 	return true;
 }
 
-static bool make_carriers(struct program *p)
+static struct tls_context *make_tls(const struct tunnel_config *config, enum carrier_kind kind)
 {
 	static const char *const alpn[CARRIER_KINDS][2] = {
 		[CARRIER_DIRECT] = { HELLO_ALPN, NULL },
 		[CARRIER_WEBSOCKET] = { CARRIER_ALPN_WEBSOCKET, NULL },
 	};
+	char *why = NULL;
+	struct tls_context *t = tls_client_context_new(config->ca_file, alpn[kind], &why);
+
+	if (t && config->certificate &&
+	    tls_client_context_identify(t, config->certificate, config->key, &why) < 0)
+		t = tls_context_unref(t);
+	if (!t)
+		log_error("%s", why ? why : "out of memory");
+	free(why);
+	return t;
+}
+
+/* Reads certificate, key and CAs again, for connections from now on; what is there goes on. */
+static void remake_carriers(struct program *p)
+{
+	for (unsigned i = 0; i < CARRIER_KINDS; i++) {
+		struct tls_context *t = make_tls(p->spec.config, i);
+
+		if (!t) {
+			log_warning("SIGHUP: new connections use what was read before");
+			return;
+		}
+		tls_context_unref(p->spec.carrier.tls[i]);
+		p->spec.carrier.tls[i] = t;
+	}
+}
+
+static bool make_carriers(struct program *p)
+{
 	const struct tunnel_config *config = p->spec.config;
 	struct carrier_shared *shared = &p->spec.carrier;
-	char *why = NULL;
 
 	shared->worker = p->worker;
 	shared->dial_ms = config->timeouts.dial;
 	shared->handshake_ms = config->timeouts.handshake;
 	shared->dead_ms = config->timeouts.dead;
 	for (unsigned i = 0; i < CARRIER_KINDS; i++) {
-		shared->tls[i] = tls_client_context_new(config->ca_file, alpn[i], &why);
-		if (!shared->tls[i]) {
-			log_error("%s", why ? why : "out of memory");
-			free(why);
+		shared->tls[i] = make_tls(config, i);
+		if (!shared->tls[i])
 			return false;
-		}
 	}
 	return true;
 }
@@ -265,7 +292,9 @@ static void on_hangup(struct program *p)
 {
 	egress_hope(&p->egress);
 	if (p->offers) {
-		log_info("SIGHUP: trying to connect now where a connection is missing");
+		log_info("SIGHUP: reading certificate, key and CAs again, and trying to connect "
+			 "now where a connection is missing");
+		remake_carriers(p);
 		agent_retry(&p->agent, true);
 	}
 	if (p->listens && !p->stopping) {

@@ -101,6 +101,7 @@ int message_begin(nghttp2_session *h2, const nghttp2_frame *frame, void *session
 	m->n = 0;
 	m->bytes = 0;
 	m->authority[0] = m->path[0] = m->id[0] = m->client[0] = m->asked[0] = m->word[0] = '\0';
+	m->names[0] = m->rule[0] = '\0';
 	return 0;
 }
 
@@ -143,6 +144,10 @@ static void keep_word(struct message *m, const char *name, const uint8_t *value,
 		keep(m->client, sizeof(m->client), value, len);
 	else if (strcmp(name, "attest-authority") == 0)
 		keep(m->asked, sizeof(m->asked), value, len);
+	else if (strcmp(name, "attest-client-certificate") == 0)
+		keep(m->names, sizeof(m->names), value, len);
+	else if (strcmp(name, "attest-client-rule") == 0)
+		keep(m->rule, sizeof(m->rule), value, len);
 }
 
 /* Whether the fields of this block are for a control exchange's user. */
@@ -199,7 +204,11 @@ static void refuse(struct session *s, int32_t id, uint32_t code)
 static void got_connect(struct session *s, const nghttp2_frame *frame)
 {
 	struct message *m = &s->message;
-	const struct client_words words = { .id = m->id, .address = m->client, .asked = m->asked };
+	const struct client_words words = { .id = m->id,
+					    .address = m->client,
+					    .asked = m->asked,
+					    .names = m->names,
+					    .rule = m->rule };
 	int32_t id = frame->hd.stream_id;
 	struct stream *st;
 	enum reason why;
@@ -336,7 +345,9 @@ size_t message_connect(nghttp2_nv nv[MESSAGE_CONNECT_FIELDS], const char *author
 	/* what differs each time would only push others out of the HPACK table */
 	n = add_word(nv, n, "attest-stream", words->id, NGHTTP2_NV_FLAG_NO_INDEX);
 	n = add_word(nv, n, "attest-client", words->address, NGHTTP2_NV_FLAG_NO_INDEX);
-	return add_word(nv, n, "attest-authority", words->asked, NGHTTP2_NV_FLAG_NONE);
+	n = add_word(nv, n, "attest-authority", words->asked, NGHTTP2_NV_FLAG_NONE);
+	n = add_word(nv, n, "attest-client-certificate", words->names, NGHTTP2_NV_FLAG_NONE);
+	return add_word(nv, n, "attest-client-rule", words->rule, NGHTTP2_NV_FLAG_NONE);
 }
 
 int32_t session_request(struct session *s, const char *path, const struct fields *f)

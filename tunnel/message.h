@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "relay/identity.h"
 #include "tunnel/session.h"
 
 struct fields;
@@ -15,6 +16,7 @@ struct fields;
 #define EXCHANGE_BODY_MAX 16384 /* bytes of a body, all dropped; more ends the session */
 #define MESSAGE_PATH_MAX 128
 #define MESSAGE_ID_MAX 64
+#define MESSAGE_RULE_MAX 64 /* a name in a config */
 #define MESSAGE_WORD_MAX 31
 
 /* A control request under way; id 0: free. */
@@ -39,6 +41,8 @@ struct message {
 	char id[MESSAGE_ID_MAX + 1];
 	char client[PEER_TEXT_MAX];
 	char asked[SESSION_AUTHORITY_MAX + 1];
+	char names[IDENTITY_TEXT_MAX];
+	char rule[MESSAGE_RULE_MAX + 1];
 	char word[MESSAGE_WORD_MAX + 1]; /* attest-reason, of an answer to a stream */
 };
 
@@ -49,7 +53,7 @@ int message_field(nghttp2_session *h2, const nghttp2_frame *frame, const uint8_t
 		  void *session);
 
 /* A request for a stream. Fills nv and returns how many there are. */
-#define MESSAGE_CONNECT_FIELDS 5
+#define MESSAGE_CONNECT_FIELDS 7
 size_t message_connect(nghttp2_nv nv[MESSAGE_CONNECT_FIELDS], const char *authority,
 		       const struct client_words *words);
 

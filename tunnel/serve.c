@@ -279,12 +279,52 @@ static bool know_client(struct serve_stream *st, const struct client_words *word
 	return st->header;
 }
 
+static bool has_name(const char *names, const char *name)
+{
+	size_t len = strlen(name);
+	bool dns = strncmp(name, "dns:", 4) == 0;
+
+	for (const char *at = names; at && *at; at += strcspn(at, ","), at += *at == ',')
+		if (strcspn(at, ",") == len &&
+		    (dns ? strncasecmp(at, name, len) : strncmp(at, name, len)) == 0)
+			return true;
+	return false;
+}
+
+/* May this client use it, by what the relay has verified? One that it says nothing of may not. */
+static bool may_use(const struct offer_config *o, const struct client_words *words)
+{
+	for (size_t i = 0; i < o->allow.n; i++) {
+		const char *allowed = o->allow.at[i];
+
+		if (strncmp(allowed, "client:", 7) == 0 ?
+			    words->rule && strcmp(words->rule, allowed + 7) == 0 :
+			    has_name(words->names, allowed))
+			return true;
+	}
+	return o->allow.n == 0;
+}
+
+/* The client for people. What the relay says is plain text, or not kept. */
+#define ABOUT_MAX 200
+static const char *about(const struct client_words *words, char text[ABOUT_MAX])
+{
+	const char *const all[] = { words->rule, words->names, words->address };
+
+	for (unsigned i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+		if (all[i] && *all[i]) {
+			snprintf(text, ABOUT_MAX, "%s", all[i]);
+			return text;
+		}
+	return "a client of whom the relay says nothing";
+}
+
 enum reason serve_accept(struct serve *v, struct conduit *stream, const char *service,
 			 const char *owner, const struct client_words *words)
 {
 	const struct serve_offer *offer = find(v, service, owner);
 	struct serve_stream *st;
-	char id[ID_MAX];
+	char id[ID_MAX], text[ABOUT_MAX];
 
 	v->counted++;
 	make_id(v, words->id, id);
@@ -293,6 +333,12 @@ enum reason serve_accept(struct serve *v, struct conduit *stream, const char *se
 			    "#%s: the relay asks for \"%.130s\", which is not offered here", id,
 			    service);
 		return REASON_LIMIT; /* REFUSED_STREAM: nothing was passed on */
+	}
+	if (!may_use(offer->config, words)) {
+		log_limited(LOG_LEVEL_WARNING, NULL, 0,
+			    "#%s: refused: %s may not use %s (allow)", id, about(words, text),
+			    offer->config->name);
+		return REASON_FORBIDDEN;
 	}
 	if (v->live >= v->config->limits.streams) {
 		log_limited(LOG_LEVEL_WARNING, NULL, 0,
