@@ -1,0 +1,220 @@
+/*
+ * enroll_options: the command line of attest-tunnel enroll.
+ *
+ * Theory of operation: as options.c: two passes, of which the first looks for --config only. What
+ * the two have in common is the config they fill; the code is in none of it.
+ */
+#include "tunnel/enroll_options.h"
+
+#include <getopt.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/config.h"
+#include "config/xalloc.h"
+#include "tunnel/options.h"
+
+#define PROGRAM "attest-tunnel"
+
+static const char help[] =
+	"Usage: attest-tunnel enroll --relay ADDRESS [...]\n"
+	"\n"
+	"Gets a client certificate from a relay, for a code that its operator made by\n"
+	"attest-relay enroll. The code is typed when asked for, or read from standard input; it "
+	"is\n"
+	"good once. Key and certificate are key.pem and certificate.pem in the folder.\n"
+	"\n"
+	"      --folder DIR           where they go; default: the current one\n"
+	"      --code-file FILE       the code is in there\n"
+	"      --force                replace a key and a certificate that are there\n"
+	"  -r, --relay ADDRESS        tcp:HOST:PORT or unix:PATH; again for more, tried in turn\n"
+	"  -c, --config FILE          attest-tunnel.yaml(5), for relays and the way to them\n"
+	"      --ca-file FILE, --server-name NAME, --proxy URL, --no-proxy LIST,\n"
+	"      --proxy-credentials-file FILE, --proxy-ca-file FILE   as without enroll\n"
+	"  -h, --help                 this text\n"
+	"\n"
+	"Exit status: 0 done, 1 failed, 2 wrong usage, 3 the relay refused. See "
+	"attest-tunnel(1).\n";
+
+int enroll_options_complain(int status, const char *fmt, ...)
+{
+	va_list args;
+
+	fputs(PROGRAM ": ", stderr);
+	va_start(args, fmt);
+	vfprintf(stderr, fmt, args);
+	va_end(args);
+	fputc('\n', stderr);
+	return status;
+}
+
+/* Takes over an allocated line. */
+int enroll_options_complain_why(int status, char *why)
+{
+	enroll_options_complain(status, "%s", why ? why : "out of memory");
+	free(why);
+	return status;
+}
+
+enum {
+	OPTION_CA_FILE = 256,
+	OPTION_SERVER_NAME,
+	OPTION_PROXY,
+	OPTION_PROXY_CREDENTIALS,
+	OPTION_PROXY_CA,
+	OPTION_NO_PROXY,
+	OPTION_FOLDER,
+	OPTION_CODE_FILE,
+	OPTION_FORCE
+};
+
+static const struct option long_options[] = {
+	{ "relay", required_argument, NULL, 'r' },
+	{ "config", required_argument, NULL, 'c' },
+	{ "ca-file", required_argument, NULL, OPTION_CA_FILE },
+	{ "server-name", required_argument, NULL, OPTION_SERVER_NAME },
+	{ "proxy", required_argument, NULL, OPTION_PROXY },
+	{ "proxy-credentials-file", required_argument, NULL, OPTION_PROXY_CREDENTIALS },
+	{ "proxy-ca-file", required_argument, NULL, OPTION_PROXY_CA },
+	{ "no-proxy", required_argument, NULL, OPTION_NO_PROXY },
+	{ "folder", required_argument, NULL, OPTION_FOLDER },
+	{ "code-file", required_argument, NULL, OPTION_CODE_FILE },
+	{ "force", no_argument, NULL, OPTION_FORCE },
+	{ "help", no_argument, NULL, 'h' },
+	{ 0 },
+};
+static const char short_options[] = "r:c:h";
+
+static bool add_relay(struct tunnel_config *c, const char *text)
+{
+	struct address a = { 0 };
+	char *why = NULL;
+
+	if (address_parse(&a, text, &why) < 0) {
+		enroll_options_complain_why(0, why);
+		return false;
+	}
+	if (a.kind != ADDRESS_TCP && a.kind != ADDRESS_UNIX) {
+		address_deinit(&a);
+		enroll_options_complain(0, "--relay %s: expected tcp:HOST:PORT or unix:PATH", text);
+		return false;
+	}
+	c->relays.at = xreallocarray(c->relays.at, c->relays.n + 1, sizeof(*c->relays.at));
+	c->relays.at[c->relays.n++] = a;
+	return true;
+}
+
+static bool set_no_proxy(struct tunnel_config *c, const char *text)
+{
+	char *why = NULL;
+
+	if (tunnel_config_set_no_proxy(c, text, &why) == 0)
+		return true;
+	enroll_options_complain(0, "--no-proxy: %s", why);
+	free(why);
+	return false;
+}
+
+static bool apply(struct enroll_options *o, int option, const char *value)
+{
+	char **const texts[] = {
+		[OPTION_CA_FILE - OPTION_CA_FILE] = &o->config->ca_file,
+		[OPTION_SERVER_NAME - OPTION_CA_FILE] = &o->config->server_name,
+		[OPTION_PROXY - OPTION_CA_FILE] = &o->config->proxy,
+		[OPTION_PROXY_CREDENTIALS - OPTION_CA_FILE] = &o->config->proxy_credentials_file,
+		[OPTION_PROXY_CA - OPTION_CA_FILE] = &o->config->proxy_ca_file,
+	};
+
+	switch (option) {
+	case 'c': /* done in the first pass */
+		return true;
+	case 'r':
+		return add_relay(o->config, value);
+	case OPTION_NO_PROXY:
+		return set_no_proxy(o->config, value);
+	case OPTION_FOLDER:
+		o->folder = value;
+		return true;
+	case OPTION_CODE_FILE:
+		o->code_file = value;
+		return true;
+	case OPTION_FORCE:
+		o->force = true;
+		return true;
+	default:
+		free(*texts[option - OPTION_CA_FILE]);
+		*texts[option - OPTION_CA_FILE] = xstrdup(value);
+		return true;
+	}
+}
+
+/* The file, or the defaults; NULL: *status, and what is wrong has been said. */
+static struct tunnel_config *load(int argc, char **argv, int *status)
+{
+	struct config_errors errors = { 0 };
+	struct tunnel_config *config;
+	const char *path = NULL;
+	int option;
+
+	optind = 0;
+	while ((option = getopt_long(argc, argv, short_options, long_options, NULL)) != -1) {
+		if (option == 'c')
+			path = optarg;
+		*status = option == 'h' ? STATUS_ORDERLY : STATUS_USAGE;
+		if (option == 'h')
+			fputs(help, stdout);
+		if (option == '?')
+			fputs("Try " PROGRAM " enroll --help.\n", stderr);
+		if (option == 'h' || option == '?')
+			return NULL;
+	}
+	*status = STATUS_USAGE;
+	if (optind < argc) {
+		/* which is not quoted: it may be one */
+		enroll_options_complain(
+			0, "unexpected argument; a code is never one, for others could read it");
+		return NULL;
+	}
+	*status = STATUS_FAILED;
+	config = path ? tunnel_config_load(path, &errors) : tunnel_config_new();
+	config_errors_print(&errors, stderr);
+	config_errors_deinit(&errors);
+	return config;
+}
+
+/* What a run needs. */
+static bool check(const struct tunnel_config *c)
+{
+	if (!c->relays.n)
+		enroll_options_complain(0, "--relay ADDRESS is needed");
+	for (size_t i = 0; i < c->relays.n; i++) {
+		if (c->relays.at[i].kind == ADDRESS_TCP || c->server_name)
+			continue;
+		enroll_options_complain(
+			0, "a relay at a Unix socket has no host name: --server-name is needed");
+		return false;
+	}
+	return c->relays.n;
+}
+
+bool enroll_options_read(struct enroll_options *o, int argc, char **argv, int *status)
+{
+	bool good = true;
+	int option;
+
+	*o = (struct enroll_options){ .folder = "." };
+	o->config = load(argc, argv, status);
+	if (!o->config)
+		return false;
+	optind = 0;
+	while ((option = getopt_long(argc, argv, short_options, long_options, NULL)) != -1)
+		good = apply(o, option, optarg) && good;
+	if (good && check(o->config))
+		return true;
+	fputs("Try " PROGRAM " enroll --help.\n", stderr);
+	tunnel_config_free(o->config);
+	*status = STATUS_USAGE;
+	return false;
+}
