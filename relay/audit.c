@@ -70,6 +70,7 @@ static const struct {
 	TEXT(client_rule),
 	TEXT(credential),
 	TEXT(client_identity),
+	TEXT(serial),
 	TEXT(target),
 	TEXT(detail),
 	TEXT(services),

@@ -42,6 +42,7 @@ struct audit_record {
 	const char *service, *services, *owner; /* services: what a tunnel offers */
 	const char *target, *target_address;    /* as the config has it; where that was found */
 	const char *tunnel;                     /* OWNER/INSTANCE */
+	const char *serial; /* of a certificate that was issued */
 	const char *detail;
 };
 

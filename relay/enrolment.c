@@ -28,6 +28,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "relay/audit.h"
 #include "relay/authority.h"
 #include "relay/codes.h"
 #include "relay/conduit.h"
@@ -111,7 +112,7 @@ static bool say(struct conduit *c, const struct verdict *v, const char *type, co
 
 /*
  * All that becomes known of an attempt to enrol comes by here: who, what was decided, and why. For
- * counters, the log and its source's failures; the place for whoever keeps an audit.
+ * counters, the log, the audit and its source's failures.
  */
 static void note_refused(struct listener *l, struct worker *w, const struct client *client,
 			 const struct verdict *v, const char *detail)
@@ -131,6 +132,16 @@ static void note_granted(const struct enrolment *e, const struct issued *record)
 		{ "label", record->label, 0 },
 	};
 
+	const struct audit_record r = {
+		.kind = AUDIT_CERTIFICATE_ISSUED,
+		.listener = e->listener->config->name,
+		.client = record->client,
+		.owner = record->owner,
+		.credential = record->label,
+		.serial = record->serial,
+	};
+
+	audit_write(e->listener->gateway->audit, &e->worker->counters, &r);
 	counter_add(&e->worker->counters.value[COUNTER_ENROLMENTS], 1);
 	log_fields(LOG_LEVEL_INFO, fields, sizeof(fields) / sizeof(*fields),
 		   "%s (%s) enrolled as %s%s%s%s: certificate %s until %s",
@@ -189,7 +200,7 @@ static void vanish(struct enrolment *e, enum reason why)
 {
 	struct source *source = e->client.source;
 
-	counter_add(&e->worker->counters.refused[why], 1);
+	opening_log_vanished(e->worker, e->listener->config->name, &e->client, why);
 	conduit_close(leave(e), why);
 	gateway_connection_over(source);
 }
