@@ -236,6 +236,7 @@ static void fill_sandbox(struct sandbox_spec *s, const struct relay_config *conf
 	for (size_t i = 0; i < config->n_listeners; i++) {
 		sandbox_listener(s, &config->listeners[i].address);
 		sandbox_file(s, config->listeners[i].client_ca);
+		sandbox_file(s, config->listeners[i].client_crl);
 	}
 	for (size_t i = 0; i < config->n_services; i++)
 		for (size_t j = 0; j < config->services[i].targets.n; j++)
