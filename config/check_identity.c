@@ -42,8 +42,7 @@ static void check_tokens(const struct check *k, const struct relay_config *c)
 	n = 0;
 	for (size_t i = 0; i < c->n_owners; i++)
 		for (size_t j = 0; j < c->owners[i].tokens.n; j++)
-			uses[n++] = (struct hash_use){ c->owners[i].tokens.at[j].hash, i,
-						       j };
+			uses[n++] = (struct hash_use){ c->owners[i].tokens.at[j].hash, i, j };
 	if (n)
 		qsort(uses, n, sizeof(*uses), compare_hashes);
 	for (size_t i = 1; i < n; i++) {
@@ -60,8 +59,7 @@ static void check_tokens(const struct check *k, const struct relay_config *c)
 	free(uses);
 }
 
-static void certificate_again(const struct check *k, const struct use *first,
-			      const struct use *use)
+static void certificate_again(const struct check *k, const struct use *first, const struct use *use)
 {
 	source_error(k->s, check_find_sub(k, "owners", use->at, "certificates", use->sub),
 		     "certificates: %s is the owner's on line %d already; expected each name once, "

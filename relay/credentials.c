@@ -137,9 +137,9 @@ static bool by_owner_uri(const struct credentials *c, const struct identity *i,
 	for (unsigned n = 0; n < identity_names(i); n++) {
 		const char *name = identity_name(i, n);
 		const struct owner_config *owner =
-			strncmp(name, CREDENTIALS_OWNER_URI, len) == 0 ?
-				relay_config_owner(c->config, name + len) :
-				NULL;
+			strncmp(name, CREDENTIALS_OWNER_URI, len) == 0
+				? relay_config_owner(c->config, name + len)
+				: NULL;
 
 		if (owner) {
 			*out = (struct credential){ owner, "enrolled", UINT64_MAX };

@@ -3,8 +3,8 @@
  *
  * Theory of operation: made once, when a chain was verified; then only read. Names are kept as one
  * text each, in the form that configs have, so that comparing is comparing texts. Whatever could be
- * read in two ways (a NUL inside, a separator, another alphabet) is no name here: it gives no right.
- * Of a certificate's subject nothing is kept: the common name is no name (RFC 6125).
+ * read in two ways (a NUL inside, a separator, another alphabet) is no name here: it gives no
+ * right. Of a certificate's subject nothing is kept: the common name is no name (RFC 6125).
  */
 #include "relay/identity.h"
 
@@ -22,7 +22,7 @@ struct identity {
 	unsigned n_names, n_chain;
 	struct identity_link chain[IDENTITY_CHAIN_MAX];
 	const char *name[IDENTITY_NAMES_MAX]; /* in names */
-	char names[IDENTITY_TEXT_MAX];	      /* each with its NUL */
+	char names[IDENTITY_TEXT_MAX];        /* each with its NUL */
 	char text[IDENTITY_TEXT_MAX];
 };
 
@@ -33,8 +33,7 @@ bool identity_digest_serial(const X509_NAME *issuer, const ASN1_INTEGER *serial,
 	const unsigned char *der;
 	size_t len;
 	bool good = md && X509_NAME_get0_der(issuer, &der, &len) &&
-		    EVP_DigestInit_ex(md, EVP_sha256(), NULL) &&
-		    EVP_DigestUpdate(md, der, len) &&
+		    EVP_DigestInit_ex(md, EVP_sha256(), NULL) && EVP_DigestUpdate(md, der, len) &&
 		    EVP_DigestUpdate(md, ASN1_STRING_get0_data(serial),
 				     (size_t)ASN1_STRING_length(serial)) &&
 		    EVP_DigestFinal_ex(md, out, NULL);
@@ -61,8 +60,8 @@ static bool keep_link(struct identity *i, X509 *certificate)
 }
 
 /* prefix and text as one name, if it is a plain one and there is room. */
-static void keep_name(struct identity *i, const char *prefix, const ASN1_STRING *text,
-		      size_t *used, size_t *said)
+static void keep_name(struct identity *i, const char *prefix, const ASN1_STRING *text, size_t *used,
+		      size_t *said)
 {
 	const unsigned char *at = ASN1_STRING_get0_data(text);
 	size_t len = (size_t)ASN1_STRING_length(text), prefix_len = strlen(prefix);
@@ -78,8 +77,8 @@ static void keep_name(struct identity *i, const char *prefix, const ASN1_STRING 
 			return;
 	memcpy(to, prefix, prefix_len);
 	for (size_t n = 0; n < len; n++)
-		to[prefix_len + n] = (char)(dns && at[n] >= 'A' && at[n] <= 'Z' ? at[n] + 32 :
-										  at[n]);
+		to[prefix_len + n] =
+			(char)(dns && at[n] >= 'A' && at[n] <= 'Z' ? at[n] + 32 : at[n]);
 	to[prefix_len + len] = '\0';
 	i->name[i->n_names++] = to;
 	*used += prefix_len + len + 1;
@@ -107,7 +106,7 @@ static void keep_names(struct identity *i, X509 *leaf)
 	GENERAL_NAMES_free(all);
 }
 
-struct identity *identity_new(enum identity_kind kind, STACK_OF(X509) *chain)
+struct identity *identity_new(enum identity_kind kind, STACK_OF(X509) * chain)
 {
 	int n = sk_X509_num(chain);
 	struct identity *i;

@@ -22,7 +22,7 @@
 /* What the certificate is good for: the CAs of the two are never taken for each other. */
 enum identity_kind {
 	IDENTITY_CLIENT, /* of a listener's client_ca */
-	IDENTITY_OWNER,	 /* of the relay's own CA for owners */
+	IDENTITY_OWNER,  /* of the relay's own CA for owners */
 };
 
 struct identity;
@@ -31,7 +31,7 @@ struct identity;
  * chain: as verified, the peer's own certificate first and the CA's last. NULL: out of memory, or
  * the chain is longer than IDENTITY_CHAIN_MAX.
  */
-struct identity *identity_new(enum identity_kind kind, STACK_OF(X509) *chain);
+struct identity *identity_new(enum identity_kind kind, STACK_OF(X509) * chain);
 struct identity *identity_ref(struct identity *i);   /* NULL is fine */
 struct identity *identity_unref(struct identity *i); /* NULL is fine; returns NULL */
 
@@ -50,7 +50,8 @@ const char *identity_text(const struct identity *i);
 /* name as a config has it; its "dns:" may be in any case. NULL for i: false. */
 bool identity_is(const struct identity *i, const char *name);
 
-/* Of each certificate in the chain: who issued it under which serial number, digested; and itself. */
+/* Of each certificate in the chain: who issued it under which serial number, digested; and itself.
+ */
 struct identity_link {
 	uint8_t serial[IDENTITY_DIGEST];
 	uint8_t whole[IDENTITY_DIGEST];

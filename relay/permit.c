@@ -107,10 +107,10 @@ static bool lists_service(const struct client_config *rule, const char *service)
 
 static bool lists_network(const struct networks *list, const struct peer *peer)
 {
-	enum network_kind kind = peer->family == AF_INET  ? NETWORK_IPV4 :
-				 peer->family == AF_INET6 ? NETWORK_IPV6 :
-				 peer->family == AF_UNIX  ? NETWORK_UNIX :
-							    NETWORK_NONE;
+	enum network_kind kind = peer->family == AF_INET    ? NETWORK_IPV4
+				 : peer->family == AF_INET6 ? NETWORK_IPV6
+				 : peer->family == AF_UNIX  ? NETWORK_UNIX
+							    : NETWORK_NONE;
 
 	for (size_t i = 0; i < list->n; i++)
 		if (list->at[i].kind == kind && kind != NETWORK_NONE &&

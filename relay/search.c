@@ -148,7 +148,8 @@ static void open_stream(struct opening *o, const struct offer *offer)
 	f->target->ready = on_answer;
 	f->target->user = o;
 	conduit_want(f->target, READY_OPEN | READY_ABORT);
-	timer_set(o->worker, &f->timer, gateway_settings(o->worker)->config->timeouts.dial, on_answer_late);
+	timer_set(o->worker, &f->timer, gateway_settings(o->worker)->config->timeouts.dial,
+		  on_answer_late);
 }
 
 /* The client is in this worker again; false: it could not be, and the opening is over. */

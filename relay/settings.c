@@ -96,8 +96,7 @@ static bool load_owners(struct settings *s, const char *said)
 	crl = authority_crl_path(s->config);
 	if (crl) /* one that is not there: nothing was taken back yet */
 		s->owners = load_trust(IDENTITY_OWNER, e->ca,
-				       access(crl, F_OK) < 0 && errno == ENOENT ? NULL : crl,
-				       &why);
+				       access(crl, F_OK) < 0 && errno == ENOENT ? NULL : crl, &why);
 	free(crl);
 	if (!s->owners)
 		tell(said, "enrolment: ", "", why);

@@ -30,7 +30,7 @@ struct trust {
 	atomic_uint refs;
 	enum identity_kind kind;
 	X509_STORE *store;
-	STACK_OF(X509_NAME) *names;
+	STACK_OF(X509_NAME) * names;
 	struct digests anchors, revoked;
 };
 
@@ -47,8 +47,8 @@ static __attribute__((format(printf, 2, 3))) void say(char **why, const char *fm
 static const char *reason(void)
 {
 	unsigned long e = ERR_peek_last_error();
-	const char *text = ERR_SYSTEM_ERROR(e) ? strerror(ERR_GET_REASON(e)) :
-						 ERR_reason_error_string(e);
+	const char *text =
+		ERR_SYSTEM_ERROR(e) ? strerror(ERR_GET_REASON(e)) : ERR_reason_error_string(e);
 
 	return text ? text : "it holds none";
 }
@@ -85,9 +85,9 @@ static bool has(const struct digests *d, const uint8_t *digest)
 static bool add_ca(struct trust *t, X509 *ca)
 {
 	uint8_t *digest = digest_add(&t->anchors);
-	X509_NAME *name = digest && X509_digest(ca, EVP_sha256(), digest, NULL) ?
-				  X509_NAME_dup(X509_get_subject_name(ca)) :
-				  NULL;
+	X509_NAME *name = digest && X509_digest(ca, EVP_sha256(), digest, NULL)
+				  ? X509_NAME_dup(X509_get_subject_name(ca))
+				  : NULL;
 
 	if (!name || !sk_X509_NAME_push(t->names, name)) {
 		X509_NAME_free(name);
@@ -113,7 +113,7 @@ static bool add_crl(struct trust *t, X509_CRL *crl)
 }
 
 /* Every entry of a PEM file; what is neither is passed over. NULL and *why. */
-static STACK_OF(X509_INFO) *read_pem(const char *what, const char *path, char **why)
+static STACK_OF(X509_INFO) * read_pem(const char *what, const char *path, char **why)
 {
 	STACK_OF(X509_INFO) *all = NULL;
 	FILE *f = fopen(path, "re");
@@ -208,8 +208,7 @@ struct trust *trust_new(enum identity_kind kind, const char *ca, const char *crl
 		ERR_clear_error();
 		return trust_unref(t);
 	}
-	X509_STORE_set_flags(t->store,
-			     crl ? X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL : 0);
+	X509_STORE_set_flags(t->store, crl ? X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL : 0);
 	X509_STORE_set_depth(t->store, IDENTITY_CHAIN_MAX - 2); /* between the two ends */
 	X509_STORE_set_purpose(t->store, X509_PURPOSE_SSL_CLIENT);
 	X509_VERIFY_PARAM_set_auth_level(X509_STORE_get0_param(t->store), AUTH_LEVEL);
@@ -239,7 +238,7 @@ struct trust *trust_unref(struct trust *t)
 
 /* ---- asking ---- */
 
-struct identity *trust_verify(const struct trust *t, X509 *leaf, STACK_OF(X509) *others,
+struct identity *trust_verify(const struct trust *t, X509 *leaf, STACK_OF(X509) * others,
 			      int *error)
 {
 	X509_STORE_CTX *ctx = X509_STORE_CTX_new();
@@ -271,8 +270,8 @@ bool trust_holds(const struct trust *t, const struct identity *i)
 	return true;
 }
 
-STACK_OF(X509_NAME) *trust_names(const struct trust *t)
+STACK_OF(X509_NAME) * trust_names(const struct trust *t)
 {
-	return sk_X509_NAME_deep_copy(t->names, (X509_NAME *(*)(const X509_NAME *))X509_NAME_dup,
+	return sk_X509_NAME_deep_copy(t->names, (X509_NAME * (*)(const X509_NAME *)) X509_NAME_dup,
 				      X509_NAME_free);
 }

@@ -59,7 +59,8 @@ struct h2_client {
 
 static void on_free(struct reapable *r)
 {
-	struct h2_client *k = (struct h2_client *)((char *)r - offsetof(struct h2_client, reapable));
+	struct h2_client *k =
+		(struct h2_client *)((char *)r - offsetof(struct h2_client, reapable));
 
 	identity_unref(k->client.identity);
 	free(k);

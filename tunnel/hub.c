@@ -12,8 +12,8 @@
  *
  * The owner part of each service's name comes from the owner that the credential is of, never from
  * the agent. The credential is judged again with every reload, and its end waited for: then the
- * tunnel ends, and its streams with it. A take-over is decided by the registry and carried out in the stale tunnel's own
- * worker.
+ * tunnel ends, and its streams with it. A take-over is decided by the registry and carried out in
+ * the stale tunnel's own worker.
  *
  * Tunnels are found by id through a table of slots per worker. Limits: limits.tunnels,
  * limits.per_owner.tunnels; half-done ones as all handshakes are (relay/handshake.h).

@@ -71,8 +71,9 @@ static void write_crl(const char *file, const struct issued *by, const struct is
 static void test_names(void)
 {
 	struct trust *t = trust_by(IDENTITY_CLIENT, "ca.pem", NULL);
-	struct issued it = node("DNS:Node-A.cloud.example,URI:spiffe://Cloud/node,email:A@b.example,"
-				"IP:10.0.0.1,DNS:*.cloud.example");
+	struct issued it =
+		node("DNS:Node-A.cloud.example,URI:spiffe://Cloud/node,email:A@b.example,"
+		     "IP:10.0.0.1,DNS:*.cloud.example");
 	int error;
 	struct identity *i = verify(t, it, &error);
 
@@ -83,10 +84,10 @@ static void test_names(void)
 	CHECK(identity_is(i, "dns:NODE-A.cloud.example"));
 	CHECK(identity_is(i, "uri:spiffe://Cloud/node"));
 	CHECK(!identity_is(i, "uri:spiffe://cloud/node"));
-	CHECK(!identity_is(i, "dns:other.cloud.example"));  /* a wildcard is nobody else's name */
+	CHECK(!identity_is(i, "dns:other.cloud.example"));   /* a wildcard is nobody else's name */
 	CHECK(!identity_is(i, "dns:node-a.cloud.example.")); /* exactly */
 	CHECK(!identity_is(i, "dns:node-a.cloud.exampl"));
-	CHECK(!identity_is(i, "dns:node"));		     /* the common name is none */
+	CHECK(!identity_is(i, "dns:node")); /* the common name is none */
 	CHECK(!identity_is(NULL, "dns:node"));
 	CHECK(identity_expires(i) > NOW && identity_expires(i) <= NOW + HOUR + 5);
 	CHECK_INT(identity_kind(i), IDENTITY_CLIENT);
@@ -106,9 +107,12 @@ static void test_odd_names(void)
 	static const struct {
 		const char *text;
 		int len;
-	} odd[] = { { nul, sizeof(nul) - 1 }, { "a.example,dns:b.example", -1 },
-		    { "a b", -1 },	      { "a\xc3\xa4.example", -1 },
-		    { "", 0 },		      { "good.example", -1 } };
+	} odd[] = { { nul, sizeof(nul) - 1 },
+		    { "a.example,dns:b.example", -1 },
+		    { "a b", -1 },
+		    { "a\xc3\xa4.example", -1 },
+		    { "", 0 },
+		    { "good.example", -1 } };
 	struct identity *i;
 	int error;
 
@@ -147,9 +151,10 @@ static void test_many_names(void)
 	int error;
 
 	for (unsigned k = 0; k < 40; k++)
-		n += (size_t)snprintf(san + n, sizeof(san) - n, "%sDNS:%.*s%u.example", k ? "," : "",
-				      k % 2 ? 60 : 3,
-				      "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", k);
+		n += (size_t)snprintf(
+			san + n, sizeof(san) - n, "%sDNS:%.*s%u.example", k ? "," : "",
+			k % 2 ? 60 : 3,
+			"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", k);
 	it = node(san);
 	i = verify(t, it, &error);
 	CHECK(i);
@@ -192,7 +197,7 @@ static void test_trust(void)
 	i = verify(t, it, &error);
 	CHECK(i && trust_holds(t, i));
 	CHECK(!trust_holds(elsewhere, i)); /* its CA is not there */
-	CHECK(!trust_holds(owners, i));	   /* the same CA for another purpose */
+	CHECK(!trust_holds(owners, i));    /* the same CA for another purpose */
 	identity_unref(i);
 	issued_free(it);
 	trust_unref(t);
@@ -246,7 +251,8 @@ static void no_trust(const char *file, const char *crl, const char *says)
 {
 	char *warning, *why;
 
-	CHECK(!trust_new(IDENTITY_CLIENT, path_of(file), crl ? path_of(crl) : NULL, &warning, &why));
+	CHECK(!trust_new(IDENTITY_CLIENT, path_of(file), crl ? path_of(crl) : NULL, &warning,
+			 &why));
 	if (!why || !strstr(why, says))
 		fprintf(stderr, "said: %s\n", why ? why : "nothing");
 	CHECK(!warning && why && strstr(why, says));
@@ -379,18 +385,18 @@ static const char *rule(const struct permits *p, struct peer peer, const struct 
 
 static void test_permits(void)
 {
-	struct relay_config *c =
-		config("clients:\n"
-		       "- {name: old, networks: ['10.0.0.0/8'], services: ['*'], "
-		       "expires: 1970-01-01T00:10:00Z}\n"
-		       "- {name: node, certificates: ['dns:Node.example', 'uri:x:y'], "
-		       "services: ['kbs.acme', 'tang.*']}\n"
-		       "- {name: near, certificates: ['dns:node.example'], networks: ['10.0.0.0/8'], "
-		       "services: ['*.beta']}\n"
-		       "- {name: local, uids: ['107', '200-299'], services: ['*']}\n"
-		       "- {name: vm, cids: ['42'], listeners: [vms], services: ['kbs.acme']}\n"
-		       "- {name: lan, networks: ['192.168.0.0/16', '2001:db8::/32'], "
-		       "listeners: [front], services: ['pub.acme']}\n");
+	struct relay_config *c = config(
+		"clients:\n"
+		"- {name: old, networks: ['10.0.0.0/8'], services: ['*'], "
+		"expires: 1970-01-01T00:10:00Z}\n"
+		"- {name: node, certificates: ['dns:Node.example', 'uri:x:y'], "
+		"services: ['kbs.acme', 'tang.*']}\n"
+		"- {name: near, certificates: ['dns:node.example'], networks: ['10.0.0.0/8'], "
+		"services: ['*.beta']}\n"
+		"- {name: local, uids: ['107', '200-299'], services: ['*']}\n"
+		"- {name: vm, cids: ['42'], listeners: [vms], services: ['kbs.acme']}\n"
+		"- {name: lan, networks: ['192.168.0.0/16', '2001:db8::/32'], "
+		"listeners: [front], services: ['pub.acme']}\n");
 	struct permits *p = permits_new(c);
 	struct trust *t = trust_by(IDENTITY_CLIENT, "ca.pem", NULL);
 	struct trust *owners = trust_by(IDENTITY_OWNER, "ca.pem", NULL);
@@ -408,7 +414,7 @@ static void test_permits(void)
 	CHECK_STR(rule(p, ip(10, 9), i, "front", "kbs.beta"), "near"); /* all lists of a rule */
 	CHECK_STR(rule(p, ip(10, 9), NULL, "front", "kbs.beta"), "");
 	CHECK_STR(rule(p, ip(10, 9), NULL, "front", "kbs.acme"), ""); /* old is over */
-	CHECK_STR(rule(p, ip(192, 9), o, "front", "kbs.acme"), "");	  /* an owner's is no client's */
+	CHECK_STR(rule(p, ip(192, 9), o, "front", "kbs.acme"), ""); /* an owner's is no client's */
 	CHECK_STR(rule(p, uid, NULL, "local", "x.y"), "local");
 	uid.b = 300;
 	CHECK_STR(rule(p, uid, NULL, "local", "x.y"), "");
