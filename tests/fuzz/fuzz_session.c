@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "relay/worker.c" /* to turn the loop by hand */
+#include "tests/fuzz/carrier.h"
 #include "tunnel/session.h"
 
 enum {
@@ -27,15 +28,9 @@ enum {
 	OPTION_RETIRE = 1 << 7, /* the session is retired half-way */
 };
 
-enum { /* the carrier's byte; the rest of it sets off the lengths of pieces */
-	CARRIER_LONGER = 1 << 5, /* pieces of up to 1000 bytes, instead of 7 */
-	CARRIER_AGAIN = 1 << 6,	 /* the second half of what it delivers comes 16 times */
-	CARRIER_DEAF = 1 << 7,	 /* it takes nothing */
-};
-
 #define TURNS 400
 #define OWNED 64
-#define AGAIN 16
+
 /*
  * What a session may hold, without the peer's doing: its window, in blocks that may be half empty,
  * the streams, one write. And the answers that a deaf peer leaves waiting: some 160 bytes for a
@@ -47,89 +42,10 @@ enum { /* the carrier's byte; the rest of it sets off the lengths of pieces */
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* A carrier in memory. */
-struct memory {
-	struct conduit base;
-	const uint8_t *data;
-	size_t size, at, delivered;
-	unsigned wants, option, turn, again, mix;
-	bool closed, deaf, longer;
-};
-
 static struct worker *w;
 static unsigned option, n_events, n_accepted;
 static bool ended;
 static struct conduit *owned[OWNED]; /* so that none is leaked */
-
-static size_t piece(struct memory *m)
-{
-	m->mix = m->mix * 1103515245 + 12345;
-	return 1 + (m->mix >> 16) % (m->longer ? 1000 : 7);
-}
-
-static ssize_t memory_read(struct conduit *c, void *buf, size_t max)
-{
-	struct memory *m = (struct memory *)c;
-	size_t n;
-
-	if (m->at == m->size && m->again > 0) {
-		m->again--;
-		m->at = m->size / 2;
-	}
-	n = m->size - m->at;
-	if (n == 0)
-		return 0;
-	if (m->option & OPTION_PIECES && max > 0) {
-		size_t some = piece(m);
-
-		max = max < some ? max : some;
-	}
-	if (n > max)
-		n = max;
-	memcpy(buf, m->data + m->at, n);
-	m->at += n;
-	m->delivered += n;
-	return (ssize_t)n;
-}
-
-static ssize_t memory_write(struct conduit *c, const void *buf, size_t len)
-{
-	struct memory *m = (struct memory *)c;
-	size_t some;
-
-	if (m->deaf)
-		return -EAGAIN;
-	if (!(m->option & OPTION_PIECES))
-		return (ssize_t)len;
-	if (m->turn % 2)
-		return -EAGAIN;
-	some = 100 + piece(m);
-	return (ssize_t)(len > some ? some : len);
-}
-
-static int memory_shutdown(struct conduit *c)
-{
-	return 0;
-}
-
-static void memory_want(struct conduit *c, unsigned events)
-{
-	((struct memory *)c)->wants = events;
-}
-
-static void memory_close(struct conduit *c, enum reason why)
-{
-	((struct memory *)c)->closed = true;
-}
-
-static const struct conduit_ops memory_ops = {
-	.name = "memory",
-	.read = memory_read,
-	.write = memory_write,
-	.shutdown = memory_shutdown,
-	.want = memory_want,
-	.close = memory_close,
-};
 
 static void drop(unsigned i, enum reason why)
 {
@@ -236,18 +152,6 @@ static void on_end(struct session *s, enum reason why, const char *detail)
 	ended = true;
 }
 
-static void turn(struct memory *m)
-{
-	unsigned can = READY_READ | (m->deaf || m->turn % 2 ? 0 : READY_WRITE);
-	unsigned events = m->wants & can;
-
-	m->turn++;
-	if (events && !m->closed)
-		conduit_ready(&m->base, events);
-	run_deferred(w);
-	reap(w);
-}
-
 /* Bytes that malloc has given away; only a sanitizer's can say, others count what they cache. */
 size_t __sanitizer_get_current_allocated_bytes(void) __attribute__((weak));
 
@@ -258,9 +162,9 @@ static size_t allocated(void)
 	return __sanitizer_get_current_allocated_bytes();
 }
 
-static size_t memory_max(const struct memory *m)
+static size_t memory_max(const struct carrier *k)
 {
-	size_t answers = m->delivered * MEMORY_FOR_A_BYTE;
+	size_t answers = k->delivered * MEMORY_FOR_A_BYTE;
 
 	return MEMORY_FIXED + (answers < MEMORY_ANSWERS ? answers : MEMORY_ANSWERS);
 }
@@ -292,7 +196,7 @@ static void open_some(struct session *s)
 	}
 }
 
-static struct session *start(struct memory *m)
+static struct session *start(struct carrier *k)
 {
 	enum session_role role = option & OPTION_CLIENT ? SESSION_CLIENT : SESSION_SERVER;
 	struct session_limits l = limits;
@@ -301,7 +205,7 @@ static struct session *start(struct memory *m)
 	l.peer = role == SESSION_CLIENT && !(option & OPTION_REFUSE) ? SESSION_PEER_AGENT
 		 : role == SESSION_SERVER && option & OPTION_REFUSE  ? SESSION_PEER_ANY
 								     : SESSION_PEER_RELAY;
-	s = session_new(&m->base, role, &l, &events, NULL);
+	s = session_new(&k->base, role, &l, &events, NULL);
 	if (!s)
 		abort();
 	if (role == SESSION_CLIENT)
@@ -309,36 +213,27 @@ static struct session *start(struct memory *m)
 	return s;
 }
 
-static void run(uint8_t carrier, const uint8_t *data, size_t size)
+static void run(uint8_t how, const uint8_t *data, size_t size)
 {
-	struct memory m = { .data = data,
-			    .size = size,
-			    .option = option,
-			    .mix = carrier,
-			    .longer = carrier & CARRIER_LONGER,
-			    .again = carrier & CARRIER_AGAIN ? AGAIN - 1 : 0,
-			    .deaf = carrier & CARRIER_DEAF };
+	struct carrier k;
 	size_t before = allocated();
 	struct session *s;
 
-	conduit_init(&m.base, &memory_ops, w);
+	carrier_init(&k, w, how, option & OPTION_PIECES, data, size);
 	ended = false;
 	n_events = n_accepted = 0;
-	s = start(&m);
+	s = start(&k);
 	for (int i = 0; i < TURNS && !ended; i++) {
 		if (session_memory(s) > limits.session_window ||
-		    allocated() > before + memory_max(&m))
+		    allocated() > before + memory_max(&k))
 			abort();
 		if (i == 3 && option & OPTION_RETIRE)
 			session_retire(s);
-		turn(&m);
+		carrier_turn(&k);
 	}
-	m.at = m.size; /* what is left takes too long */
-	m.again = 0;
-	m.deaf = false;
-	m.option &= ~(unsigned)OPTION_PIECES;
+	carrier_finish(&k); /* what is left takes too long */
 	for (int i = 0; i < TURNS && !ended; i++)
-		turn(&m);
+		carrier_turn(&k);
 	if (!ended)
 		abort();
 	for (unsigned i = 0; i < OWNED; i++)
@@ -346,7 +241,7 @@ static void run(uint8_t carrier, const uint8_t *data, size_t size)
 			drop(i, REASON_SHUTDOWN);
 	run_deferred(w);
 	reap(w);
-	conduit_deinit(&m.base);
+	conduit_deinit(&k.base);
 }
 
 /* The first run's memory stays: the worker, tables of libraries. */
