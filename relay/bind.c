@@ -263,10 +263,11 @@ void bind_close(const struct address *a, int fd)
 const char *bind_describe(const struct address *a, int fd, char *buf, size_t size)
 {
 	struct address real = *a;
-	struct sockaddr_storage at = { 0 };
+	struct sockaddr_storage at;
 	socklen_t len = sizeof(at);
 
 	if (a->kind == ADDRESS_TCP && getsockname(fd, (struct sockaddr *)&at, &len) == 0)
+		/* NOLINTNEXTLINE(clang-analyzer-core.*): set; glibc's type of it hides that */
 		real.port = ntohs(at.ss_family == AF_INET6 ?
 					  ((struct sockaddr_in6 *)&at)->sin6_port :
 					  ((struct sockaddr_in *)&at)->sin_port);

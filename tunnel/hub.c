@@ -403,6 +403,7 @@ static void enroll(struct tunnel *t, const struct hello *hello)
 
 	snprintf(words.owner, sizeof(words.owner), "%s", t->owner);
 	t->quota = tenants_owner(&t->gateway->tenants, t->owner);
+	/* NOLINTNEXTLINE(clang-analyzer-optin.portability.UnixAPI): a hello has one at least */
 	t->offers = calloc(hello->n_offers, sizeof(*t->offers));
 	if (!t->offers || !t->quota) {
 		tunnel_close(t, REASON_NO_MEMORY, "out of memory");
