@@ -35,11 +35,11 @@
 #include "config/config.h"
 #include "relay/edge.h"
 #include "relay/log.h"
-#include "relay/sandbox.h"
 #include "relay/tls.h"
 #include "relay/token.h"
 #include "relay/worker.h"
 #include "tunnel/agent.h"
+#include "tunnel/confine.h"
 #include "tunnel/egress.h"
 #include "tunnel/enroll.h"
 #include "tunnel/hello.h"
@@ -411,39 +411,6 @@ static void release(struct program *p)
 	libevent_global_shutdown();
 }
 
-/* What it will still need: files that are read again, sockets to be removed or connected to. */
-static void fill_sandbox(struct sandbox_spec *s, const struct tunnel_config *config)
-{
-	const char *const files[] = { config->token_file,	     config->ca_file,
-				      config->certificate,	     config->key,
-				      config->proxy_credentials_file, config->proxy_ca_file };
-
-	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++)
-		sandbox_file(s, files[i]);
-	for (size_t i = 0; i < config->n_locals; i++)
-		sandbox_listener(s, &config->locals[i].address);
-	for (size_t i = 0; i < config->n_services; i++)
-		sandbox_target(s, &config->services[i].target);
-	for (size_t i = 0; i < config->relays.n; i++)
-		sandbox_target(s, &config->relays.at[i]);
-}
-
-static bool enter_sandbox(const struct options *o)
-{
-	struct sandbox_spec s = { .program = SANDBOX_TUNNEL };
-	bool good;
-
-	if (o->no_sandbox) {
-		sandbox_stay_out();
-		return true;
-	}
-	sandbox_file(&s, o->path);
-	fill_sandbox(&s, o->config);
-	good = sandbox_enter(&s);
-	sandbox_spec_deinit(&s);
-	return good;
-}
-
 static void log_start(const struct program *p)
 {
 	const struct tunnel_config *config = p->spec.config;
@@ -468,7 +435,7 @@ static int run(const struct options *o)
 	harden();
 	p->spec.config = config;
 	p->spec.once = o->once;
-	if (prepare(p) && enter_sandbox(o)) {
+	if (prepare(p) && confine_tunnel(o)) {
 		if (p->offers)
 			p->netwatch = netwatch_new(p->worker, on_network_change, NULL);
 		start_watchdog(p);
