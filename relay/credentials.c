@@ -32,14 +32,6 @@ static int compare_hash(const uint8_t *hash, const struct row *r)
 	return memcmp(hash, r->config->hash.bytes, TOKEN_HASH_BYTES);
 }
 
-/* A DNS name in any case. */
-static int compare_names(const char *a, const char *b)
-{
-	bool dns = strncmp(a, "dns:", 4) == 0 && strncmp(b, "dns:", 4) == 0;
-
-	return dns ? strcasecmp(a, b) : strcmp(a, b);
-}
-
 static int order_tokens(const void *a, const void *b)
 {
 	return compare_hash(((const struct row *)a)->config->hash.bytes, b);
@@ -47,8 +39,8 @@ static int order_tokens(const void *a, const void *b)
 
 static int order_certificates(const void *a, const void *b)
 {
-	return compare_names(((const struct row *)a)->config->name,
-			     ((const struct row *)b)->config->name);
+	return identity_compare(((const struct row *)a)->config->name,
+				((const struct row *)b)->config->name);
 }
 
 static int find_token(const void *key, const void *row)
@@ -58,7 +50,7 @@ static int find_token(const void *key, const void *row)
 
 static int find_certificate(const void *key, const void *row)
 {
-	return compare_names(key, ((const struct row *)row)->config->name);
+	return identity_compare(key, ((const struct row *)row)->config->name);
 }
 
 /* ---- making ---- */

@@ -165,12 +165,17 @@ const char *identity_text(const struct identity *i)
 	return i->text;
 }
 
+int identity_compare(const char *a, const char *b)
+{
+	bool dns = strncmp(a, "dns:", 4) == 0 && strncmp(b, "dns:", 4) == 0;
+
+	return dns ? strcasecmp(a, b) : strcmp(a, b);
+}
+
 bool identity_is(const struct identity *i, const char *name)
 {
-	bool dns = strncmp(name, "dns:", 4) == 0;
-
 	for (unsigned n = 0; i && n < i->n_names; n++)
-		if (dns ? strcasecmp(i->name[n], name) == 0 : strcmp(i->name[n], name) == 0)
+		if (identity_compare(i->name[n], name) == 0)
 			return true;
 	return false;
 }

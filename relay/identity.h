@@ -47,6 +47,8 @@ unsigned identity_names(const struct identity *i);
 const char *identity_name(const struct identity *i, unsigned n);
 /* All of them with a comma between two; "": none. Lives as long as i. */
 const char *identity_text(const struct identity *i);
+/* The order of names, as strcmp; of DNS names, case does not count. */
+int identity_compare(const char *a, const char *b);
 /* name as a config has it; its "dns:" may be in any case. NULL for i: false. */
 bool identity_is(const struct identity *i, const char *name);
 

@@ -10,7 +10,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/socket.h>
 
 #include "config/scalar.h"
@@ -32,16 +31,9 @@ struct permits {
 
 /* ---- making ---- */
 
-static int compare_names(const char *a, const char *b)
-{
-	bool dns = strncmp(a, "dns:", 4) == 0 && strncmp(b, "dns:", 4) == 0;
-
-	return dns ? strcasecmp(a, b) : strcmp(a, b);
-}
-
 static int order(const void *a, const void *b)
 {
-	return compare_names(((const struct row *)a)->name, ((const struct row *)b)->name);
+	return identity_compare(((const struct row *)a)->name, ((const struct row *)b)->name);
 }
 
 struct permits *permits_new(struct relay_config *c)
@@ -160,9 +152,9 @@ static const struct client_config *by_name(const struct permits *p, const char *
 	const struct row *row = bsearch(&key, p->rows, p->n_rows, sizeof(*row), order);
 
 	/* several rules may have the name */
-	while (row && row > p->rows && compare_names(row[-1].name, name) == 0)
+	while (row && row > p->rows && identity_compare(row[-1].name, name) == 0)
 		row--;
-	for (; row && row < p->rows + p->n_rows && compare_names(row->name, name) == 0; row++)
+	for (; row && row < p->rows + p->n_rows && identity_compare(row->name, name) == 0; row++)
 		if (fits(row->rule, ask))
 			return row->rule;
 	return NULL;

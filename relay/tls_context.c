@@ -15,7 +15,6 @@
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 #include <pthread.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +23,7 @@
 #include "relay/identity.h"
 #include "relay/tls.h"
 #include "relay/trust.h"
+#include "relay/why.h"
 
 /*
  * One recv fetches two records; more measured slower (the cache). Given back while the connection
@@ -45,35 +45,13 @@ static void strings_free(char **list)
 	free(list);
 }
 
-static __attribute__((format(printf, 2, 3))) void say(char **why, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	if (vasprintf(why, fmt, ap) < 0)
-		*why = NULL;
-	va_end(ap);
-}
-
-/* Why OpenSSL's last call failed, in its words or the system's. */
-static const char *reason(void)
-{
-	unsigned long e = ERR_peek_last_error();
-	const char *text;
-
-	if (ERR_SYSTEM_ERROR(e))
-		return strerror(ERR_GET_REASON(e));
-	text = ERR_reason_error_string(e);
-	return text ? text : "unknown reason";
-}
-
 /* Says why a file cannot be opened; 0 if it can. */
 static int check_readable(const char *what, const char *path, char **why)
 {
 	FILE *f = fopen(path, "re");
 
 	if (!f) {
-		say(why, "cannot read %s %s: %s", what, path, strerror(errno));
+		why_say(why, "cannot read %s %s: %s", what, path, strerror(errno));
 		return -1;
 	}
 	fclose(f);
@@ -239,10 +217,10 @@ static int load_certificate(struct tls_context *t, const char *certificate, cons
 		return -1;
 	ERR_clear_error();
 	if (SSL_CTX_use_certificate_chain_file(t->ssl, certificate) != 1) {
-		say(why,
-		    "the certificate %s cannot be used: %s; it must be PEM: the certificate "
-		    "itself first, then those of the CAs above it",
-		    certificate, reason());
+		why_say(why,
+			"the certificate %s cannot be used: %s; it must be PEM: the certificate "
+			"itself first, then those of the CAs above it",
+			certificate, why_openssl("unknown reason"));
 		return -1;
 	}
 	SSL_CTX_set_default_passwd_cb(t->ssl, no_password);
@@ -251,20 +229,20 @@ static int load_certificate(struct tls_context *t, const char *certificate, cons
 
 		if (ERR_GET_LIB(e) == ERR_LIB_X509)
 			goto mismatch;
-		say(why,
-		    "the private key %s cannot be used: %s; it must be a PEM key without a "
-		    "password (openssl pkey -in KEY -out NEW takes one off)",
-		    key, reason());
+		why_say(why,
+			"the private key %s cannot be used: %s; it must be a PEM key without a "
+			"password (openssl pkey -in KEY -out NEW takes one off)",
+			key, why_openssl("unknown reason"));
 		return -1;
 	}
 	if (SSL_CTX_check_private_key(t->ssl) != 1)
 		goto mismatch;
 	return 0;
 mismatch:
-	say(why,
-	    "the private key %s does not belong to the certificate %s: %s; if one of them "
-	    "was renewed, put its other half there too",
-	    key, certificate, reason());
+	why_say(why,
+		"the private key %s does not belong to the certificate %s: %s; if one of them "
+		"was renewed, put its other half there too",
+		key, certificate, why_openssl("unknown reason"));
 	return -1;
 }
 
@@ -275,7 +253,7 @@ struct tls_context *tls_server_context_new(const char *certificate, const char *
 
 	*why = NULL;
 	if (!t) {
-		say(why, "cannot set up TLS: %s", reason());
+		why_say(why, "cannot set up TLS: %s", why_openssl("unknown reason"));
 		return NULL;
 	}
 	SSL_CTX_set_num_tickets(t->ssl, 0);
@@ -283,7 +261,8 @@ struct tls_context *tls_server_context_new(const char *certificate, const char *
 	if (load_certificate(t, certificate, key, why) < 0)
 		return tls_context_unref(t);
 	if (collect_names(t) < 0) {
-		say(why, "cannot read the names in the certificate %s: out of memory", certificate);
+		why_say(why, "cannot read the names in the certificate %s: out of memory",
+			certificate);
 		return tls_context_unref(t);
 	}
 	ERR_clear_error();
@@ -296,27 +275,27 @@ struct tls_context *tls_client_context_new(const char *ca_file, const char *cons
 
 	*why = NULL;
 	if (!t) {
-		say(why, "cannot set up TLS: %s", reason());
+		why_say(why, "cannot set up TLS: %s", why_openssl("unknown reason"));
 		return NULL;
 	}
 	SSL_CTX_set_verify(t->ssl, SSL_VERIFY_PEER, NULL);
 	if (t->n_offer && SSL_CTX_set_alpn_protos(t->ssl, t->offer, t->n_offer) != 0) {
-		say(why, "cannot set up TLS: %s", reason());
+		why_say(why, "cannot set up TLS: %s", why_openssl("unknown reason"));
 		return tls_context_unref(t);
 	}
 	if (ca_file && check_readable("the CA file", ca_file, why) < 0)
 		return tls_context_unref(t);
 	ERR_clear_error();
 	if (ca_file && SSL_CTX_load_verify_file(t->ssl, ca_file) != 1) {
-		say(why,
-		    "the CA file %s cannot be used: %s; it must hold the certificate of a CA "
-		    "in PEM",
-		    ca_file, reason());
+		why_say(why,
+			"the CA file %s cannot be used: %s; it must hold the certificate of a CA "
+			"in PEM",
+			ca_file, why_openssl("unknown reason"));
 		return tls_context_unref(t);
 	}
 	if (!ca_file && SSL_CTX_set_default_verify_paths(t->ssl) != 1) {
-		say(why, "cannot load the system's CA certificates: %s; name a CA file instead",
-		    reason());
+		why_say(why, "cannot load the system's CA certificates: %s; name a CA file instead",
+			why_openssl("unknown reason"));
 		return tls_context_unref(t);
 	}
 	ERR_clear_error();

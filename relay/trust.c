@@ -13,11 +13,12 @@
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "relay/why.h"
 
 #define AUTH_LEVEL 2 /* OpenSSL's: keys and signatures of 112 bits of security at least */
 
@@ -33,25 +34,6 @@ struct trust {
 	STACK_OF(X509_NAME) * names;
 	struct digests anchors, revoked;
 };
-
-static __attribute__((format(printf, 2, 3))) void say(char **why, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	if (vasprintf(why, fmt, ap) < 0)
-		*why = NULL;
-	va_end(ap);
-}
-
-static const char *reason(void)
-{
-	unsigned long e = ERR_peek_last_error();
-	const char *text =
-		ERR_SYSTEM_ERROR(e) ? strerror(ERR_GET_REASON(e)) : ERR_reason_error_string(e);
-
-	return text ? text : "it holds none";
-}
 
 /* ---- digests ---- */
 
@@ -120,12 +102,13 @@ static STACK_OF(X509_INFO) * read_pem(const char *what, const char *path, char *
 
 	ERR_clear_error();
 	if (!f) {
-		say(why, "cannot read %s %s: %s", what, path, strerror(errno));
+		why_say(why, "cannot read %s %s: %s", what, path, strerror(errno));
 		return NULL;
 	}
 	all = PEM_X509_INFO_read(f, NULL, NULL, NULL);
 	if (!all)
-		say(why, "%s %s cannot be used: %s; it must be PEM", what, path, reason());
+		why_say(why, "%s %s cannot be used: %s; it must be PEM", what, path,
+			why_openssl("it holds none"));
 	fclose(f);
 	return all;
 }
@@ -142,10 +125,11 @@ static bool read_cas(struct trust *t, const char *path, char **why)
 			good = add_ca(t, ca);
 	}
 	if (all && (!good || !t->anchors.n)) {
-		say(why,
-		    "the client CA file %s cannot be used: %s; it must hold the certificate of a "
-		    "CA in PEM",
-		    path, good ? "there is none in it" : reason());
+		why_say(why,
+			"the client CA file %s cannot be used: %s; it must hold the certificate of "
+			"a "
+			"CA in PEM",
+			path, good ? "there is none in it" : why_openssl("it holds none"));
 		good = false;
 	}
 	sk_X509_INFO_pop_free(all, X509_INFO_free);
@@ -167,16 +151,17 @@ static bool read_crls(struct trust *t, const char *path, char **warning, char **
 		n++;
 		good = add_crl(t, crl);
 		if (next && X509_cmp_current_time(next) < 0 && !*warning)
-			say(warning,
-			    "the revocation list %s is past its next update: no certificate of "
-			    "its CA is good until there is a newer one",
-			    path);
+			why_say(warning,
+				"the revocation list %s is past its next update: no certificate of "
+				"its CA is good until there is a newer one",
+				path);
 	}
 	if (all && (!good || !n)) {
-		say(why,
-		    "the revocation list %s cannot be used: %s; it must hold a list (CRL) of each "
-		    "CA in PEM",
-		    path, good ? "there is none in it" : reason());
+		why_say(why,
+			"the revocation list %s cannot be used: %s; it must hold a list (CRL) of "
+			"each "
+			"CA in PEM",
+			path, good ? "there is none in it" : why_openssl("it holds none"));
 		good = false;
 	}
 	sk_X509_INFO_pop_free(all, X509_INFO_free);
