@@ -4,6 +4,7 @@ import ctypes
 import os
 import shutil
 import signal
+from unittest import mock
 
 import pytest
 
@@ -87,6 +88,25 @@ def test_stream_and_token(world):
         roundtrip(conn, payload)
     relay.stop()
     assert not os.path.exists(world.path("kbs.sock"))
+
+
+def test_relay_reload(world):
+    """A new certificate in the old place is read, and an audit file that was moved made anew."""
+    audit = world.path("audit")
+    certificate, key = (shutil.copy(f, world.path(os.path.basename(f)))
+                        for f in world.certificates.relay)
+    own = type("Own", (), {"relay": (certificate, key)})
+    with mock.patch.object(world, "certificates", own):
+        relay = world.relay(audit={"file": audit})
+    assert_locked(relay)
+    for f in certificate, key:
+        with open(f) as old:
+            replace(f, old.read())
+    os.rename(audit, audit + ".1")
+    relay.signal(signal.SIGHUP)
+    relay.wait_log("reload: done")
+    wait_for(lambda: os.path.exists(audit), "a new audit file")
+    assert "Permission denied" not in relay.log()
 
 
 def test_local_listener(world):
