@@ -16,6 +16,8 @@
 #include "config/schema.h"
 #include "config/xalloc.h"
 
+#define MEMORY_MIN (1024 * 1024)
+
 static int compare_uses(const void *a, const void *b)
 {
 	const struct use *x = a, *y = b;
@@ -436,6 +438,16 @@ void check_windows(const struct source *s, uint64_t stream, uint64_t session,
 			"use its own; expected at least stream_window");
 }
 
+/* Less than a few reads of a tunnel would not do; 0 stands for another. */
+static void check_memory(const struct check *k, const struct relay_config *c)
+{
+	for (size_t i = 0; i < c->n_owners; i++)
+		if (c->owners[i].limits.memory && c->owners[i].limits.memory < MEMORY_MIN)
+			source_error(k->s, check_find(k, "owners", i, "limits"),
+				     "memory: too little for a tunnel; expected 0 or at "
+				     "least 1MiB");
+}
+
 static void check_penalties(const struct source *s, const struct penalties_config *p,
 			    const struct node *root)
 {
@@ -469,6 +481,7 @@ void check_relay(const struct source *s, struct relay_config *c, const struct no
 	check_windows(s, c->limits.stream_window, c->limits.session_window,
 		      node_get(root, "limits"));
 	check_penalties(s, &c->penalties, root);
+	check_memory(&k, c);
 	if (!clean)
 		return;
 	check_references(&k, c);

@@ -206,6 +206,22 @@ static struct h2_client *client_new(struct listener *l, struct worker *w,
 	return k;
 }
 
+static void put_source(struct quota *memory)
+{
+	source_put((struct source *)memory); /* its first member */
+}
+
+/* The session's memory is its source's. */
+static bool count_memory(struct h2_client *k)
+{
+	struct source *s = source_hold(k->client.source);
+
+	if (session_count_memory(k->session, &s->quota, put_source))
+		return true;
+	source_put(s);
+	return false;
+}
+
 static uint32_t stream_window(const struct relay_config *config, bool known)
 {
 	uint32_t all = (uint32_t)config->limits.stream_window, part = all / STRANGERS_PART;
@@ -243,6 +259,8 @@ static void door_accept(struct listener *l, struct worker *w, struct conduit *c,
 		return;
 	}
 	on_quiet(k->session);
+	if (!count_memory(k))
+		session_close(k->session, REASON_NO_MEMORY, "out of memory");
 	if (atomic_load(&l->gateway->draining))
 		session_retire(k->session);
 }

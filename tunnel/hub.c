@@ -393,6 +393,23 @@ static void replace(const struct offer *stale)
 	}
 }
 
+static void put_owner(struct quota *memory)
+{
+	quotas_put((struct quota_entry *)memory); /* its first member */
+}
+
+/* Its session's memory is the owner's. False: out of memory. */
+static bool join_owner(struct tunnel *t)
+{
+	t->quota = tenants_owner(&t->gateway->tenants, t->owner);
+	if (!t->quota)
+		return false;
+	if (session_count_memory(t->session, &quotas_hold(t->quota)->quota, put_owner))
+		return true;
+	quotas_put(t->quota);
+	return false;
+}
+
 static void enroll(struct tunnel *t, const struct hello *hello)
 {
 	const struct relay_limits *limits = &gateway_settings(t->worker)->config->limits;
@@ -402,10 +419,9 @@ static void enroll(struct tunnel *t, const struct hello *hello)
 	enum reason why;
 
 	snprintf(words.owner, sizeof(words.owner), "%s", t->owner);
-	t->quota = tenants_owner(&t->gateway->tenants, t->owner);
 	/* NOLINTNEXTLINE(clang-analyzer-optin.portability.UnixAPI): a hello has one at least */
 	t->offers = calloc(hello->n_offers, sizeof(*t->offers));
-	if (!t->offers || !t->quota) {
+	if (!t->offers || !join_owner(t)) {
 		tunnel_close(t, REASON_NO_MEMORY, "out of memory");
 		return;
 	}

@@ -14,6 +14,9 @@
  * unread; above that, only as streams are read. So a stalled stream does not slow the others
  * before the session's own bound.
  *
+ * The session may be told whose memory that is (budget.h). Without any left the carrier is not
+ * read, HUNGER_MS at a time, and its peer's silence proves nothing meanwhile.
+ *
  * Time. A PING every ping_ms; whatever is received proves the peer alive, and dead_ms without a
  * byte ends the session; also when it is not read because it does not read either.
  *
@@ -21,9 +24,12 @@
  * GOODBYE -> LINGER -> ENDED. Each step is taken by flush when all is sent. After LINGER_MS, or
  * when the carrier fails, it goes to ENDED from anywhere. LINGER waits for the peer's end of the
  * carrier: closing a socket with bytes unread resets it, and the peer might never see why.
+ *
+ * Longer than other files: a session's phases, its time and its input decide over each other.
  */
 #include "tunnel/session.h"
 
+#include <assert.h>
 #include <endian.h>
 #include <errno.h>
 #include <stdarg.h>
@@ -37,6 +43,7 @@
 #define INPUT_TURN ((size_t)256 * 1024)
 #define INPUT_SMALL 8192 /* a read this short has emptied the carrier, for now */
 #define LINGER_MS 1000
+#define HUNGER_MS 20
 #define FIRST_PING_MS 1000
 #define RETIRE_MS 1000                 /* the shutdown notice is known to the peer by then */
 #define TIME_SLACK (TIMER_TICK_MS + 5) /* how late timer and clock may be */
@@ -210,6 +217,52 @@ static void lost(struct session *s, ssize_t error)
 	end(s, why);
 }
 
+static void want_input(struct session *s)
+{
+	conduit_want(s->carrier, READY_READ | (s->blocked ? READY_WRITE : 0));
+}
+
+static void on_hunger(struct timer *t)
+{
+	struct session *s = (struct session *)((char *)t - offsetof(struct session, hunger));
+
+	if (s->phase != PHASE_ENDED)
+		want_input(s);
+}
+
+/* For one read. False: there is no room, the session is starving. */
+static bool take_room(struct session *s)
+{
+	s->starving = s->phase == PHASE_OPEN && !budget_take(s->budget, WORKER_SCRATCH);
+	if (!s->starving) {
+		s->spare = s->phase == PHASE_OPEN ? WORKER_SCRATCH : 0;
+		return true;
+	}
+	conduit_want(s->carrier, s->blocked ? READY_WRITE : READY_ABORT);
+	timer_set(s->worker, &s->hunger, HUNGER_MS, on_hunger);
+	return false;
+}
+
+static void give_spare(struct session *s)
+{
+	budget_give(s->budget, s->spare);
+	s->spare = 0;
+}
+
+void session_keep(struct session *s, size_t bytes)
+{
+	assert(!s->budget || s->spare >= bytes);
+	s->spare -= s->budget ? bytes : 0;
+}
+
+bool session_count_memory(struct session *s, struct quota *memory,
+			  void (*put)(struct quota *memory))
+{
+	s->budget = budget_new(memory, put);
+	s->spare = 0; /* inside input, this was nobody's */
+	return s->budget;
+}
+
 /* Reads what the carrier has. False: the session has ended. */
 static bool input(struct session *s)
 {
@@ -219,9 +272,11 @@ static bool input(struct session *s)
 		flush(&s->flush);
 	if (s->phase == PHASE_ENDED)
 		return false;
-	for (size_t turn = 0; turn < INPUT_TURN;) {
+	for (size_t turn = 0; turn < INPUT_TURN && take_room(s);) {
 		ssize_t n = conduit_read(s->carrier, s->worker->input, WORKER_SCRATCH), r;
 
+		if (n <= 0)
+			give_spare(s);
 		if (n == -EAGAIN)
 			break;
 		if (n <= 0) {
@@ -236,6 +291,7 @@ static bool input(struct session *s)
 				session_begin_close(s, REASON_PROTOCOL, "%s",
 						    nghttp2_strerror((int)r));
 		}
+		give_spare(s);
 		if (session_is_stuffed(s)) {
 			conduit_want(s->carrier, READY_WRITE);
 			break;
@@ -257,7 +313,9 @@ static void on_carrier(struct conduit *c, unsigned events)
 		conduit_want(c, READY_READ);
 		session_schedule(s);
 	}
-	if (events & (READY_READ | READY_ABORT))
+	if (events & READY_ABORT && s->starving)
+		lost(s, -ECONNRESET);
+	else if (events & (READY_READ | READY_ABORT))
 		input(s);
 }
 
@@ -278,7 +336,7 @@ static uint64_t ping(struct session *s)
 
 static bool is_dead(const struct session *s)
 {
-	return s->limits.dead_ms &&
+	return s->limits.dead_ms && !s->starving &&
 	       worker_now(s->worker) + TIME_SLACK >= s->last_rx + s->limits.dead_ms;
 }
 
@@ -340,6 +398,7 @@ static void free_session(struct reapable *r)
 
 	nghttp2_session_del(s->h2);
 	message_deinit(&s->message);
+	budget_drop(s->budget);
 	free(s->rest);
 	free(s);
 }
@@ -355,6 +414,7 @@ static void end(struct session *s, enum reason why)
 	kill_streams(s);
 	worker_undefer(&s->flush);
 	timer_cancel(s->worker, &s->timer);
+	timer_cancel(s->worker, &s->hunger);
 	conduit_close(s->carrier, orderly                ? REASON_EOF
 				  : reason_is_clean(why) ? REASON_TUNNEL_LOST
 							 : why);

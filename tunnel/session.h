@@ -24,6 +24,7 @@
 #include "relay/conduit.h"
 #include "tunnel/fields.h"
 
+struct quota;
 struct session;
 
 #define SESSION_AUTHORITY_MAX 261 /* "HOST:PORT", the longest DNS name with the longest port */
@@ -91,6 +92,15 @@ struct session *session_new(struct conduit *carrier, enum session_role role,
 			    const struct session_events *events, void *user);
 void *session_user(const struct session *s);
 struct worker *session_worker(const struct session *s);
+
+/*
+ * From now on the bytes that its streams hold unread are of this memory (relay/quota.h): when there
+ * is none left, the carrier is not read until there is. Once, and before there is a stream.
+ * put(memory) is called when nothing of it is held any more, maybe after the session's end. False:
+ * out of memory; put is not called.
+ */
+bool session_count_memory(struct session *s, struct quota *memory,
+			  void (*put)(struct quota *memory)) __attribute__((warn_unused_result));
 
 /*
  * Client: opens a stream to authority (SERVICE.OWNER). Bytes may follow at once: nothing is waited

@@ -15,6 +15,7 @@
 #include "relay/conduit.h"
 #include "relay/timer.h"
 #include "relay/worker.h"
+#include "tunnel/budget.h"
 #include "tunnel/message.h"
 #include "tunnel/session.h"
 #include "tunnel/stream.h"
@@ -72,6 +73,10 @@ struct session {
 	/* Memory: see session_settle. */
 	uint32_t inputs; /* times the carrier was read */
 	size_t held; /* bytes unread, in all streams */
+	struct budget *budget; /* whose memory held is; NULL: nobody counts */
+	size_t spare;	       /* inside input: taken of it for what comes, not used yet */
+	bool starving;	       /* it has no room: the carrier is not read */
+	struct timer hunger;   /* then: asks again */
 	size_t owed; /* bytes received, not yet given back to the connection's window */
 
 	struct message message; /* the header block being received */
@@ -118,6 +123,9 @@ bool session_is_stuffed(const struct session *s);
 
 /* Sends at the end of this turn. From anywhere. */
 void session_schedule(struct session *s);
+
+/* Of the bytes that come in, so many are held unread. */
+void session_keep(struct session *s, size_t bytes);
 
 /* After held or owed changed: gives back to the connection's window what may be given. */
 void session_settle(struct session *s);

@@ -53,8 +53,14 @@ static bool readable(const struct stream *st)
 
 /* Received bytes */
 
+static void give_back(struct stream *st, size_t len)
+{
+	budget_give(st->session ? st->session->budget : st->budget, len);
+}
+
 static void drop_received(struct stream *st)
 {
+	give_back(st, st->received.held);
 	if (st->session) {
 		st->session->held -= st->received.held;
 		session_settle(st->session);
@@ -68,6 +74,7 @@ static int append(struct stream *st, const uint8_t *data, size_t len)
 	int r = received_add(&st->received, data, len);
 
 	st->session->held += st->received.held - before;
+	session_keep(st->session, st->received.held - before);
 	return r;
 }
 
@@ -162,6 +169,7 @@ static void stream_consume(struct conduit *c, size_t len)
 		return;
 	if (st->received.held) {
 		received_take(&st->received, len);
+		give_back(st, len);
 		if (s) {
 			s->held -= len;
 			session_settle(s);
@@ -405,6 +413,7 @@ static void free_stream(struct reapable *r)
 	struct stream *st = (struct stream *)((char *)r - offsetof(struct stream, reapable));
 
 	conduit_deinit(&st->base);
+	budget_drop(st->budget);
 	free(st);
 }
 
@@ -460,6 +469,8 @@ void stream_lose(struct stream *st)
 		st->session->n_streams--;
 	}
 	st->session->held -= st->received.held;
+	if (st->received.held)
+		st->budget = budget_hold(st->session->budget);
 	st->gone = true;
 	unlink_stream(st);
 	st->session = NULL;

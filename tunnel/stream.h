@@ -24,6 +24,7 @@ struct stream {
 	struct deferred tell;
 	struct reapable reapable;
 	struct received received;
+	struct budget *budget; /* of received, when the session is gone; else the session's */
 	uint32_t prompt; /* bytes read in the turn they came in since ... */
 	uint64_t window_us; /* ... the last whole window of them (session_now_us) */
 	uint32_t held_since; /* session.inputs when what is held, if anything, began to come */

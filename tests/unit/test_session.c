@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "relay/fd.h"
+#include "relay/quota.h"
 #include "relay/splice.h"
 #include "relay/worker.c" /* to turn the loop by hand */
 #include "tests/unit/check.h"
@@ -827,6 +828,51 @@ static void test_session_bound(void)
 	stop();
 }
 
+static unsigned memory_put;
+
+static void on_memory_put(struct quota *memory)
+{
+	memory_put++;
+}
+
+/* Less memory than the windows would allow: no more is held, nothing is lost, all is given back. */
+static void test_memory(bool killed)
+{
+	struct quota_limits limits;
+	struct quota memory = { 0 };
+	unsigned n = 40;
+	uint64_t quiet;
+
+	quota_limits_init(&limits);
+	atomic_store(&limits.memory, 1 * MIB);
+	quota_init(&memory, &limits, NULL);
+	memory_put = 0;
+	start_with(&defaults, &defaults);
+	CHECK(session_count_memory(agent.s, &memory, on_memory_put));
+	back_template.paused = true;
+	for (unsigned i = 0; i < n; i++) {
+		front[i].to_send = 100000;
+		front[i].eof_after = true;
+		open_stream(i);
+	}
+	UNTIL(memory.memory + WORKER_SCRATCH > 1 * MIB);
+	quiet = worker_now(w) + 100;
+	UNTIL(worker_now(w) >= quiet);
+	CHECK_INT(memory.memory, session_memory(agent.s));
+	CHECK(memory.memory <= 1 * MIB && memory.refused > 0);
+	back_template.paused = false;
+	for (unsigned i = 0; i < n_back && !killed; i++) {
+		back[i].paused = false;
+		owner_want(&back[i]);
+	}
+	for (unsigned i = 0; i < n && !killed; i++)
+		UNTIL(back[i].eof_seen && back[i].got == 100000);
+	CHECK(killed || memory.memory == 0);
+	stop();
+	CHECK_INT(memory.memory, 0);
+	CHECK_INT(memory_put, 1);
+}
+
 static void test_limits(void)
 {
 	struct session_limits l = defaults, few = defaults;
@@ -1548,6 +1594,8 @@ int main(void)
 	TEST(test_longer_path);
 	TEST(test_fair);
 	TEST(test_session_bound);
+	TEST(test_memory, false);
+	TEST(test_memory, true);
 	TEST(test_limits);
 	TEST(test_close_in_events);
 	TEST(test_many_resets, SESSION_PEER_RELAY, true);
