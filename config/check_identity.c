@@ -98,7 +98,8 @@ static void check_owner_credentials(const struct check *k, const struct relay_co
 	for (size_t i = 0; i < c->n_owners; i++) {
 		const struct owner_config *o = &c->owners[i];
 
-		if (!o->tokens.n && !o->certificates.n)
+		/* with enrolment, its agents get certificates later */
+		if (!o->tokens.n && !o->certificates.n && !c->enrolment.ca)
 			source_error(k->s, check_find(k, "owners", i, NULL),
 				     "neither tokens nor certificates, so nobody could be %s; "
 				     "expected one of them; make a token with: attest-relay token "
