@@ -105,6 +105,7 @@ def test_relay_reload(world):
     os.rename(audit, audit + ".1")
     relay.signal(signal.SIGHUP)
     relay.wait_log("reload: done")
+    assert "audit" in [state["Name"] for state in states(relay)]
     wait_for(lambda: os.path.exists(audit), "a new audit file")
     assert "Permission denied" not in relay.log()
 
