@@ -189,6 +189,7 @@ static bool add_to_list(const struct enroll_call *call, const struct serials *s)
 		good = new || enroll_complain_why(path, why);
 	}
 	if (good) {
+		/* NOLINTNEXTLINE(clang-analyzer-core.NonNullParamChecker): a complaint is false */
 		r = atomic_file_write(path, new, strlen(new), 0600, ATOMIC_FILE_SYNC);
 		good = r == 0 || enroll_complain("cannot write %s: %s", path, strerror(-r));
 	}

@@ -120,7 +120,7 @@ static bool set_no_proxy(struct tunnel_config *c, const char *text)
 static bool apply(struct enroll_options *o, int option, const char *value)
 {
 	char **const texts[] = {
-		[OPTION_CA_FILE - OPTION_CA_FILE] = &o->config->ca_file,
+		[0] = &o->config->ca_file, /* OPTION_CA_FILE */
 		[OPTION_SERVER_NAME - OPTION_CA_FILE] = &o->config->server_name,
 		[OPTION_PROXY - OPTION_CA_FILE] = &o->config->proxy,
 		[OPTION_PROXY_CREDENTIALS - OPTION_CA_FILE] = &o->config->proxy_credentials_file,
