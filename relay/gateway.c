@@ -213,6 +213,8 @@ static bool make_splice_specs(struct gateway *g)
 
 	g->splice = (struct splice_spec){ .idle_ms = c->timeouts.idle,
 					  .half_closed_ms = c->timeouts.half_closed,
+					  .may_pass = opening_may_pass,
+					  .passed = opening_passed,
 					  .end = opening_on_splice_end };
 	g->service_splice = calloc(c->n_services + 1, sizeof(*g->service_splice));
 	if (!g->service_splice)
@@ -346,6 +348,8 @@ bool gateway_reload(struct gateway *g, struct relay_config *config)
 		return false;
 	}
 	s = settings_new(config, g->settings->generation + 1, "reload: ");
+	if (s && !tenants_apply(&g->tenants, config))
+		s = settings_unref(s);
 	if (!s) {
 		log_error("reload: nothing has changed");
 		return false;

@@ -9,6 +9,7 @@
 
 #include <event2/buffer.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -121,6 +122,111 @@ static void put_audit(struct evbuffer *out, const struct gateway *g)
 	evbuffer_add_printf(out, "attest_relay_audit_queued %" PRIu64 "\n", c.queued);
 }
 
+/* ---- limits: what is used, and what there may be ---- */
+
+/* Two metrics, each in one piece. */
+struct pairs {
+	struct evbuffer *used, *most;
+};
+
+static void put_pair(const struct pairs *out, const char *labels, uint64_t used, uint64_t most)
+{
+	evbuffer_add_printf(out->used, "attest_relay_limit_used{%s} %" PRIu64 "\n", labels, used);
+	if (most != QUOTA_NO_LIMIT)
+		evbuffer_add_printf(out->most, "attest_relay_limit{%s} %" PRIu64 "\n", labels, most);
+}
+
+static const char *const kind_word[QUOTA_KINDS] = { "connections", "handshakes", "tunnels",
+						    "streams", "parked" };
+
+static void put_quota(const struct pairs *out, const char *scope, const char *name,
+		      const struct quota *q, const enum quota_kind *kinds, unsigned n)
+{
+	char labels[256];
+
+	for (unsigned i = 0; i < n; i++) {
+		snprintf(labels, sizeof(labels), "scope=\"%s\",name=\"%s\",what=\"%s\"", scope,
+			 name, kind_word[kinds[i]]);
+		put_pair(out, labels, quota_used(q, kinds[i]), quota_most(q, kinds[i]));
+	}
+}
+
+static void put_memory(const struct pairs *out, const char *scope, const char *name,
+		       const struct quota *q)
+{
+	char labels[256];
+
+	snprintf(labels, sizeof(labels), "scope=\"%s\",name=\"%s\",what=\"memory\"", scope, name);
+	put_pair(out, labels, counter_get(&q->memory), counter_get(&q->limits->memory));
+}
+
+/* As many as the config names. */
+static void put_named(const struct pairs *out, const struct gateway *g)
+{
+	static const enum quota_kind owners[] = { QUOTA_TUNNELS, QUOTA_STREAMS, QUOTA_PARKED };
+	const struct tenants *t = &g->tenants;
+
+	for (size_t i = 0; i < t->n_held; i++) {
+		const struct quota_entry *q = t->held[i];
+		bool owner = q->in == t->owners;
+
+		put_quota(out, owner ? "owner" : "client", q->name, &q->quota,
+			  owner ? owners : owners + 1, owner ? 3 : 2);
+		if (owner)
+			put_memory(out, "owner", q->name, &q->quota);
+	}
+}
+
+/* Sources have no names here: there may be as many as there are addresses. */
+static void put_sources(const struct pairs *out, const struct gateway *g,
+			const struct sources_census *c)
+{
+	const struct quota_limits *limits = &g->tenants.source_limits;
+	char labels[128];
+
+	for (unsigned i = 0; i < QUOTA_KINDS; i++) {
+		if (i == QUOTA_TUNNELS)
+			continue;
+		snprintf(labels, sizeof(labels), "scope=\"source\",name=\"\",what=\"%s\"",
+			 kind_word[i]);
+		put_pair(out, labels, c->most[i], counter_get(&limits->most[i]));
+	}
+	put_pair(out, "scope=\"source\",name=\"\",what=\"memory\"", c->memory,
+		 counter_get(&limits->memory));
+}
+
+static void put_limits(struct evbuffer *out, const struct gateway *g)
+{
+	const struct relay_limits *l = &g->config->limits;
+	const struct pairs to = { out, evbuffer_new() };
+	const struct quota *all = &g->tenants.all;
+	struct sources_census c;
+
+	if (!to.most)
+		return;
+	sources_census(g->tenants.sources, worker_now(g->workers[0]), &c);
+	put_header(out, "limit_used", "gauge",
+		   "What is used of a limit; of sources, by the one that uses most.");
+	put_header(to.most, "limit", "gauge", "How much there may be.");
+	put_pair(&to, "scope=\"all\",name=\"\",what=\"connections\"",
+		 counter_get(&g->connections), g->connections_max);
+	put_pair(&to, "scope=\"all\",name=\"\",what=\"handshakes\"",
+		 quota_used(all, QUOTA_HANDSHAKES), l->handshakes);
+	put_pair(&to, "scope=\"all\",name=\"\",what=\"parked\"", quota_used(all, QUOTA_PARKED),
+		 l->parked);
+	put_pair(&to, "scope=\"all\",name=\"\",what=\"tunnels\"",
+		 sum(g, COUNTER_AT(COUNTER_LIVE_TUNNELS)), l->tunnels);
+	put_memory(&to, "all", "", all);
+	put_named(&to, g);
+	put_sources(&to, g, &c);
+	evbuffer_add_buffer(out, to.most);
+	evbuffer_free(to.most);
+	put_header(out, "sources", "gauge", "Source addresses known now.");
+	evbuffer_add_printf(out, "attest_relay_sources %zu\n", c.known);
+	put_header(out, "sources_blocked", "gauge", "Source addresses blocked now, see penalties.");
+	evbuffer_add_printf(out, "attest_relay_sources_blocked %zu\n", c.blocked);
+}
+
 static void put_all(void *gateway, struct evbuffer *out)
 {
 	const struct gateway *g = gateway;
@@ -144,6 +250,7 @@ static void put_all(void *gateway, struct evbuffer *out)
 			    sum(g, COUNTER_AT(COUNTER_BYTES_UP)),
 			    sum(g, COUNTER_AT(COUNTER_BYTES_DOWN)));
 	put_targets(out, g);
+	put_limits(out, g);
 	put_reasons(out, g, "stream_ended_total", "Streams by how they ended.",
 		    offsetof(struct counters, ended));
 	put_reasons(out, g, "refused_total", "Clients turned away before they had a target.",

@@ -131,6 +131,20 @@ void opening_refuse(struct opening *o, enum reason why)
 		conduit_close(client, why);
 }
 
+size_t opening_may_pass(struct splice *s, uint64_t *wait)
+{
+	const struct opening *o = s->user;
+
+	return claim_may_pass(&o->claim, worker_now(s->worker), wait);
+}
+
+void opening_passed(struct splice *s, size_t bytes)
+{
+	struct opening *o = s->user;
+
+	claim_pass(&o->claim, bytes, worker_now(s->worker));
+}
+
 void opening_on_splice_end(struct splice *s, enum reason why)
 {
 	struct opening *o = s->user;

@@ -16,6 +16,10 @@ void opening_new(struct listener *l, struct worker *w, struct conduit *client, e
 /* A tunnel offering these services is there: whoever is parked for one tries again. All workers. */
 void opening_wake_all(struct gateway *g, const char *service);
 
+/* splice_spec.may_pass and passed, where bytes per second are limited. */
+size_t opening_may_pass(struct splice *s, uint64_t *wait);
+void opening_passed(struct splice *s, size_t bytes);
+
 /* splice_spec.end of the gateway's splices: their user is an opening. */
 void opening_on_splice_end(struct splice *s, enum reason why);
 

@@ -93,6 +93,7 @@ struct quota_entry {
 	struct quotas *in;
 	struct table_node node;
 	atomic_uint_fast64_t refs;
+	uint64_t mark; /* for whoever applies configs: seen in this one */
 	char name[];
 };
 

@@ -46,9 +46,10 @@ unsigned splice_want(const struct splice *s, unsigned side)
 	const struct splice_half *out = &s->half[side], *in = &s->half[!side];
 	unsigned want = 0;
 
-	if (!out->eof_seen && !out->failed && !pending(out) && !out->source_ready)
+	if (!out->eof_seen && !out->failed && !pending(out) && !out->source_ready && !out->paused)
 		want |= READY_READ;
-	if (!in->failed && (pending(in) || in->source_ready || (in->eof_seen && !in->eof_sent)))
+	if (!in->failed && (pending(in) || (in->source_ready && !in->paused) ||
+			    (in->eof_seen && !in->eof_sent)))
 		want |= READY_WRITE;
 	return want ? want : READY_ABORT;
 }
@@ -72,6 +73,10 @@ static void on_timer(struct timer *t)
 	struct splice *s = (struct splice *)((char *)t - offsetof(struct splice, timer));
 	uint64_t due = s->active + limit(s), now = worker_now(s->worker);
 
+	if (s->half[INI].paused || s->half[TGT].paused) {
+		s->half[INI].paused = s->half[TGT].paused = 0;
+		update(s);
+	}
 	if (now < due)
 		timer_set(s->worker, t, due - now, on_timer);
 	else if (s->half[INI].eof_seen || s->half[TGT].eof_seen)
@@ -225,6 +230,33 @@ static ssize_t ask_again(const struct conduit *source)
 	return recv(conduit_fd(source), &byte, 1, MSG_PEEK) < 0 ? -errno : 0;
 }
 
+/* So much is in our hands now. */
+static void fetched(struct splice *s, size_t n)
+{
+	if (s->spec->passed)
+		s->spec->passed(s, n);
+}
+
+/* False: not now; the timer will ask again. A half that waits for this has something to move. */
+static bool may_fetch(struct splice *s, unsigned i)
+{
+	uint64_t now = worker_now(s->worker), wait;
+
+	s->most = s->spec->may_pass ? s->spec->may_pass(s, &wait) : SIZE_MAX;
+	s->half[i].paused = s->most == 0;
+	if (s->most)
+		return true;
+	s->active = now;
+	if (s->timer.at > now + wait)
+		timer_set(s->worker, &s->timer, wait, on_timer);
+	return false;
+}
+
+static size_t at_most(const struct splice *s, size_t n)
+{
+	return n < s->most ? n : s->most;
+}
+
 /* Socket to pipe; the next step drains it. */
 static enum step fetch_kernel(struct splice *s, unsigned i)
 {
@@ -236,9 +268,11 @@ static enum step fetch_kernel(struct splice *s, unsigned i)
 		h->big_reads = 0;
 		return STEP_MORE;
 	}
-	n = splice(conduit_fd(s->side[i]), NULL, h->pipe->fd[1], NULL, h->pipe->size,
+	n = splice(conduit_fd(s->side[i]), NULL, h->pipe->fd[1], NULL,
+		   at_most(s, h->pipe->size),
 		   SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
 	if (n > 0) {
+		fetched(s, (size_t)n);
 		h->end = (uint32_t)n;
 		if (n < KERNEL_WORTH)
 			h->big_reads = 0;
@@ -275,12 +309,13 @@ static enum step fetch_peek(struct splice *s, unsigned i)
 	}
 	if (n < 0)
 		return source_died(s, i, n);
-	n = conduit_write(s->side[!i], data, (size_t)n);
+	n = conduit_write(s->side[!i], data, at_most(s, (size_t)n));
 	h->source_ready = n == -EAGAIN;
 	if (n == -EAGAIN)
 		return STEP_WAIT;
 	if (n < 0)
 		return sink_died(s, i, n);
+	fetched(s, (size_t)n);
 	conduit_consume(s->side[i], (size_t)n);
 	return moved(s, h, (size_t)n);
 }
@@ -297,13 +332,14 @@ static enum step fetch_pull(struct splice *s, unsigned i)
 	h->source_ready = !room;
 	if (!room)
 		return STEP_WAIT;
-	n = conduit_read(s->side[i], room, len);
+	n = conduit_read(s->side[i], room, at_most(s, len));
 	if (n == 0)
 		return saw_eof(s, i);
 	if (n == -EAGAIN)
 		return STEP_WAIT;
 	if (n < 0)
 		return source_died(s, i, n);
+	fetched(s, (size_t)n);
 	drained = s->side[i]->vain & READY_READ;
 	n = conduit_write(sink, room, (size_t)n);
 	if (n < 0)
@@ -331,7 +367,7 @@ static enum step fetch_copy(struct splice *s, unsigned i)
 {
 	struct splice_half *h = &s->half[i];
 	uint8_t *scratch = s->worker->scratch;
-	ssize_t n = conduit_read(s->side[i], scratch, WORKER_BUFFER), taken;
+	ssize_t n = conduit_read(s->side[i], scratch, at_most(s, WORKER_BUFFER)), taken;
 
 	if (n == 0)
 		return saw_eof(s, i);
@@ -339,6 +375,7 @@ static enum step fetch_copy(struct splice *s, unsigned i)
 		return STEP_WAIT;
 	if (n < 0)
 		return source_died(s, i, n);
+	fetched(s, (size_t)n);
 	if (n < (ssize_t)WORKER_BUFFER)
 		h->big_reads = 0;
 	else if (h->big_reads < KERNEL_AFTER)
@@ -367,6 +404,8 @@ static enum step step(struct splice *s, unsigned i)
 		return flush(s, i);
 	if (h->eof_seen)
 		return pass_eof(s, i);
+	if (!may_fetch(s, i))
+		return STEP_WAIT;
 	if (kernel_can(s, i))
 		return fetch_kernel(s, i);
 	if (conduit_has_peek(s->side[i]))

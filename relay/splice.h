@@ -27,6 +27,7 @@ struct splice_half {		  /* half[i]: side[i] -> side[!i] */
 	uint32_t start, end;	  /* valid part of buffer; or bytes in the pipe: end */
 	uint8_t eof_seen : 1, eof_sent : 1;
 	uint8_t source_ready : 1; /* there is something to fetch, once the sink has room */
+	uint8_t paused : 1;	  /* nothing may pass now: nothing is fetched until the timer says so */
 	uint8_t failed : 1;	  /* the sink died: nothing more goes this way */
 	uint8_t big_reads : 2;	  /* full reads in a row: then splice(2) takes over */
 	uint8_t no_kernel : 1;	  /* splice(2) does not work on this pair */
@@ -43,6 +44,12 @@ struct splice_spec {
 	 * side[INI] back and leave NULL, if no byte went to a side[TGT] that has room of its own.
 	 */
 	void (*end)(struct splice *s, enum reason why);
+	/*
+	 * How many bytes may pass now: at least 1, or 0, and in *wait ms it is worth asking again.
+	 * passed is told how many did. Both or none: then there is no limit.
+	 */
+	size_t (*may_pass)(struct splice *s, uint64_t *wait);
+	void (*passed)(struct splice *s, size_t bytes);
 	bool uncounted; /* no stream of its own: the way goes on in a splice that is counted */
 };
 
@@ -52,6 +59,7 @@ struct splice {
 	struct worker *worker;
 	const struct splice_spec *spec; /* must outlive the splice; shared by many */
 	void *user;			/* the owner's */
+	size_t most;			/* inside a step: bytes to fetch */
 	uint64_t active;		/* worker_now of the last byte */
 	struct timer timer;
 	struct reapable reapable;

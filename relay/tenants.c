@@ -48,6 +48,11 @@ static bool hold(struct tenants *t, struct quotas *of, const char *name,
 	if (!q)
 		return false;
 	set_limits(&q->limits, own, general);
+	if (q->mark == t->applied) { /* an owner of several services */
+		quotas_put(q);
+		return true;
+	}
+	q->mark = t->applied;
 	t->held[t->n_held++] = q;
 	return true;
 }
@@ -90,6 +95,32 @@ static void set_general(struct tenants *t, const struct relay_limits *limits)
 	set_limits(&t->client_limits, &none, &limits->per_client);
 }
 
+static void let_go(struct quota_entry **held, size_t n)
+{
+	while (n)
+		quotas_put(held[--n]);
+	free(held);
+}
+
+bool tenants_apply(struct tenants *t, const struct relay_config *c)
+{
+	struct quota_entry **old = t->held;
+	size_t n_old = t->n_held;
+
+	t->applied++;
+	t->n_held = 0;
+	t->held = calloc(c->n_services + c->n_owners + c->n_clients + 1, sizeof(*t->held));
+	set_general(t, &c->limits);
+	if (!t->held || !hold_owners(t, c) || !hold_clients(t, c)) {
+		let_go(t->held, t->n_held);
+		t->held = old;
+		t->n_held = n_old;
+		return false;
+	}
+	let_go(old, n_old); /* those of both configs are still held */
+	return true;
+}
+
 bool tenants_init(struct tenants *t, const struct relay_config *c, void *user)
 {
 	const struct source_penalties penalties = {
@@ -101,21 +132,16 @@ bool tenants_init(struct tenants *t, const struct relay_config *c, void *user)
 		.n_exempt = c->penalties.exempt.n,
 	};
 
-	set_general(t, &c->limits);
 	quota_init(&t->all, &t->all_limits, NULL);
 	t->sources = sources_new(&t->source_limits, &t->all, &penalties, SOURCES_MAX, user);
 	t->owners = quotas_new(&t->all, NAMES_MAX, &t->owner_limits);
 	t->clients = quotas_new(&t->all, NAMES_MAX, &t->client_limits);
-	t->held = calloc(c->n_services + c->n_owners + c->n_clients + 1, sizeof(*t->held));
-	return t->sources && t->owners && t->clients && t->held && hold_owners(t, c) &&
-	       hold_clients(t, c);
+	return t->sources && t->owners && t->clients && tenants_apply(t, c);
 }
 
 void tenants_deinit(struct tenants *t)
 {
-	while (t->n_held)
-		quotas_put(t->held[--t->n_held]);
-	free(t->held);
+	let_go(t->held, t->n_held);
 	quotas_free(t->clients);
 	quotas_free(t->owners);
 	sources_free(t->sources);

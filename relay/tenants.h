@@ -22,12 +22,15 @@ struct tenants {
 	struct quota all; /* handshakes, parked streams, memory */
 	struct sources *sources;
 	struct quotas *owners, *clients; /* by name */
-	struct quota_entry **held;	 /* those of the config, so that they stay */
+	struct quota_entry **held;	 /* those of the config, each once, so that they stay */
 	size_t n_held;
+	uint64_t applied; /* configs, so far */
 };
 
 /* user: for sources_user. config outlives it. False: out of memory, or no randomness. */
 bool tenants_init(struct tenants *t, const struct relay_config *config, void *user);
+/* From now on the limits are those of this config. False: out of memory, nothing has changed. */
+bool tenants_apply(struct tenants *t, const struct relay_config *config);
 void tenants_deinit(struct tenants *t); /* zeroed is fine */
 
 /* What one stream has of its owner, source and client, beside its place in a connection. */

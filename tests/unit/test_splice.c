@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "relay/bucket.h"
 #include "relay/conduit.h"
 #include "relay/fd.h"
 #include "relay/splice.h"
@@ -643,6 +644,57 @@ static void failed_sink(enum kind ini, enum kind tgt, bool bulk)
 
 /* --- over every pair --- */
 
+/* --- bytes per second --- */
+
+#define RATE (BULK * 4 / 5)
+
+static struct bucket bucket;
+static uint64_t passed;
+
+static size_t may_pass(struct splice *s, uint64_t *wait)
+{
+	uint64_t now = worker_now(w);
+
+	*wait = bucket_wait(&bucket, RATE, RATE / 64, now);
+	return *wait ? 0 : bucket_has(&bucket, RATE, now);
+}
+
+static void on_passed(struct splice *s, size_t bytes)
+{
+	CHECK(bytes <= bucket_has(&bucket, RATE, worker_now(w))); /* never more than it was told */
+	bucket_spend(&bucket, RATE, bytes, worker_now(w));
+	passed += bytes;
+}
+
+static const struct splice_spec slowed = { .idle_ms = 100,
+					   .half_closed_ms = 100,
+					   .may_pass = may_pass,
+					   .passed = on_passed,
+					   .end = on_end };
+
+/* More than a second's worth, both ways: late, but whole, and waiting for leave is no idleness. */
+static void slow_down(enum kind ini, enum kind tgt)
+{
+	struct joined j;
+	uint64_t began = worker_now(w);
+
+	bucket = (struct bucket){ 0 };
+	passed = 0;
+	join(&j, ini, tgt, &slowed);
+	UNTIL((far_receive(&j.far[TGT], SIZE_MAX), far_send(&j.far[INI], BULK / 2)));
+	far_eof(&j.far[INI]);
+	UNTIL((far_receive(&j.far[TGT], SIZE_MAX), j.far[TGT].eof));
+	CHECK_INT(j.far[TGT].received, BULK / 2);
+	UNTIL((far_receive(&j.far[INI], SIZE_MAX), far_send(&j.far[TGT], BULK / 2)));
+	far_eof(&j.far[TGT]);
+	UNTIL((far_receive(&j.far[INI], SIZE_MAX), j.far[INI].eof));
+	CHECK_INT(j.far[INI].received, BULK / 2);
+	CHECK_INT(passed, BULK);
+	CHECK(worker_now(w) - began >= 200);
+	part(&j);
+	CHECK_INT(j.why, REASON_EOF);
+}
+
 static void every_pair(void)
 {
 	for (enum kind ini = 0; ini < KINDS; ini++)
@@ -657,6 +709,7 @@ static void every_pair(void)
 			abort_midstream(ini, tgt, INI);
 			abort_midstream(ini, tgt, TGT);
 			slow_reader(ini, tgt);
+			slow_down(ini, tgt);
 			if (tgt == TCP || tgt == UNIX) {
 				failed_sink(ini, tgt, false);
 				failed_sink(ini, tgt, true);
