@@ -5,7 +5,8 @@
  * run, and is told nothing: it looks into the folder whenever it is asked. What is made here must
  * be the daemon's to read and to move, so root becomes the user whom the folder, or the nearest
  * one above it that is there, belongs to; then no file has to be given away, and nothing that user
- * put into the folder is followed with root's rights.
+ * put into the folder is written through with root's rights. One of these rights stays: to look
+ * into folders, for systemd keeps those of dynamic users below one that is root's alone.
  */
 #include "relay/enroll_command.h"
 
@@ -13,12 +14,15 @@
 #include <getopt.h>
 #include <grp.h>
 #include <inttypes.h>
+#include <linux/capability.h>
 #include <openssl/crypto.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -30,6 +34,8 @@
 #define CONFIG_PATH "/etc/attest-relay/relay.yaml" /* the unit's */
 
 enum verb { VERB_NEW, VERB_INIT, VERB_LIST, VERB_REVOKE };
+
+static bool is_another; /* root has become the folder's user */
 
 bool enroll_complain(const char *fmt, ...)
 {
@@ -63,6 +69,24 @@ static bool cut(char *path)
 	return true;
 }
 
+/* From root; what cannot be kept is gone without. */
+static bool become(uid_t user, gid_t group)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2] = { { .effective = 1 << CAP_DAC_READ_SEARCH,
+						    .permitted = 1 << CAP_DAC_READ_SEARCH } };
+
+	is_another = true;
+	prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0);
+	if (setgroups(0, NULL) < 0 || setgid(group) < 0 || setuid(user) < 0)
+		return false;
+	if (syscall(SYS_capset, &header, data) < 0) {
+		data[0] = (struct __user_cap_data_struct){ 0 };
+		return syscall(SYS_capset, &header, data) == 0;
+	}
+	return true;
+}
+
 static bool become_owner(const char *folder)
 {
 	char *path = strdup(folder);
@@ -75,7 +99,7 @@ static bool become_owner(const char *folder)
 		free(path);
 		return true;
 	}
-	if (setgroups(0, NULL) < 0 || setgid(st.st_gid) < 0 || setuid(st.st_uid) < 0)
+	if (!become(st.st_uid, st.st_gid))
 		found = enroll_complain("cannot become the user of %s, whose id is %u: %s", path,
 					(unsigned)st.st_uid, strerror(errno));
 	free(path);
@@ -121,12 +145,29 @@ static bool prepare(const struct enroll_call *call)
 	return true;
 }
 
+/* We could, as root did; but could the relay's user? */
+static bool is_readable(const char *path)
+{
+	struct stat st;
+
+	if (!is_another || stat(path, &st) < 0 || st.st_mode & S_IROTH ||
+	    (st.st_uid == geteuid() && st.st_mode & S_IRUSR) ||
+	    (st.st_gid == getegid() && st.st_mode & S_IRGRP))
+		return true;
+	return enroll_complain("%s: Permission denied for the user with the id %u, to whom the "
+			       "folder of the enrolment belongs",
+			       path, (unsigned)geteuid());
+}
+
 struct authority *enroll_load(const struct enroll_call *call)
 {
 	bool exposed;
 	char *why;
-	struct authority *a =
-		authority_load(call->enrolment->ca, call->enrolment->key, &exposed, &why);
+	struct authority *a;
+
+	if (!is_readable(call->enrolment->ca) || !is_readable(call->enrolment->key))
+		return NULL;
+	a = authority_load(call->enrolment->ca, call->enrolment->key, &exposed, &why);
 
 	if (a && exposed)
 		enroll_complain(

@@ -25,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -233,12 +234,29 @@ static struct authority *load(const struct relay_config *c)
 	return a;
 }
 
+/* A sandbox closes later, and would leave what is above a folder that is not there. */
+static bool prepare(const char *folder)
+{
+	int r = mkdir(folder, 0700) < 0 && errno != EEXIST ? -errno : 0;
+
+	if (r == 0)
+		r = codes_prepare(folder);
+	if (r == 0)
+		r = issued_prepare(folder);
+	if (r < 0)
+		log_error("enrolment: cannot use the folder %s: %s", folder, strerror(-r));
+	return r == 0;
+}
+
 bool enrolment_check(const struct gateway *g)
 {
-	struct authority *a = g->config->enrolment.ca ? load(g->config) : NULL;
+	struct authority *a;
 
+	if (!g->config->enrolment.ca)
+		return true;
+	a = load(g->config);
 	authority_free(a);
-	return a || !g->config->enrolment.ca;
+	return a && prepare(g->config->enrolment.folder);
 }
 
 static void grant(struct enrolment *e, const struct codes_grant *good,

@@ -21,7 +21,10 @@ struct httphead;
 struct listener;
 struct worker;
 
-/* Main thread, at the start: sees that the CA is good. False: what is wrong has been logged. */
+/*
+ * Main thread, at the start: sees that the CA is good, and makes the folder. False: what is wrong
+ * has been logged.
+ */
 bool enrolment_check(const struct gateway *g);
 
 /* Whatever the method. */
