@@ -6,13 +6,18 @@ Usage: check_reasons.py TOP
 Each way both ways. attest-relay(8): relay/reason.def and the section REASONS (word, class,
 explanation); the statuses of relay/refusal.c and the table in Refusals. Both pages: the names and
 types of metrics.c and the section METRICS; the keys of log fields and the section LOG. Words are
-kebab-case and unique. Prints each difference; exits 1 if there is one.
+kebab-case and unique. relay/audit.def, docs/audit.md and its schema; and that nothing but audit.c counts
+refusals. Prints each difference; exits 1 if there is one.
 """
+import glob
+import json
+import os
 import re
 import sys
 
 PAGE = 'relay/attest-relay.8'
-LOGGERS = ['relay/opening.c', 'tunnel/h2_door.c', 'tunnel/hub.c']   # the relay's lines that have fields
+# the relay's lines that have fields
+LOGGERS = ['relay/opening_log.c', 'tunnel/h2_door.c', 'tunnel/hub.c']
 BRIDGE_PAGE = 'qgs-bridge/qgs-bridge.8'
 BRIDGE_LOGGERS = ['qgs-bridge/caller.c']
 
@@ -153,11 +158,36 @@ def check_log_fields(top, page, loggers, where):
     return compare('log field', ' and '.join(loggers), has, told, where)
 
 
+def check_audit(top):
+    """Each kind of record in the document and the schema; and no refusal is counted without one."""
+    rows = re.findall(r'^AUDIT\(\w+,\s*"([^"]*)",\s*\w+,\s*\d,\s*"([0-9a-f]{32})", "([^"]*)"\)$',
+                      read(top, 'relay/audit.def'), re.M)
+    document = read(top, 'docs/audit.md')
+    told = dict(re.findall(r'^\| `([a-z-]+)` \| .* \| `([0-9a-f]{32})` \|$', document, re.M))
+    wrong = compare('audit record', 'relay/audit.def', {word: number for word, number, _ in rows},
+                    told, 'docs/audit.md')
+    schema = json.loads(read(top, 'docs/audit.schema.json'))
+    if sorted(schema['properties']['event']['enum']) != sorted(told):
+        wrong.append('docs/audit.schema.json: its events are not those of docs/audit.md')
+    fields = set(re.findall(r'`([a-z_]+)`', ' '.join(
+        line.split('|')[1] for line in document.splitlines() if re.match(r'\| `[a-z_]+`[^|]*\| ', line))))
+    fields = {x for x in fields - set(told) if not x.startswith('attest_relay_')}
+    if fields != set(schema['properties']):
+        wrong.append('docs/audit.schema.json and docs/audit.md differ in the fields '
+                     f'{sorted(fields ^ set(schema["properties"]))}')
+    for path in sorted(glob.glob(f'{top}/relay/*.c') + glob.glob(f'{top}/tunnel/*.c')):
+        if re.search(r'(?:refused|sessions)\[\w', open(path, encoding='utf-8').read()):
+            wrong.append(f'{os.path.relpath(path, top)}: counts a refusal or the end of a session; '
+                         'audit_write does, with its record')
+    return [x for x in wrong if not x.startswith('relay/audit.c:')]
+
+
 def main():
     top, = sys.argv[1:]
     rows, page = read_reasons(top), read(top, PAGE)
     wrong = check_words(rows) + check_reasons(rows, page) + check_statuses(rows, top, page)
     wrong += check_metrics(top, page) + check_log_fields(top, page, LOGGERS, PAGE)
+    wrong += check_audit(top)
     bridge = read(top, BRIDGE_PAGE)
     wrong += check_bridge_metrics(top, bridge)
     wrong += check_log_fields(top, bridge, BRIDGE_LOGGERS, BRIDGE_PAGE)
