@@ -26,6 +26,11 @@ void client_told(struct client *k, const struct peer *from, const struct peer *t
 	k->to = *to;
 }
 
+void client_not_told(struct client *k)
+{
+	k->untold = true;
+}
+
 void client_secured(struct client *k, const struct conduit *tls)
 {
 	k->tls_version = tls_conduit_version(tls);

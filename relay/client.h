@@ -23,6 +23,7 @@ struct source;
 struct client {
 	struct peer peer;  /* who it is: as the kernel says, or its proxy */
 	struct peer proxy; /* family 0: the kernel; else the real other end, which said so */
+	bool untold;	   /* its proxy has not said who it is: peer is the proxy's own */
 	struct source *source; /* its connection counts there, and holds it: relay/gateway.h */
 	struct peer to;    /* the address it connected to; family 0: nobody asked */
 	/* The relay's own TLS with it. */
@@ -40,6 +41,8 @@ struct client {
 void client_init(struct client *k, const struct peer *peer);
 /* Its proxy has said who it is. */
 void client_told(struct client *k, const struct peer *from, const struct peer *to);
+/* Its proxy has said that it does not know, or that it is itself. */
+void client_not_told(struct client *k);
 /* The relay's TLS with it is up. */
 void client_secured(struct client *k, const struct conduit *tls);
 

@@ -161,7 +161,12 @@ static void open_route(struct intake *i, struct conduit *c, enum door door,
 static enum reason judge(const struct intake *i)
 {
 	const struct listener_config *l = i->listener->config;
+	const enum reason why = settings_judge_identity(gateway_settings(i->worker),
+							gateway_listener_index(i->listener),
+							i->client.identity, settings_now());
 
+	if (why != REASON_NONE) /* taken back while it shook hands */
+		return why;
 	if (!l->client_ca || l->client_certificates == CERTIFICATES_OPTIONAL || i->client.verified)
 		return REASON_NONE;
 	gateway_failed_to_authenticate(&i->client, worker_now(i->worker));
@@ -194,8 +199,8 @@ static void pass_on_unread(struct intake *i, gateway_client_accept *accept)
 
 static void connect_request(struct intake *i, const struct httphead *head)
 {
-	struct gateway *g = i->listener->gateway;
 	char host[HTTPHEAD_HOST_SIZE];
+	enum reason verdict;
 	struct route route;
 	uint16_t port;
 
@@ -203,12 +208,15 @@ static void connect_request(struct intake *i, const struct httphead *head)
 		refuse(i, DOOR_CONNECT, REASON_PROTOCOL, "", "CONNECT needs HOST:PORT");
 		return;
 	}
-	if (judge(i) != REASON_NONE) {
-		refuse(i, DOOR_CONNECT, REASON_FORBIDDEN, host,
-		       "a client certificate of this listener's CA is needed");
+	verdict = judge(i);
+	if (verdict != REASON_NONE) {
+		refuse(i, DOOR_CONNECT, verdict, host,
+		       verdict == REASON_FORBIDDEN
+			       ? "a client certificate of this listener's CA is needed"
+			       : "");
 		return;
 	}
-	if (router_by_authority(&route, g->config, host) < 0) {
+	if (router_by_authority(&route, gateway_settings(i->worker)->config, host) < 0) {
 		refuse(i, DOOR_CONNECT, REASON_UNKNOWN_SERVICE, host, "");
 		return;
 	}
@@ -393,7 +401,6 @@ static bool is_for_relay(const struct intake *i, const struct clienthello *hello
 
 static void route_hello(struct intake *i, const struct clienthello *hello)
 {
-	struct gateway *g = i->listener->gateway;
 	struct conduit *c;
 	struct route route;
 
@@ -403,7 +410,7 @@ static void route_hello(struct intake *i, const struct clienthello *hello)
 		refuse(i, DOOR_SNI, REASON_NO_DOOR, hello->host, "this listener has no TLS");
 	} else if (!*hello->host) {
 		refuse(i, DOOR_SNI, REASON_NO_SNI, "", "");
-	} else if (router_by_host(&route, g->config, hello->host) < 0) {
+	} else if (router_by_host(&route, gateway_settings(i->worker)->config, hello->host) < 0) {
 		refuse(i, DOOR_SNI, REASON_UNKNOWN_SERVICE, hello->host, "");
 	} else {
 		c = take_conduit(i);
@@ -480,7 +487,8 @@ static void open_static(struct listener *l, int fd, const struct client *client)
 	struct route route;
 	struct conduit *c = fd_conduit_of(l->worker, fd, client_family(client));
 
-	if (!c || router_by_service(&route, l->gateway->config, l->config->service) < 0) {
+	if (!c || router_by_service(&route, gateway_settings(l->worker)->config,
+				    l->config->service) < 0) {
 		enum reason why = c ? REASON_UNKNOWN_SERVICE : REASON_NO_MEMORY;
 
 		opening_log_refused(l->worker, l->config->name, client, l->config->service, why,

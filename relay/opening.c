@@ -249,6 +249,7 @@ static bool know_client(struct opening *o, const struct client *who, const struc
 	char text[CLIENT_TEXT_MAX];
 
 	o->peer = who->peer;
+	o->untold = who->untold;
 	o->identity = identity_ref(who->identity);
 	if (route->config && route->config->balance == BALANCE_STICKY)
 		o->search->identity = balance_client(who);
@@ -268,8 +269,9 @@ enum reason opening_judge(struct opening *o)
 {
 	const struct settings *s = gateway_settings(o->worker);
 	const struct client_config *by;
-	enum reason why = settings_judge_stream(s, gateway_listener_index(o->listener), &o->peer,
-						o->identity, o->service, settings_now(), &by);
+	enum reason why = settings_judge_stream(s, gateway_listener_index(o->listener),
+						o->untold ? NULL : &o->peer, o->identity,
+						o->service, settings_now(), &by);
 
 	if (why != REASON_NONE)
 		return why;
@@ -305,6 +307,15 @@ static void begin(struct opening *o)
 	opening_refuse(o, why);
 }
 
+/* A route is by the settings of now, whose services are those it was started with: these last. */
+static const struct service_config *lasting(const struct worker *w, const struct route *route)
+{
+	const struct relay_config *now = gateway_settings(w)->config;
+	const struct gateway *g = gateway_worker(w)->gateway;
+
+	return route->config ? &g->config->services[route->config - now->services] : NULL;
+}
+
 void opening_new(struct listener *l, struct worker *w, struct conduit *client, enum door door,
 		 const char *upgrade, const struct client *who, const struct route *route)
 {
@@ -328,7 +339,7 @@ void opening_new(struct listener *l, struct worker *w, struct conduit *client, e
 	o->door = door;
 	o->id = gateway_next_id(l->gateway);
 	o->began = worker_now(w);
-	o->config = route->config;
+	o->config = lasting(w, route);
 	o->client = client;
 	o->in_session = client->ops->answer;
 	o->reapable.free = on_free;
@@ -353,6 +364,14 @@ static void end_one(struct opening *o, enum reason why)
 		opening_refuse(o, why);
 }
 
+/* Does its name still lead somewhere? Its owner, or the owner's right to offer it, may be gone. */
+static bool is_routable(const struct opening *o)
+{
+	struct route route;
+
+	return router_by_service(&route, gateway_settings(o->worker)->config, o->service) == 0;
+}
+
 static void recheck_list(struct opening *o, bool all, uint64_t now)
 {
 	struct opening *next;
@@ -362,7 +381,7 @@ static void recheck_list(struct opening *o, bool all, uint64_t now)
 
 		next = o->link;
 		if (all)
-			why = opening_judge(o);
+			why = is_routable(o) ? opening_judge(o) : REASON_REVOKED;
 		else if (now >= o->until)
 			why = REASON_EXPIRED;
 		if (why != REASON_NONE)

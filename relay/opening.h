@@ -7,7 +7,8 @@
 #include "relay/router.h"
 
 /*
- * The client's conduit is consumed; nothing has been sent to it yet. upgrade: DOOR_WEBSOCKET: what
+ * route: by the worker's settings. The client's conduit is consumed; nothing has been sent to it
+ * yet. upgrade: DOOR_WEBSOCKET: what
  * to say when the target is there, and messages follow; others: NULL.
  */
 void opening_new(struct listener *l, struct worker *w, struct conduit *client, enum door door,

@@ -45,6 +45,7 @@ struct opening {
 	bool lingers;  /* the client's connection ends after us, and counts until then */
 	bool in_tunnel; /* joined to a stream, which takes no descriptor */
 	bool in_session; /* the client is a stream */
+	bool untold;	 /* peer is a proxy, which has not told whose the stream is */
 	bool crossed;	 /* ... and the crossing it is behind counts until it is over */
 	char service[]; /* its name */
 };

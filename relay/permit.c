@@ -4,7 +4,8 @@
  * Theory of operation: rules that ask for a certificate are found by its names, in a sorted array,
  * so that there may be one for each of thousands of nodes; the others, of which there are few, are
  * gone through. All lists of a rule that are not empty must hold something the client is. What
- * cannot be told (the uid of somebody by TCP) is in no list.
+ * cannot be told (the uid of somebody by TCP; all of somebody whose proxy does not say) is in no
+ * list: a proxy's own address is not its clients'.
  */
 #include "relay/permit.h"
 
@@ -132,7 +133,8 @@ static bool lists_text(const struct strings *list, const char *text)
 /* All but its certificates. */
 static bool fits(const struct client_config *rule, const struct permit_ask *ask)
 {
-	const struct peer *peer = ask->peer;
+	static const struct peer nobody;
+	const struct peer *peer = ask->peer ? ask->peer : &nobody;
 	bool has_uid = peer->family == AF_UNIX && peer->b != UINT32_MAX;
 
 	return (!rule->expires || ask->now < rule->expires) &&

@@ -16,7 +16,7 @@ struct identity;
 
 /* Who asks, and how it came. */
 struct permit_ask {
-	const struct peer *peer; /* as its listener knows it, or a trusted proxy */
+	const struct peer *peer; /* as its listener knows it, or a trusted proxy; NULL: neither */
 	const struct identity *identity; /* NULL: none */
 	const char *listener, *service;	 /* service: lower case */
 	uint64_t now;			 /* seconds since 1970 */

@@ -108,6 +108,8 @@ static void take(struct proxied *p, const struct proxyproto *head)
 	}
 	if (head->from.family)
 		client_told(&p->client, &head->from, &head->to);
+	else
+		client_not_told(&p->client);
 	go_on(p);
 }
 

@@ -203,7 +203,7 @@ static void on_arrival(struct worker *w, void *arg)
 		return;
 	if (gateway_worker(w)->end_at)
 		why = REASON_SHUTDOWN;
-	else if (o->judged != gateway_settings(w)->generation)
+	else if (o->judged < gateway_settings(w)->generation)
 		why = opening_judge(o); /* it was in no worker's list when they were exchanged */
 	if (why == REASON_NONE)
 		open_stream(o, &offer);

@@ -56,8 +56,8 @@ enum reason settings_judge_identity(const struct settings *s, size_t listener,
 				    const struct identity *i, uint64_t now);
 
 /*
- * May it open a stream to service: REASON_NONE, FORBIDDEN, EXPIRED or REVOKED? *by: the entry of
- * clients that allows it, or NULL; lives as long as s.
+ * May it open a stream to service: REASON_NONE, FORBIDDEN, EXPIRED or REVOKED? peer: NULL if
+ * it is not known. *by: the entry of clients that allows it, or NULL; lives as long as s.
  */
 enum reason settings_judge_stream(const struct settings *s, size_t listener,
 				  const struct peer *peer, const struct identity *i,

@@ -118,7 +118,7 @@ static enum reason find_route(const struct h2_client *k, const char *authority,
 		return k->verdict;
 	if (!plain)
 		return REASON_PROTOCOL;
-	if (router_by_authority(route, k->listener->gateway->config, host) < 0)
+	if (router_by_authority(route, gateway_settings(k->worker)->config, host) < 0)
 		return REASON_UNKNOWN_SERVICE;
 	return REASON_NONE;
 }

@@ -86,10 +86,12 @@ static void door_accept(struct listener *l, struct worker *w, struct conduit *c,
 
 	if (verdict != REASON_NONE) {
 		refuse(l, c, client, &r, verdict,
-		       "a client certificate of this listener's CA is needed");
+		       verdict == REASON_FORBIDDEN
+			       ? "a client certificate of this listener's CA is needed"
+			       : "");
 	} else if (!heard) {
 		refuse(l, c, client, &r, REASON_PROTOCOL, r.heard.detail);
-	} else if (router_by_service(&route, l->gateway->config, r.name) < 0) {
+	} else if (router_by_service(&route, gateway_settings(w)->config, r.name) < 0) {
 		refuse(l, c, client, &r, REASON_UNKNOWN_SERVICE, "");
 	} else {
 		route.asked = r.name;
