@@ -312,6 +312,7 @@ bool gateway_prepare(struct gateway *g)
 	g->settings = settings_new((struct relay_config *)g->config, 1, "");
 	if (!g->settings || !bind_all(g))
 		return false;
+	listener_warn_of_strangers(g, g->config);
 	g->health = health_new(g->config);
 	if (!g->registry || !g->health || !tenants_init(&g->tenants, g->config, g) ||
 	    !make_splice_specs(g) || !make_workers(g) ||
@@ -362,6 +363,7 @@ bool gateway_reload(struct gateway *g, struct relay_config *config)
 	}
 	settings_unref(g->settings);
 	g->settings = s;
+	listener_warn_of_strangers(g, config);
 	return true;
 }
 

@@ -11,13 +11,18 @@
 #include <netinet/tcp.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <linux/vm_sockets.h>
+
+#include "relay/bind.h"
 #include "relay/conduit.h"
 #include "relay/fd.h"
 #include "relay/gateway.h"
 #include "relay/intake.h"
+#include "relay/log.h"
 #include "relay/opening.h"
 #include "relay/proxied.h"
 #include "relay/worker.h"
@@ -66,6 +71,40 @@ void listener_refuse(const struct listener *l, int fd, const struct client *clie
 		conduit_close(c, why);
 	else
 		close(fd);
+}
+
+/* Can somebody on another machine, or in a VM, connect? fd: as it was bound, or inherited. */
+static bool is_reachable(int fd)
+{
+	static const uint8_t v6[16] = { [15] = 1 };
+	struct peer at;
+
+	peer_of_local(&at, fd);
+	return (at.family == AF_INET && at.ip[0] != 127) ||
+	       (at.family == AF_INET6 && memcmp(at.ip, v6, sizeof(v6)) != 0) ||
+	       (at.family == AF_VSOCK && at.a != VMADDR_CID_LOCAL);
+}
+
+static void warn_of_strangers(const struct listener_config *l, int fd)
+{
+	const bool certified = l->client_ca && l->client_certificates == CERTIFICATES_REQUIRED &&
+			       !(l->doors & ~(unsigned)(DOORS_HTTP | DOOR_TUNNEL));
+	char where[ADDRESS_TEXT_MAX];
+
+	if (l->doors == DOOR_TUNNEL || !is_reachable(fd))
+		return;
+	log_warning("listener %s at %s: %s may open %s%s, since there are no clients in the config "
+		    "(attest-relay.yaml(5)): say there who may open what",
+		    l->name, bind_describe(&l->address, fd, where, sizeof(where)),
+		    certified ? "whoever has a certificate of its client_ca"
+			      : "anybody who can connect",
+		    l->service ? "its service " : "any service", l->service ? l->service : "");
+}
+
+void listener_warn_of_strangers(const struct gateway *g, const struct relay_config *c)
+{
+	for (size_t i = 0; c->n_clients == 0 && i < g->config->n_listeners; i++)
+		warn_of_strangers(&g->config->listeners[i], g->fds[i]);
 }
 
 static const struct acceptor_events events = {

@@ -32,6 +32,11 @@ void listener_stop(struct listener *l);
 /* Turns away who may not come in: reset, counted and logged. fd is consumed; counts are not. */
 void listener_refuse(const struct listener *l, int fd, const struct client *client, enum reason why,
 		     const char *detail);
+/*
+ * Main thread: if this config, about to be in effect, has no clients, warns of each listener that
+ * others than those of this machine may come by.
+ */
+void listener_warn_of_strangers(const struct gateway *g, const struct relay_config *c);
 struct listener *listener_free(struct listener *l); /* NULL is fine; fd stays */
 
 #endif

@@ -127,13 +127,35 @@ static bool read_cas(struct trust *t, const char *path, char **why)
 	if (all && (!good || !t->anchors.n)) {
 		why_say(why,
 			"the client CA file %s cannot be used: %s; it must hold the certificate of "
-			"a "
-			"CA in PEM",
+			"a CA in PEM",
 			path, good ? "there is none in it" : why_openssl("it holds none"));
 		good = false;
 	}
 	sk_X509_INFO_pop_free(all, X509_INFO_free);
 	return good;
+}
+
+/* A CA whose name is in no list: OpenSSL will say that of each of its certificates. */
+static void warn_of_missing(const struct trust *t, const STACK_OF(X509_INFO) * lists,
+			    const char *path, char **warning)
+{
+	for (int n = 0; !*warning && n < sk_X509_NAME_num(t->names); n++) {
+		const X509_NAME *ca = sk_X509_NAME_value(t->names, n);
+		char text[256] = "";
+		bool found = false;
+
+		for (int i = 0; !found && i < sk_X509_INFO_num(lists); i++) {
+			const X509_CRL *crl = sk_X509_INFO_value(lists, i)->crl;
+
+			found = crl && X509_NAME_cmp(X509_CRL_get_issuer(crl), ca) == 0;
+		}
+		X509_NAME_oneline(ca, text, sizeof(text));
+		if (!found)
+			why_say(warning,
+				"the revocation list %s has none of the CA %s: no certificate of "
+				"it is good until it has",
+				path, text);
+	}
 }
 
 static bool read_crls(struct trust *t, const char *path, char **warning, char **why)
@@ -156,11 +178,12 @@ static bool read_crls(struct trust *t, const char *path, char **warning, char **
 				"its CA is good until there is a newer one",
 				path);
 	}
+	if (good && n)
+		warn_of_missing(t, all, path, warning);
 	if (all && (!good || !n)) {
 		why_say(why,
 			"the revocation list %s cannot be used: %s; it must hold a list (CRL) of "
-			"each "
-			"CA in PEM",
+			"each CA in PEM",
 			path, good ? "there is none in it" : why_openssl("it holds none"));
 		good = false;
 	}

@@ -226,7 +226,9 @@ static void test_revoked(void)
 
 	/* a list of another CA says nothing of this one: all its certificates are void */
 	write_crl("crl.pem", &other, NULL, HOUR);
-	t = trust_by(IDENTITY_CLIENT, "ca.pem", "crl.pem");
+	t = trust_new(IDENTITY_CLIENT, path_of("ca.pem"), path_of("crl.pem"), &warning, &why);
+	CHECK(t && warning && strstr(warning, "has none of the CA"));
+	free(warning);
 	CHECK(!verify(t, good, &error));
 	CHECK_INT(error, X509_V_ERR_UNABLE_TO_GET_CRL);
 	trust_unref(t);
@@ -403,6 +405,8 @@ static void test_permits(void)
 	struct issued it = node("DNS:else.example,DNS:NODE.example");
 	struct peer uid = { .family = AF_UNIX, .a = 1, .b = 250 };
 	struct peer vm = { .family = AF_VSOCK, .a = 42, .b = 1 }, v6 = { .family = AF_INET6 };
+	struct permit_ask ask = { .listener = "front", .service = "kbs.acme", .now = 1000 };
+	const struct client_config *by;
 	int error;
 	struct identity *i = verify(t, it, &error), *o = verify(owners, it, &error);
 
@@ -430,6 +434,11 @@ static void test_permits(void)
 	memcpy(v6.ip, "\x20\x01\x0d\xb8", 4);
 	CHECK_STR(rule(p, v6, NULL, "front", "pub.acme"), "lan");
 	CHECK_STR(rule(p, (struct peer){ 0 }, NULL, "front", "pub.acme"), "");
+	ask.peer = NULL; /* a proxy that does not say whose the stream is */
+	CHECK(!permits_open(p, &ask, &by));
+	ask.identity = i;
+	CHECK(permits_open(p, &ask, &by));
+	CHECK_STR(by->name, "node");
 	identity_unref(i);
 	identity_unref(o);
 	issued_free(it);
