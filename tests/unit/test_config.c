@@ -373,6 +373,15 @@ static void test_credentials(void)
 	relay_config_unref(c);
 
 	refuses(TLS FRONT "owners: [{name: a}]\n", "r.yaml:3:10: ", "neither tokens nor cert");
+	c = relay(TLS FRONT "owners: [{name: a}]\nenrolment: {ca: a.pem, key: /a.key}\n");
+	CHECK_STR(c->enrolment.folder, "/var/lib/attest-relay/enrolment");
+	CHECK_INT(c->enrolment.certificate_valid, 90ull * 86400 * 1000);
+	CHECK_INT(c->enrolment.code_valid, 15 * 60 * 1000);
+	relay_config_unref(c);
+	refuses(TLS FRONT OWNER "enrolment: {ca: a.pem}\n", "r.yaml:4:12: ", "ca without key");
+	refuses(TLS FRONT OWNER "enrolment: {key: a.pem}\n", "r.yaml:4:12: ", "key without ca");
+	refuses(LISTENER OWNER "enrolment: {ca: a, key: b}\n", "r.yaml:3:12: ",
+		"no listener has the door tunnel");
 	refuses(TLS FRONT "owners: [{name: a, tokens: []}]\n", "r.yaml:3:28: ", "an empty list");
 	refuses(TLS FRONT "owners: [{name: a, certificates: []}]\n", "r.yaml:3:34: ", "empty");
 	refuses(TLS FRONT "owners: [{name: a, tokens: [{label: x}]}]\n", "r.yaml:3:29: ",
