@@ -520,6 +520,29 @@ static void test_no_secrets(void)
 	config_errors_deinit(&e);
 }
 
+static void test_audit(void)
+{
+	struct relay_config *c = relay(LISTENER);
+
+	CHECK_INT(c->audit.target, CONFIG_AUDIT_AUTO);
+	CHECK(!c->audit.file);
+	CHECK_INT(c->audit.start_after, 60000);
+	relay_config_unref(c);
+	c = relay(LISTENER "audit: {file: /var/log/a, start_after: 2min}\n");
+	CHECK_STR(c->audit.file, "/var/log/a");
+	CHECK_INT(c->audit.start_after, 120000);
+	relay_config_unref(c);
+	/* what would be written nowhere, though somebody has asked for it */
+	refuses(LISTENER "audit: {target: file}\n", "r.yaml:2:17: ", "expected file: PATH beside it");
+	refuses(LISTENER "audit: {target: journal, file: a}\n",
+		"r.yaml:2:32: ", "nothing would be written to it");
+	refuses(LISTENER "audit: {target: off, file: a}\n",
+		"r.yaml:2:28: ", "nothing would be written to it");
+	refuses(LISTENER "audit: {target: syslog}\n",
+		"r.yaml:2:17: ", "expected auto, off, journal or file");
+	refuses(LISTENER "audit: {start_after: 10ms}\n", "r.yaml:2:22: ", "is too small");
+}
+
 static void test_client_ca(void)
 {
 	static const char good[] =
@@ -974,6 +997,7 @@ int main(void)
 	test_clients();
 	test_wrong_values();
 	test_no_secrets();
+	test_audit();
 	test_client_ca();
 	test_listeners();
 	test_owners();
