@@ -166,7 +166,8 @@ const char *relay_config_differs(const struct relay_config *a, const struct rela
 {
 	static const char *const fixed[] = { "workers", "domain",   "metrics", "log",
 					     "audit",
-					     "listeners", "services", "timeouts", "limits", "penalties" };
+					     "listeners", "services", "timeouts", "limits",
+					     "penalties" };
 
 	for (size_t i = 0; i < sizeof(fixed) / sizeof(fixed[0]); i++)
 		if (!table_same(&relay_table, fixed[i], a, b))

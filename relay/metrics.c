@@ -131,9 +131,11 @@ struct pairs {
 
 static void put_pair(const struct pairs *out, const char *labels, uint64_t used, uint64_t most)
 {
-	evbuffer_add_printf(out->used, "attest_relay_limit_used{%s} %" PRIu64 "\n", labels, used);
+	evbuffer_add_printf(out->used, "attest_relay_limit_used{%s} %" PRIu64 "\n", labels,
+			    used);
 	if (most != QUOTA_NO_LIMIT)
-		evbuffer_add_printf(out->most, "attest_relay_limit{%s} %" PRIu64 "\n", labels, most);
+		evbuffer_add_printf(out->most, "attest_relay_limit{%s} %" PRIu64 "\n", labels,
+				    most);
 }
 
 static const char *const kind_word[QUOTA_KINDS] = { "connections", "handshakes", "tunnels",
@@ -145,7 +147,7 @@ static void put_quota(const struct pairs *out, const char *scope, const char *na
 	char labels[256];
 
 	for (unsigned i = 0; i < n; i++) {
-		snprintf(labels, sizeof(labels), "scope=\"%s\",name=\"%s\",what=\"%s\"", scope,
+		snprintf(labels, sizeof(labels), "scope=\"%s\",tenant=\"%s\",what=\"%s\"", scope,
 			 name, kind_word[kinds[i]]);
 		put_pair(out, labels, quota_used(q, kinds[i]), quota_most(q, kinds[i]));
 	}
@@ -156,7 +158,7 @@ static void put_memory(const struct pairs *out, const char *scope, const char *n
 {
 	char labels[256];
 
-	snprintf(labels, sizeof(labels), "scope=\"%s\",name=\"%s\",what=\"memory\"", scope, name);
+	snprintf(labels, sizeof(labels), "scope=\"%s\",tenant=\"%s\",what=\"memory\"", scope, name);
 	put_pair(out, labels, counter_get(&q->memory), counter_get(&q->limits->memory));
 }
 
@@ -187,11 +189,11 @@ static void put_sources(const struct pairs *out, const struct gateway *g,
 	for (unsigned i = 0; i < QUOTA_KINDS; i++) {
 		if (i == QUOTA_TUNNELS)
 			continue;
-		snprintf(labels, sizeof(labels), "scope=\"source\",name=\"\",what=\"%s\"",
+		snprintf(labels, sizeof(labels), "scope=\"source\",tenant=\"\",what=\"%s\"",
 			 kind_word[i]);
 		put_pair(out, labels, c->most[i], counter_get(&limits->most[i]));
 	}
-	put_pair(out, "scope=\"source\",name=\"\",what=\"memory\"", c->memory,
+	put_pair(out, "scope=\"source\",tenant=\"\",what=\"memory\"", c->memory,
 		 counter_get(&limits->memory));
 }
 
@@ -208,13 +210,13 @@ static void put_limits(struct evbuffer *out, const struct gateway *g)
 	put_header(out, "limit_used", "gauge",
 		   "What is used of a limit; of sources, by the one that uses most.");
 	put_header(to.most, "limit", "gauge", "How much there may be.");
-	put_pair(&to, "scope=\"all\",name=\"\",what=\"connections\"",
+	put_pair(&to, "scope=\"all\",tenant=\"\",what=\"connections\"",
 		 counter_get(&g->connections), g->connections_max);
-	put_pair(&to, "scope=\"all\",name=\"\",what=\"handshakes\"",
+	put_pair(&to, "scope=\"all\",tenant=\"\",what=\"handshakes\"",
 		 quota_used(all, QUOTA_HANDSHAKES), l->handshakes);
-	put_pair(&to, "scope=\"all\",name=\"\",what=\"parked\"", quota_used(all, QUOTA_PARKED),
+	put_pair(&to, "scope=\"all\",tenant=\"\",what=\"parked\"", quota_used(all, QUOTA_PARKED),
 		 l->parked);
-	put_pair(&to, "scope=\"all\",name=\"\",what=\"tunnels\"",
+	put_pair(&to, "scope=\"all\",tenant=\"\",what=\"tunnels\"",
 		 sum(g, COUNTER_AT(COUNTER_LIVE_TUNNELS)), l->tunnels);
 	put_memory(&to, "all", "", all);
 	put_named(&to, g);

@@ -289,7 +289,8 @@ static bool block(struct source *s, uint64_t now)
 	const struct source_penalties *p = &s->in->penalties;
 	uint64_t ms = p->block;
 
-	if (s->score < p->failures * SOURCE_POINT || now < get(&s->until))
+	/* those that came a moment ago have decayed by next to nothing */
+	if (s->score + SOURCE_POINT / 8 < p->failures * SOURCE_POINT || now < get(&s->until))
 		return false;
 	for (unsigned i = 0; i < s->blocks && ms < p->block_max; i++)
 		ms *= 2;

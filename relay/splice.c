@@ -18,8 +18,13 @@
  * else calls conduit_want. A half whose sink died is "failed": the other half is drained first (a
  * server that replies and resets is heard), then the splice ends as the abort it is.
  *
+ * A half that may fetch nothing for now (the spec's may_pass) is "paused": its source is not asked
+ * for bytes until the timer ends that. What was fetched before goes on to the sink.
+ *
  * Limits: WORKER_BUFFER or one pipe per half that is blocked; both time-outs of the spec are lazy:
  * one timer, set again when it fires early.
+ *
+ * Longer than other files: each way to fetch, and each end, acts on the same few flags.
  */
 #include "relay/splice.h"
 

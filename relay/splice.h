@@ -27,7 +27,7 @@ struct splice_half {		  /* half[i]: side[i] -> side[!i] */
 	uint32_t start, end;	  /* valid part of buffer; or bytes in the pipe: end */
 	uint8_t eof_seen : 1, eof_sent : 1;
 	uint8_t source_ready : 1; /* there is something to fetch, once the sink has room */
-	uint8_t paused : 1;	  /* nothing may pass now: nothing is fetched until the timer says so */
+	uint8_t paused : 1;	  /* nothing may pass: nothing is fetched before the timer */
 	uint8_t failed : 1;	  /* the sink died: nothing more goes this way */
 	uint8_t big_reads : 2;	  /* full reads in a row: then splice(2) takes over */
 	uint8_t no_kernel : 1;	  /* splice(2) does not work on this pair */

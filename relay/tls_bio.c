@@ -72,12 +72,32 @@ static int bio_write(BIO *b, const char *data, int len)
 	return (int)n;
 }
 
+void tls_on_message(int sent, int version, int type, const void *data, size_t len, SSL *ssl,
+		    void *conduit)
+{
+	struct tls_conduit *t = conduit;
+	uint64_t now;
+
+	if (sent || type != SSL3_RT_HANDSHAKE || !len ||
+	    *(const uint8_t *)data != SSL3_MT_KEY_UPDATE)
+		return;
+	now = worker_now(t->base.worker);
+	if (now - t->key_updates_at >= 1000) {
+		t->key_updates_at = now;
+		t->key_updates = 0;
+	}
+	if (++t->key_updates > TLS_KEY_UPDATES)
+		t->error = -EPROTO;
+}
+
 static int bio_read(BIO *b, char *buf, int max)
 {
 	struct tls_conduit *t = BIO_get_data(b);
 	ssize_t n;
 
 	BIO_clear_retry_flags(b);
+	if (t->error)
+		return -1;
 	if (t->eof)
 		return 0;
 	if (t->drained) {

@@ -33,6 +33,8 @@ struct tls_conduit {
 	int fd;
 	int error;             /* -errno of a failed recv, or of an allocation in the BIO */
 	int broken;            /* -errno of a failed send */
+	uint32_t key_updates;  /* of the peer's, in the second that began at ... */
+	uint64_t key_updates_at; /* ... worker_now */
 	uint8_t alert;	       /* by which the peer ended it, 0: by none */
 	uint8_t wanted; /* events the owner wants */
 	uint8_t hungry : 1, drained : 1, eof : 1 /* TCP's */;
@@ -54,6 +56,13 @@ static inline size_t tls_out_len(const struct tls_conduit *t)
 /* Hands the out buffer to the socket, as far as it takes it. */
 void tls_flush(struct tls_conduit *t);
 void tls_out_drop(struct tls_conduit *t);
+/*
+ * Of OpenSSL's: counts the peer's key updates. Each costs new keys and perhaps an answer, and one
+ * read may meet any number of them; a peer in its senses has one for each so many gigabytes.
+ */
+#define TLS_KEY_UPDATES 32 /* a second: more break the connection, as a protocol error */
+void tls_on_message(int sent, int version, int type, const void *data, size_t len, SSL *ssl,
+		    void *conduit);
 /* OpenSSL's way to the conduit's socket. NULL: no memory. */
 BIO *tls_bio_new(struct tls_conduit *t);
 

@@ -246,6 +246,8 @@ static struct tls_handshake *start(struct worker *w, int fd, struct tls_context 
 	if (!t->ssl || !bio || (name && !expect(t->ssl, name)) || tls_watch(t) < 0)
 		goto fail;
 	SSL_set_bio(t->ssl, bio, bio);
+	SSL_set_msg_callback(t->ssl, tls_on_message);
+	SSL_set_msg_callback_arg(t->ssl, t);
 	if (name)
 		SSL_set_connect_state(t->ssl);
 	else
