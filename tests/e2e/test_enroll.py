@@ -583,6 +583,32 @@ def test_slow_drip(world):
     e.relay.wait_quiet()
 
 
+def test_too_many_at_a_time(world):
+    """Those with a good code may wait, but not any number of them; the code is good after that."""
+    e = Enrolment(world, workers=1, timeouts={"handshake": "20s"})
+    code, csr = e.code(), request(world)
+    head = (f"POST /enroll HTTP/1.1\r\nHost: x\r\nContent-Type: {PEM}\r\n"
+            f"Content-Length: {len(csr)}\r\nAuthorization: Bearer {code}\r\n"
+            "Expect: 100-continue\r\n\r\n").encode()
+    waiting = []
+    for _ in range(64):
+        waiting.append(e.connect())
+        waiting[-1].sendall(head + csr[:10])
+        assert b"100 Continue" in waiting[-1].recv(4096)  # it waits for the body now
+    with e.connect() as c:
+        c.sendall(head + csr)
+        assert answer(c)[0] == 503
+    waiting.pop().close()
+    e.relay.wait_metric("live_intakes", lambda v: v == 63)
+    waiting[0].sendall(csr[10:])
+    assert answer(waiting[0])[0] == 200
+    waiting[1].sendall(csr[10:])
+    assert answer(waiting[1])[0] == 403
+    for c in waiting:
+        c.close()
+    e.relay.wait_quiet()
+
+
 def test_cut_in_the_middle(world, enrolment):
     code, csr = enrolment.code(), request(world)
     head = (f"POST /enroll HTTP/1.1\r\nHost: x\r\nContent-Type: {PEM}\r\n"
