@@ -16,6 +16,8 @@
  *
  * A schedule follows from its seed alone: each step takes the same count of random numbers. What it
  * draws is written to stderr as commands, with the planned time of each.
+ *
+ * Only TCP has a reset: see usage.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -318,8 +320,27 @@ static void run(struct proxy *p)
 
 /* ---- the start ---- */
 
-static const char usage[] = "fault-proxy --listen unix:/PATH|tcp:ADDRESS:PORT --to ADDRESS "
-			    "[--listen ... --to ...]...\n";
+static const char usage[] =
+	"fault-proxy --listen ADDRESS --to ADDRESS [--listen ... --to ...]...\n"
+	"    An ADDRESS is unix:/PATH, tcp:ADDRESS:PORT or vsock:CID:PORT; CID may be 'any' to\n"
+	"    listen. CID 2, the host, is never connected to.\n"
+	"    Commands come on stdin: set, reorder, reset, clear, schedule, stats, quit.\n"
+	"Only TCP has a word for RST. A reset, and the end of a hole, are otherwise a close of\n"
+	"both directions at once, which on vsock lets the other side\n"
+	"    read what had reached it, then an end-of-file: no ECONNRESET, nothing is taken back;\n"
+	"    fail to write, with EPIPE, as it would not after an end of one direction.\n"
+	"Likewise, who has gone away on vsock is known only by an end-of-file and EPIPE, and\n"
+	"an end is what is passed on.\n";
+
+/* NULL, or why not. */
+static const char *read_place(struct place *p, const char *text, bool to_connect)
+{
+	const char *why = place_parse(p, text);
+
+	if (why || !to_connect || !place_is_host(p))
+		return why;
+	return "that is the host, or any machine: not to be connected to";
+}
 
 static void read_options(struct proxy *p, int argc, char **argv)
 {
@@ -334,7 +355,8 @@ static void read_options(struct proxy *p, int argc, char **argv)
 
 		if (option == '?' || *n == LINKS)
 			fatal("usage:\n%s", usage);
-		why = place_parse(option == 'l' ? &p->links[*n].from : &p->links[*n].to, optarg);
+		why = option == 'l' ? read_place(&p->links[*n].from, optarg, false)
+				    : read_place(&p->links[*n].to, optarg, true);
 		if (why)
 			fatal("%s: %s", optarg, why);
 		(*n)++;

@@ -87,7 +87,7 @@ static void over(struct flows *fs, struct flow *f)
 	fs->counts.live--;
 }
 
-/* RST to both; a Unix socket can say no more than that it is closed. */
+/* RST to both; Unix sockets and vsock can say no more than that both directions are closed. */
 static void abort_flow(struct flows *fs, struct flow *f, uint64_t *count)
 {
 	const struct linger hard = { .l_onoff = 1, .l_linger = 0 };
@@ -159,6 +159,7 @@ static void take(struct flows *fs, int fd, const struct place *to)
 	if (!f)
 		abort();
 	f->to = to;
+	/* fails where it is no TCP */
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	for (int i = 0; i < DIRECTIONS; i++) {
 		f->ends[i] = (struct flow_end){ .flow = f, .fd = -1 };
