@@ -27,7 +27,8 @@ static const char usage[] =
 	"    [--name VM]\n"
 	"quote-load run [--vm NAME=ADDRESS]... [--vms N --to ADDRESS] [--client qemu|tdx|raw|mix]\n"
 	"    [--requests N] [--concurrency-per-vm K] [--flood NAME:K]... [--think-ms N]\n"
-	"    [--timeout-ms 30000] [--reply-max N]\n"
+	"    [--timeout-ms 30000] [--reply-max N] [--odd SEED]\n"
+	"    --odd: reports of any size to 4000, some with a half-close, some read late.\n"
 	"    '%' in --to is the VM's number, from 0 on; it is named vm0, vm1...\n"
 	"An ADDRESS is unix:/PATH, vsock:CID:PORT or tcp:ADDRESS:PORT; --inside-vm allows CID 2.\n";
 
@@ -40,6 +41,8 @@ struct order {
 	size_t n_floods;
 	uint64_t requests, concurrency;
 	int64_t think_ms;
+	bool odd;
+	uint64_t seed;
 	bool inside_vm;
 	struct vm *run; /* what comes of it */
 };
@@ -129,6 +132,7 @@ enum option_id {
 	OPT_CONCURRENCY,
 	OPT_FLOOD,
 	OPT_THINK,
+	OPT_ODD,
 };
 
 static const struct option options[] = {
@@ -155,6 +159,7 @@ static const struct option options[] = {
 	{ "concurrency-per-vm", required_argument, NULL, OPT_CONCURRENCY },
 	{ "flood", required_argument, NULL, OPT_FLOOD },
 	{ "think-ms", required_argument, NULL, OPT_THINK },
+	{ "odd", required_argument, NULL, OPT_ODD },
 	{ NULL, 0, NULL, 0 },
 };
 
@@ -248,6 +253,10 @@ static void option_of_run(struct order *o, int option, const char *name)
 			fatal("%d floods at most", FLOODS);
 		o->floods[o->n_floods++] = optarg;
 		break;
+	case OPT_ODD:
+		o->odd = true;
+		o->seed = number(name, optarg, 0, UINT64_MAX);
+		break;
 	default:
 		o->think_ms = (int64_t)number(name, optarg, 0, 1U << 30);
 		break;
@@ -311,6 +320,8 @@ static void set_vm(struct order *o, struct vm *vm, size_t index, const char *add
 	vm->how.kind = strcmp(o->kind, "mix") == 0 ? index % 3 : client_kind(o->kind);
 	vm->how.to = place(o, address);
 	vm->concurrency = (unsigned)o->concurrency;
+	vm->odd = o->odd;
+	vm->seed = o->seed + index * 1000000;
 }
 
 static void make_vm(struct order *o, struct vm *vm, size_t index, size_t nth)

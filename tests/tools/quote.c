@@ -16,7 +16,7 @@
 #define REPORT_DATA 128
 #define REPORT_TD_INFO 512 /* what lies before is checked by QGS, reserved bytes are zero */
 
-static uint64_t noise_next(uint64_t *state)
+uint64_t noise_next(uint64_t *state)
 {
 	uint64_t z = *state += 0x9e3779b97f4a7c15ULL;
 

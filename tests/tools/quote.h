@@ -41,6 +41,8 @@ struct qgs_header {
 	uint32_t type, size, error;
 };
 
+/* splitmix64: random numbers from a seed. */
+uint64_t noise_next(uint64_t *state);
 uint32_t get_le32(const uint8_t *from);
 void put_le32(uint8_t *to, uint32_t value);
 

@@ -25,6 +25,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tests/tools/quote.h"
+
+#define ODD_REPORT_MAX 4000 /* legacy QGS hangs on requests of more than 4096 bytes */
 #define FLOOD_KEPT 65536
 #define STACK (256U * 1024)
 
@@ -86,6 +89,23 @@ static void note(struct tally *t, const struct client_result *r)
 	pthread_mutex_unlock(&t->lock);
 }
 
+/* A raw report has no length on it: in pieces, only the usual size can be told from less. */
+static struct client_how how_of(const struct vm *vm, uint64_t number)
+{
+	struct client_how how = vm->how;
+	uint64_t random = vm->seed + number, size, late;
+
+	if (!vm->odd)
+		return how;
+	size = noise_next(&random) % (ODD_REPORT_MAX - QUOTE_REPORT + 1);
+	how.shut_wr = noise_next(&random) % 2;
+	late = noise_next(&random);
+	how.read_after_ms = late % 4 ? 0 : (int64_t)(late / 4 % 100);
+	if (how.kind != CLIENT_RAW)
+		how.report_bytes += size;
+	return how;
+}
+
 static void *work(void *arg)
 {
 	struct crew *c = arg;
@@ -93,6 +113,7 @@ static void *work(void *arg)
 				  .tv_nsec = c->think_ms % 1000 * 1000000 };
 	uint8_t *room = malloc(client_room(&c->vm->how));
 	struct client_result r;
+	struct client_how how;
 	uint64_t number;
 
 	if (!room)
@@ -101,7 +122,8 @@ static void *work(void *arg)
 		number = atomic_fetch_add(&c->t->begun, 1);
 		if (!c->vm->flood && number >= c->vm->requests)
 			break;
-		client_run(&c->vm->how, c->vm->name, number, room, &r);
+		how = how_of(c->vm, number);
+		client_run(&how, c->vm->name, number, room, &r);
 		note(c->t, &r);
 		if (c->think_ms && !c->vm->flood)
 			nanosleep(&think, NULL);

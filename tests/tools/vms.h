@@ -12,6 +12,8 @@ struct vm {
 	unsigned concurrency;
 	uint64_t requests; /* to make; a flood makes them until all others are done */
 	bool flood;
+	bool odd; /* each request's report has a size, and its end a time, drawn from `seed` */
+	uint64_t seed;
 };
 
 /* Runs them, prints one line of JSON. 0, or 1 if a request of those that are no flood failed. */
