@@ -250,7 +250,8 @@ static bool set_word(const struct field *f, int *to, const char *text)
 static char *add_allowed(const struct field *f, struct strings *to, const char *text)
 {
 	if (!f->is(text))
-		return xasprintf("allow: \"%s\" is not well-formed; expected %s", text, f->expected);
+		return xasprintf("allow: \"%s\" is not well-formed; expected %s", text,
+				 f->expected);
 	to->at = xreallocarray(to->at, to->n + 1, sizeof(*to->at));
 	to->at[to->n++] = xstrdup(text);
 	return NULL;

@@ -15,7 +15,6 @@
 #include <openssl/pem.h>
 #include <openssl/rand.h>
 #include <openssl/x509v3.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +22,7 @@
 #include <time.h>
 
 #include "relay/authority_private.h"
+#include "relay/why.h"
 
 #define CA_DAYS 3652 /* ten years */
 #define EARLY 300    /* seconds: the clocks of those who judge it may be behind */
@@ -35,25 +35,6 @@ int authority_no_password(char *buf, int size, int writing, void *arg)
 	return -1; /* and never a prompt on somebody's terminal */
 }
 
-const char *authority_reason(void)
-{
-	unsigned long e = ERR_peek_last_error();
-	const char *text =
-		ERR_SYSTEM_ERROR(e) ? strerror(ERR_GET_REASON(e)) : ERR_reason_error_string(e);
-
-	return text ? text : "unknown reason";
-}
-
-void authority_say(char **why, const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	if (vasprintf(why, fmt, args) < 0)
-		*why = NULL;
-	va_end(args);
-}
-
 /* ---- the CA itself ---- */
 
 static X509 *read_certificate(const char *path, char **why)
@@ -62,14 +43,14 @@ static X509 *read_certificate(const char *path, char **why)
 	X509 *x;
 
 	if (!f) {
-		authority_say(why, "cannot read the CA %s: %s", path, strerror(errno));
+		why_say(why, "cannot read the CA %s: %s", path, strerror(errno));
 		return NULL;
 	}
 	x = PEM_read_X509(f, NULL, authority_no_password, NULL);
 	fclose(f);
 	if (!x)
-		authority_say(why, "the CA %s cannot be used: %s; it must be a certificate in PEM",
-			      path, authority_reason());
+		why_say(why, "the CA %s cannot be used: %s; it must be a certificate in PEM", path,
+			why_openssl("unknown reason"));
 	return x;
 }
 
@@ -80,17 +61,17 @@ static EVP_PKEY *read_key(const char *path, bool *exposed, char **why)
 	EVP_PKEY *key;
 
 	if (!f) {
-		authority_say(why, "cannot read the CA's key %s: %s", path, strerror(errno));
+		why_say(why, "cannot read the CA's key %s: %s", path, strerror(errno));
 		return NULL;
 	}
 	*exposed = fstat(fileno(f), &st) == 0 && S_ISREG(st.st_mode) && (st.st_mode & S_IROTH);
 	key = PEM_read_PrivateKey(f, NULL, authority_no_password, NULL);
 	fclose(f);
 	if (!key)
-		authority_say(why,
-			      "the CA's key %s cannot be used: %s; it must be a PEM key without a "
-			      "password",
-			      path, authority_reason());
+		why_say(why,
+			"the CA's key %s cannot be used: %s; it must be a PEM key without a "
+			"password",
+			path, why_openssl("unknown reason"));
 	return key;
 }
 
@@ -132,7 +113,7 @@ struct authority *authority_load(const char *certificate, const char *key, bool 
 		ERR_clear_error();
 		if (!fault)
 			return a;
-		authority_say(why, "the CA %s cannot be used: %s", certificate, fault);
+		why_say(why, "the CA %s cannot be used: %s", certificate, fault);
 	}
 	ERR_clear_error();
 	authority_free(a);

@@ -18,6 +18,7 @@
 #include "config/config.h"
 #include "relay/authority.h"
 #include "relay/authority_private.h"
+#include "relay/why.h"
 
 /* NULL: *why. */
 static X509_CRL *read_list(const struct authority *a, const char *crl, size_t len, char **why)
@@ -27,11 +28,11 @@ static X509_CRL *read_list(const struct authority *a, const char *crl, size_t le
 
 	BIO_free(in);
 	if (!list)
-		authority_say(why, "it is no list of revoked certificates in PEM: %s",
-			      authority_reason());
+		why_say(why, "it is no list of revoked certificates in PEM: %s",
+			why_openssl("unknown reason"));
 	else if (X509_CRL_verify(list, a->key) != 1)
-		authority_say(why, "it is not by this CA; if the CA was replaced, so that what "
-				   "the old one signed is worth nothing any more, move it away");
+		why_say(why, "it is not by this CA; if the CA was replaced, so that what "
+			     "the old one signed is worth nothing any more, move it away");
 	else
 		return list;
 	X509_CRL_free(list);
@@ -205,7 +206,7 @@ static char *with_new(const struct authority *a, X509_CRL *old,
 	else
 		BIO_free(pem);
 	if (!text)
-		authority_say(why, "libcrypto cannot make the list: %s", authority_reason());
+		why_say(why, "libcrypto cannot make the list: %s", why_openssl("unknown reason"));
 	X509_CRL_free(list);
 	return text;
 }
@@ -225,8 +226,8 @@ char *authority_revoke(const struct authority *a, const char *crl, size_t len,
 	}
 	n = pick_new(&have, serials, n, added);
 	if (have.n + n > AUTHORITY_REVOKED_MAX)
-		authority_say(why, "it would hold more than %d certificates; replace the CA",
-			      AUTHORITY_REVOKED_MAX);
+		why_say(why, "it would hold more than %d certificates; replace the CA",
+			AUTHORITY_REVOKED_MAX);
 	else if (!crl || (old = read_list(a, crl, len, why)))
 		text = with_new(a, old, (const char(*)[AUTHORITY_SERIAL_TEXT])added, n, now, why);
 	X509_CRL_free(old);

@@ -10,10 +10,6 @@ struct authority {
 	EVP_PKEY *key;
 };
 
-/* Why OpenSSL's last call failed. */
-const char *authority_reason(void);
-/* *why: allocated, or NULL without memory. */
-void authority_say(char **why, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* What was written to a BIO in memory; NULL: no memory. len may be NULL. The BIO is consumed. */
 char *authority_text(BIO *out, size_t *len);
 /* For PEM files: nobody is asked for a password. */

@@ -215,7 +215,7 @@ static bool set_no_proxy(struct tunnel_config *c, const char *text)
 
 static bool set_name(struct tunnel_config *c, const char *text)
 {
-	/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): getopt's, of an option that has one */
+	/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): getopt's, of a long option */
 	if (!*text)
 		return complain("--server-name: expected the name in the relay's certificate");
 	set_text(&c->server_name, text);

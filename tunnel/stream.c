@@ -193,7 +193,7 @@ static ssize_t stream_read(struct conduit *c, void *buf, size_t max)
 			return done > 0 ? (ssize_t)done : n;
 		if ((size_t)n > max - done)
 			n = (ssize_t)(max - done);
-		/* NOLINTNEXTLINE(clang-analyzer-core.CallAndMessage): set; dead is never over zero */
+		/* NOLINTNEXTLINE(clang-analyzer-core.CallAndMessage): set: dead is never over 0 */
 		memcpy((uint8_t *)buf + done, data, (size_t)n);
 		stream_consume(c, (size_t)n);
 		done += (size_t)n;

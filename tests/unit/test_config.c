@@ -533,7 +533,8 @@ static void test_audit(void)
 	CHECK_INT(c->audit.start_after, 120000);
 	relay_config_unref(c);
 	/* what would be written nowhere, though somebody has asked for it */
-	refuses(LISTENER "audit: {target: file}\n", "r.yaml:2:17: ", "expected file: PATH beside it");
+	refuses(LISTENER "audit: {target: file}\n", "r.yaml:2:17: ",
+		"expected file: PATH beside it");
 	refuses(LISTENER "audit: {target: journal, file: a}\n",
 		"r.yaml:2:32: ", "nothing would be written to it");
 	refuses(LISTENER "audit: {target: off, file: a}\n",
