@@ -6,6 +6,7 @@
   stall         bulk streams of one tunnel, with and without a stalled stream in the same tunnel
   beside-bulk   small exchanges while a bulk stream runs in the same tunnel
   idle-tunnels  memory of one idle tunnel, at the relay and at the agent
+  attacks       bulk streams of a tenant while strangers attack the same relay
 
 Each is a function from a Lab (a folder, certificates, tokens, programs to start) to a list of
 figures, plain dicts. A figure has a value only if nothing failed while it was measured,
@@ -243,7 +244,9 @@ def storm(lab, count):
                           for i, address in enumerate(addresses)], timeouts={"drain": "1s"},
                          limits={"connections": count + 100, "tunnels": count,
                                  "per_owner": {"tunnels": count},
-                                 "per_source": {"connections": count + 100}})
+                                 "handshakes": count,
+                                 "per_source": {"connections": count + 100,
+                                                "handshakes": count}})
     relay, _ = start()
     if fit := re.search(r"descriptors allow (\d+)", relay.log()):
         if int(fit[1]) < count:
@@ -275,15 +278,15 @@ def storm(lab, count):
 class Tunnelled:
     """One tunnel, and a door that leads through it to a far end."""
 
-    def __init__(self, lab):
+    def __init__(self, lab, doors=("tunnel",), **config):
         lab.need("relay", "tunnel", "load")
         self.door = f"127.0.0.1:{lab.ports.take()}"
-        front = f"tcp:127.0.0.1:{lab.ports.take()}"
+        self.front = f"tcp:127.0.0.1:{lab.ports.take()}"
         target = lab.far_end()
         self.relay, _ = lab.relay([
-            {"name": "front", "address": front, "doors": ["tunnel"]},
-            {"name": "door", "address": f"tcp:{self.door}", "service": f"bulk.{OWNER}"}])
-        self.tunnel = lab.tunnel(front, {"bulk": target})
+            {"name": "front", "address": self.front, "doors": list(doors)},
+            {"name": "door", "address": f"tcp:{self.door}", "service": f"bulk.{OWNER}"}], **config)
+        self.tunnel = lab.tunnel(self.front, {"bulk": target})
 
 
 def stall(lab):
@@ -348,6 +351,50 @@ def beside_bulk(lab):
             for (mode, beside, p), v in got.items() if p != "MB_per_second"]
 
 
+# ---- attacks ----
+
+ATTACKS = ("loris", "tunnels", "park", "reset", "settings")
+ATTACKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "attacks.py")
+
+
+def attacks(lab):
+    """Side by side, with the default limits; what the attackers' own processes took is told."""
+    t = Tunnelled(lab, ["tunnel", "connect"], timeouts={"handshake": "10s", "pickup": "2s"})
+    host, port = t.front.split(":")[1:]
+    seconds, rounds = lab.by_scale(0.3, 1, 2, 4), lab.rounds(1, 3, 5, 9)
+    got = {kind: {"ratio": [], "relay": [], "attacker": []} for kind in ATTACKS}
+
+    def bulk():
+        before = t.relay.cpu()
+        rate = result(lab.load("down", t.door, "--streams", 4,
+                               "--seconds", seconds))["MB_per_second"]
+        return rate, (t.relay.cpu() - before) * 1000 / (rate * seconds)
+
+    for r in range(rounds):
+        for n, kind in enumerate(ATTACKS):
+            alone = bulk()
+            attacker = Process(lab, f"attack-{kind}", [sys.executable, ATTACKER, kind, host, port,
+                                                       f"127.0.0.{66 + n}"])
+            if not attacker.object().get("ready"):
+                attacker.fail("is not ready")
+            time.sleep(lab.by_scale(0.1, 1, 1, 2))  # it has reached what it may
+            beside, began = bulk(), time.monotonic()
+            attacker.p.stdin.close()
+            said = attacker.object()
+            attacker.status(0)
+            got[kind]["ratio"].append(beside[0] / alone[0])
+            got[kind]["relay"].append(beside[1] / alone[1])
+            got[kind]["attacker"].append(said["cpu_seconds"])
+        lab.say(f"round {r + 1} of {rounds}: " + ", ".join(
+            f"{kind} {v['ratio'][-1]:.2f}" for kind, v in got.items()))
+    return [f for kind, v in got.items() for f in (
+        figure(f"attacks.{kind}_ratio", f"4 bulk streams: rate beside the attack \"{kind}\" to the "
+               "rate without", "ratio", v["ratio"], "higher", target=0.9,
+               detail={"attacker_cpu_seconds": v["attacker"]}),
+        figure(f"attacks.{kind}_relay_cpu", f"the relay's processor time for a MB, beside the "
+               f"attack \"{kind}\" to without", "ratio", v["relay"]))]
+
+
 # ---- idle tunnels ----
 
 def idle_tunnels(lab):
@@ -362,7 +409,9 @@ def idle_tunnels(lab):
             relay, _ = lab.relay([{"name": "front", "address": front, "doors": ["tunnel"]}],
                                  limits={"connections": n + 100, "tunnels": n,
                                          "per_owner": {"tunnels": n},
-                                         "per_source": {"connections": n + 100}})
+                                         "handshakes": n + 100,
+                                         "per_source": {"connections": n + 100,
+                                                        "handshakes": n + 100}})
             crowd = Crowd(lab, [front], n)
             crowd.wait_all(DEADLINE)
             time.sleep(settle)  # some pings later: what is only needed at first is given back
@@ -391,6 +440,7 @@ SPECIALS = {
     "stall": ("bulk streams beside a stalled one", stall),
     "beside-bulk": ("small exchanges beside a bulk stream", beside_bulk),
     "idle-tunnels": ("memory of idle tunnels", idle_tunnels),
+    "attacks": ("bulk streams beside attacks", attacks),
 }
 NAMES = tuple(SPECIALS)
 TITLES = {name: title for name, (title, _) in SPECIALS.items()}
@@ -398,6 +448,7 @@ SECONDS = {  # about, by scale
     "blackhole": (15, 20, 45, 90), "storm-2000": (5, 15, 40, 70),
     "storm-10000": (5, 40, 120, 200), "stall": (5, 20, 60, 190),
     "beside-bulk": (10, 35, 100, 260), "idle-tunnels": (5, 20, 100, 160),
+    "attacks": (10, 60, 170, 420),
 }
 
 

@@ -48,6 +48,11 @@ workers: {workers}
 domain: {DOMAIN}
 log: {{ level: warning }}
 timeouts: {{ idle: 1h, drain: 1s }}
+# All its clients have one address, and one owner.
+limits:
+  connections: 65536
+  per_source: {{ connections: 65536, streams: 65536, opens_per_second: 1000000 }}
+  per_owner: {{ streams: 65536, opens_per_second: 1000000 }}
 listeners:
 {listeners}{more}""")
     rig.programs.append(Program(lab, name, [lab.programs["attest-relay"], "--config", config]))
