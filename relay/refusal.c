@@ -5,7 +5,8 @@
  * the peer is gone; then an orderly close in the background, so that the words arrive.
  *
  *   sni      a fatal TLS alert in plaintext, as a server may send before its first flight:
- *            unrecognized_name (RFC 6066) if there is no such service, else internal_error
+ *            unrecognized_name (RFC 6066) if there is no such service, access_denied if the
+ *            client may not use it, decode_error for what is no TLS, else internal_error
  *   connect, websocket
  *            an HTTP/1.1 answer with a status, Proxy-Status (RFC 9209) and one line for people;
  *            to a stream, its answer
@@ -20,9 +21,10 @@
 #include "relay/conduit.h"
 #include "relay/linger.h"
 
-#define ALERT_UNRECOGNIZED_NAME 112
-#define ALERT_INTERNAL_ERROR 80
+#define ALERT_ACCESS_DENIED 49
 #define ALERT_DECODE_ERROR 50
+#define ALERT_INTERNAL_ERROR 80
+#define ALERT_UNRECOGNIZED_NAME 112
 
 /* What a proxy tells of a reason: the status, and the error type of RFC 9209, section 2.3. */
 static struct answer {
@@ -137,14 +139,27 @@ static void write_http(struct conduit *c, enum reason why, const char *about)
 		conduit_write(c, text, (size_t)len);
 }
 
+static uint8_t alert_of(enum reason why)
+{
+	switch (why) {
+	case REASON_UNKNOWN_SERVICE:
+	case REASON_NO_SNI:
+		return ALERT_UNRECOGNIZED_NAME;
+	case REASON_PROTOCOL:
+	case REASON_TOO_LARGE:
+		return ALERT_DECODE_ERROR;
+	case REASON_FORBIDDEN:
+	case REASON_EXPIRED:
+	case REASON_REVOKED:
+		return ALERT_ACCESS_DENIED;
+	default:
+		return ALERT_INTERNAL_ERROR;
+	}
+}
+
 static void write_alert(struct conduit *c, enum reason why)
 {
-	uint8_t description = why == REASON_UNKNOWN_SERVICE || why == REASON_NO_SNI ?
-				      ALERT_UNRECOGNIZED_NAME :
-			      why == REASON_PROTOCOL || why == REASON_TOO_LARGE ?
-				      ALERT_DECODE_ERROR :
-				      ALERT_INTERNAL_ERROR;
-	const uint8_t record[] = { 21, 3, 3, 0, 2, 2, description };
+	const uint8_t record[] = { 21, 3, 3, 0, 2, 2, alert_of(why) };
 
 	conduit_write(c, record, sizeof(record));
 }

@@ -232,6 +232,8 @@ int main(void)
 	test_alert(REASON_PICKUP_TIMEOUT, 80);
 	test_alert(REASON_DIAL_REFUSED, 80);
 	test_alert(REASON_TOO_LARGE, 50);
+	test_alert(REASON_FORBIDDEN, 49);
+	test_alert(REASON_REVOKED, 49);
 	test_http(REASON_PROTOCOL, 400, "http_request_error", "not a CONNECT");
 	test_http(REASON_FORBIDDEN, 403, "http_request_denied", "not yours");
 	test_http(REASON_UNKNOWN_SERVICE, 404, "destination_not_found", "no service kbs.nobody");
