@@ -10,6 +10,7 @@
 #    frames are taken out of the stream before h2 sees them, and sent past it.
 import argparse
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -297,6 +298,8 @@ class Agent:
         if head[":method"] == "CONNECT":
             self.last = max(self.last, id)
             stream = self.streams[id] = Stream(self, id, head[":authority"].lower())
+            if self.args.heads:
+                say("head", json.dumps(list(fields)))
             stream.task = asyncio.ensure_future(stream.run())
             return
         path = head[":path"]
@@ -356,6 +359,7 @@ def main():
     p.add_argument("--instance", default="h2-agent")
     p.add_argument("--generation", type=int)
     p.add_argument("--streams", type=int, default=1024)
+    p.add_argument("--heads", action="store_true", help="say each CONNECT's fields")
     sys.exit(asyncio.run(Agent(p.parse_args()).run()))
 
 

@@ -5,6 +5,7 @@
 import fcntl
 import hashlib
 import http.client
+import json
 import os
 import random
 import re
@@ -320,11 +321,26 @@ class Relay(Program):
     def __init__(self, world, name, config, metrics, env=None):
         self.config, self.metrics_port = config, metrics
         self.path = os.path.join(world.folder, f"{name}.yaml")
-        with open(self.path, "w") as f:
-            yaml.safe_dump(config, f, sort_keys=False)
+        self.write_config()
         super().__init__(world, name, [binary("ATTEST_RELAY"), "--config", self.path], env)
         self.listeners = {x["name"]: x["address"] for x in config["listeners"]}
         self.wait_up()
+
+    def write_config(self, **changes):
+        """A key with None is left out."""
+        self.config = {k: v for k, v in {**self.config, **changes}.items() if v is not None}
+        with open(self.path + ".new", "w") as f:
+            # what stands there twice is written out: anchors are refused
+            yaml.safe_dump(json.loads(json.dumps(self.config)), f, sort_keys=False)
+        os.rename(self.path + ".new", self.path)
+
+    def reload(self, good=True, **changes):
+        """SIGHUP, and it has taken effect, or has been refused: what was logged of it."""
+        self.write_config(**changes)
+        start = self.log_size()
+        self.signal(signal.SIGHUP)
+        self.wait_log("reload: done" if good else "(?s)reload: .*nothing has changed", start=start)
+        return self.log(start)
 
     def wait_up(self):
         def up():
@@ -444,7 +460,7 @@ class World:
         full = {
             "relays": [address or f"tcp:127.0.0.1:{relay.port()}"],
             "server_name": DOMAIN,
-            "token_file": token_file or self.token(owner)[1],
+            "token_file": None if token_file is False else token_file or self.token(owner)[1],
             "ca_file": self.certificates.ca,
             "transport": transport,
             "instance": instance or name,
