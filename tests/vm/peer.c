@@ -1,68 +1,76 @@
 /*
  * vm-peer: both ends of the streams that the tests in a VM send through the programs under test.
  *
- *   vm-peer serve ADDRESS                     answer calls; a line for each that ended early
+ *   vm-peer serve ADDRESS                     answer calls; a line for each that ended early, and
+ *                                             for each with a wrong byte
  *   vm-peer call ADDRESS KIND UP DOWN [N]     N calls at once; 0: all were right
  *   vm-peer storm ADDRESS SECONDS N           N threads that call, and call again when refused
+ *   vm-peer mix SEED N AT_ONCE ADDRESS...     N calls, AT_ONCE at a time, of kinds and sizes drawn
+ *                                             from SEED, to each address in turn
  *   vm-peer errno ADDRESS                     print what connecting, or the first read, says
  *   vm-peer connects ADDRESS                  0: somebody listens there; else print why
  *
- * ADDRESS is vsock:CID:PORT (any to listen) or unix:PATH.
+ * ADDRESS is vsock:CID:PORT (any to listen) or unix:/PATH.
  *
  * A call is a header, then UP verified bytes to the server and DOWN verified bytes back. KIND late:
  * the server answers only when it has seen the caller's end-of-file. KIND early: the server ends
  * its direction before the caller has sent a byte of UP. KIND rest: as late, but the caller rests
- * between the header and UP. All callers of "call" have sent their header before the first goes on:
- * N streams are open at a time.
+ * between the header and UP. KIND both: both directions at once. KIND gone: the caller leaves when
+ * it has sent all, without an answer. All callers of "call" have sent their header before the first
+ * goes on: N streams are open at a time.
  *
  * Every call ends as one of: ok; refused (no connection, or its end before the first byte of the
  * answer); cut (its end within the answer); wrong (a byte that should not be there); timeout.
  */
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <linux/vm_sockets.h>
 
+#include "tests/tools/place.h"
+#include "tests/tools/quote.h"
+#include "tests/vm/verified.h"
+
 #define THREADS_MAX 1024
 #define IO_TIMEOUT  30 /* seconds for one read or write: an emulated machine is slow */
 #define REST	    3  /* seconds */
-
-enum outcome { OK, REFUSED, CUT, WRONG, TIMEOUT, OUTCOMES };
-
-static const char *const outcome_names[] = { "ok", "refused", "cut", "wrong", "timeout" };
+#define SIZE_BITS 18   /* of a call by mix; small ones are as frequent as large ones */
+#define PLACES_MAX 8
 
 struct header {
-	char kind; /* 'l'ate, 'e'arly or 'r'est */
+	char kind; /* 'l'ate, 'e'arly, 'r'est, 'b'oth or 'g'one */
 	char unused[3];
 	uint32_t up, down, seed;
 };
 
-struct place {
-	union {
-		struct sockaddr any;
-		struct sockaddr_vm vm;
-		struct sockaddr_un un;
-	} to;
-	socklen_t len;
+/* What all callers of a mix take their calls from. */
+struct mix {
+	struct place places[PLACES_MAX];
+	unsigned n_places;
+	uint64_t seed;
+	unsigned n;
+	atomic_uint next;
 };
 
 struct caller {
 	const struct place *place;
+	struct mix *mix;
 	struct header header;
 	pthread_barrier_t *all; /* NULL: goes on at once */
 	time_t until;		/* storm: when to stop */
 	unsigned long count[OUTCOMES];
 	int error;  /* of the last refused connect */
-	double longest; /* seconds of a call that was ok */
+	double longest;      /* seconds of a call, however it ended */
+	unsigned long early; /* calls of this kind that were ok */
 };
 
 static void die(const char *what)
@@ -79,96 +87,43 @@ static double now(void)
 	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-static void place_parse(struct place *p, const char *text)
+static void read_place(struct place *p, const char *text)
 {
-	unsigned cid, port;
+	const char *why = place_parse(p, text);
+	const struct sockaddr_vm *a = (const struct sockaddr_vm *)&p->address;
 
-	memset(p, 0, sizeof(*p));
-	if (sscanf(text, "vsock:any:%u", &port) == 1 ||
-	    sscanf(text, "vsock:%u:%u", &cid, &port) == 2) {
-		p->to.vm.svm_family = AF_VSOCK;
-		p->to.vm.svm_cid = strncmp(text, "vsock:any", 9) == 0 ? VMADDR_CID_ANY : cid;
-		p->to.vm.svm_port = port;
-		p->len = sizeof(p->to.vm);
-	} else if (strncmp(text, "unix:", 5) == 0 && strlen(text + 5) < sizeof(p->to.un.sun_path)) {
-		p->to.un.sun_family = AF_UNIX;
-		strcpy(p->to.un.sun_path, text + 5);
-		p->len = sizeof(p->to.un);
-	} else {
-		errno = EINVAL;
-		die(text);
+	if (why) {
+		fprintf(stderr, "vm-peer: %s: %s\n", text, why);
+		exit(2);
 	}
 	/* On a machine that is no VM of these tests, CID 2 is somebody else's. */
-	if (p->to.vm.svm_family == AF_VSOCK && p->to.vm.svm_cid == VMADDR_CID_HOST &&
+	if (a->svm_family == AF_VSOCK && a->svm_cid == VMADDR_CID_HOST &&
 	    access("/this-is-a-test-vm", F_OK) < 0)
 		die("vsock CID 2 outside a test VM");
+}
+
+static const struct sockaddr *address(const struct place *p)
+{
+	return (const struct sockaddr *)&p->address;
+}
+
+static void limit_time(int fd)
+{
+	struct timeval limit = { .tv_sec = IO_TIMEOUT };
+
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 }
 
 /* A socket with time-outs; its writes may fail, and the process goes on. */
 static int place_socket(const struct place *p)
 {
-	struct timeval limit = { .tv_sec = IO_TIMEOUT };
-	int fd = socket(p->to.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int fd = socket(p->address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
 		die("socket");
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+	limit_time(fd);
 	return fd;
-}
-
-/* ---- verified bytes ---- */
-
-static unsigned char byte_at(uint32_t seed, uint32_t i)
-{
-	uint32_t x = (seed ^ i >> 8) * 2654435761u + i * 40503u;
-
-	return (unsigned char)(x >> 16);
-}
-
-static enum outcome of_errno(void)
-{
-	return errno == EAGAIN || errno == EWOULDBLOCK ? TIMEOUT : CUT;
-}
-
-static enum outcome send_bytes(int fd, uint32_t seed, uint32_t len)
-{
-	unsigned char buf[16384];
-
-	for (uint32_t at = 0; at < len;) {
-		uint32_t n = len - at < sizeof(buf) ? len - at : sizeof(buf), done = 0;
-
-		for (uint32_t i = 0; i < n; i++)
-			buf[i] = byte_at(seed, at + i);
-		while (done < n) {
-			ssize_t r = send(fd, buf + done, n - done, MSG_NOSIGNAL);
-
-			if (r < 0)
-				return of_errno();
-			done += (uint32_t)r;
-		}
-		at += n;
-	}
-	return OK;
-}
-
-/* Reads until end-of-file: exactly these bytes must have come. Without any: refused. */
-static enum outcome expect_bytes(int fd, uint32_t seed, uint32_t len)
-{
-	unsigned char buf[16384];
-	uint32_t at = 0;
-
-	for (;;) {
-		ssize_t n = recv(fd, buf, sizeof(buf), 0);
-
-		if (n < 0 && of_errno() == TIMEOUT)
-			return TIMEOUT;
-		if (n <= 0)
-			return n == 0 && at == len ? OK : at == 0 ? REFUSED : CUT;
-		for (ssize_t i = 0; i < n; i++, at++)
-			if (at >= len || buf[i] != byte_at(seed, at))
-				return WRONG;
-	}
 }
 
 /* ---- the server ---- */
@@ -184,13 +139,15 @@ static void answer(int fd)
 		down = send_bytes(fd, ~h.seed, h.down);
 		shutdown(fd, SHUT_WR);
 	}
-	up = expect_bytes(fd, h.seed, h.up);
-	if (h.kind != 'e' && up == OK)
+	if (h.kind == 'b')
+		up = exchange(&(struct sending){ fd, ~h.seed, h.down, OK }, h.seed, h.up);
+	else
+		up = expect_bytes(fd, h.seed, h.up);
+	if (h.kind != 'e' && h.kind != 'b' && up == OK)
 		down = send_bytes(fd, ~h.seed, h.down);
-	if (h.kind == 'e') {
-		printf("early %u up=%s down=%s\n", h.seed, outcome_names[up], outcome_names[down]);
-		fflush(stdout);
-	}
+	if (h.kind == 'e' || up == WRONG)
+		printf("%s %u up=%s down=%s\n", h.kind == 'e' ? "early" : "other", h.seed,
+		       outcome_names[up], outcome_names[down]);
 }
 
 static void *answering(void *fd)
@@ -206,25 +163,23 @@ static _Noreturn void serve(const char *text)
 	pthread_attr_t small;
 	int fd, one;
 
-	place_parse(&p, text);
+	read_place(&p, text);
 	fd = place_socket(&p);
-	if (p.to.any.sa_family == AF_UNIX)
-		unlink(p.to.un.sun_path);
-	if (bind(fd, &p.to.any, p.len) < 0 || listen(fd, 4096) < 0)
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	if (p.path)
+		unlink(p.path);
+	if (bind(fd, address(&p), p.len) < 0 || listen(fd, 4096) < 0)
 		die(text);
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &(struct timeval){ 0 }, sizeof(struct timeval));
-	pthread_attr_init(&small);
-	pthread_attr_setstacksize(&small, 128 * 1024);
+	small_stack(&small);
 	pthread_attr_setdetachstate(&small, PTHREAD_CREATE_DETACHED);
 	for (;;) {
-		struct timeval limit = { .tv_sec = IO_TIMEOUT };
 		pthread_t thread;
 
 		one = accept(fd, NULL, NULL);
 		if (one < 0)
 			die("accept");
-		setsockopt(one, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-		setsockopt(one, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+		limit_time(one);
 		errno = pthread_create(&thread, &small, answering, (void *)(intptr_t)one);
 		if (errno)
 			die("pthread_create");
@@ -238,7 +193,7 @@ static int begin(struct caller *c)
 {
 	int fd = place_socket(c->place);
 
-	if (connect(fd, &c->place->to.any, c->place->len) == 0 &&
+	if (connect(fd, address(c->place), c->place->len) == 0 &&
 	    send(fd, &c->header, sizeof(c->header), MSG_NOSIGNAL) == sizeof(c->header))
 		return fd;
 	c->error = errno;
@@ -248,18 +203,24 @@ static int begin(struct caller *c)
 
 static enum outcome finish(const struct header *h, int fd)
 {
-	enum outcome how, sent;
+	struct sending out = { fd, h->seed, h->up, OK };
+	enum outcome how;
 
 	if (h->kind == 'e') {
 		how = expect_bytes(fd, ~h->seed, h->down);
 		return how == OK ? send_bytes(fd, h->seed, h->up) : how;
 	}
+	if (h->kind == 'g')
+		return send_bytes(fd, h->seed, h->up);
 	if (h->kind == 'r')
 		sleep(REST);
-	sent = send_bytes(fd, h->seed, h->up);
-	shutdown(fd, SHUT_WR);
-	how = expect_bytes(fd, ~h->seed, h->down);
-	return how == OK ? sent : how;
+	if (h->kind == 'b') {
+		how = exchange(&out, ~h->seed, h->down);
+	} else {
+		sending(&out);
+		how = expect_bytes(fd, ~h->seed, h->down);
+	}
+	return how == OK ? out.how : how;
 }
 
 static void *calling(void *arg)
@@ -276,7 +237,8 @@ static void *calling(void *arg)
 		close(fd);
 	}
 	c->count[how]++;
-	if (how == OK && now() - start > c->longest)
+	c->early += how == OK && c->header.kind == 'e';
+	if (now() - start > c->longest)
 		c->longest = now() - start;
 	return NULL;
 }
@@ -296,6 +258,32 @@ static void *storming(void *arg)
 	return NULL;
 }
 
+static uint32_t draw_size(uint64_t *state)
+{
+	uint64_t bits = noise_next(state) % (SIZE_BITS + 1);
+
+	return (uint32_t)(1 + noise_next(state) % (1ULL << bits));
+}
+
+static void *mixing(void *arg)
+{
+	struct caller *c = arg;
+	struct mix *m = c->mix;
+	unsigned i;
+
+	while ((i = atomic_fetch_add(&m->next, 1)) < m->n) {
+		uint64_t state = m->seed + i;
+
+		c->place = &m->places[i % m->n_places];
+		c->header.kind = "lebg"[noise_next(&state) % 4];
+		c->header.up = draw_size(&state);
+		c->header.down = draw_size(&state);
+		c->header.seed = (uint32_t)noise_next(&state);
+		calling(c);
+	}
+	return NULL;
+}
+
 /* Runs n callers; 0: every call was ok. */
 static int run(struct caller *model, unsigned n, void *(*thread)(void *))
 {
@@ -306,8 +294,7 @@ static int run(struct caller *model, unsigned n, void *(*thread)(void *))
 
 	if (!c || !threads)
 		die("calloc");
-	pthread_attr_init(&small);
-	pthread_attr_setstacksize(&small, 128 * 1024);
+	small_stack(&small);
 	for (unsigned i = 0; i < n; i++) {
 		c[i] = *model;
 		c[i].header.seed = (uint32_t)getpid() * 65536u + i;
@@ -322,16 +309,31 @@ static int run(struct caller *model, unsigned n, void *(*thread)(void *))
 			all += c[i].count[how];
 		}
 		sum.error = c[i].error ? c[i].error : sum.error;
+		sum.early += c[i].early;
 		sum.longest = c[i].longest > sum.longest ? c[i].longest : sum.longest;
 	}
 	printf("calls=%lu", all);
 	for (int how = 0; how < OUTCOMES; how++)
 		printf(" %s=%lu", outcome_names[how], sum.count[how]);
-	printf(" longest=%.2fs%s%s\n", sum.longest, sum.error ? " error=" : "",
+	printf(" early=%lu longest=%.2fs%s%s\n", sum.early, sum.longest, sum.error ? " error=" : "",
 	       sum.error ? strerrorname_np(sum.error) : "");
 	free(threads);
 	free(c);
 	return sum.count[OK] == all && all > 0 ? 0 : 1;
+}
+
+/* mix SEED N AT_ONCE ADDRESS... */
+static int run_mix(int argc, char **argv)
+{
+	struct mix m = { .n_places = (unsigned)argc - 5 };
+	struct caller model = { .mix = &m };
+	unsigned long at_once = strtoul(argv[4], NULL, 10);
+
+	m.seed = strtoull(argv[2], NULL, 10);
+	m.n = (unsigned)strtoul(argv[3], NULL, 10);
+	for (unsigned i = 0; i < m.n_places; i++)
+		read_place(&m.places[i], argv[5 + i]);
+	return run(&model, (unsigned)at_once, mixing);
 }
 
 static int report_errno(const struct place *p)
@@ -340,7 +342,7 @@ static int report_errno(const struct place *p)
 	char byte;
 	ssize_t n;
 
-	if (connect(fd, &p->to.any, p->len) < 0) {
+	if (connect(fd, address(p), p->len) < 0) {
 		printf("connect %s\n", strerrorname_np(errno));
 		return 0;
 	}
@@ -352,7 +354,7 @@ static int report_errno(const struct place *p)
 
 static int connects(const struct place *p)
 {
-	int fd = place_socket(p), r = connect(fd, &p->to.any, p->len);
+	int fd = place_socket(p), r = connect(fd, address(p), p->len);
 
 	if (r < 0)
 		printf("%s\n", strerrorname_np(errno));
@@ -363,7 +365,8 @@ static int connects(const struct place *p)
 static int usage(void)
 {
 	fprintf(stderr, "usage: vm-peer serve ADDRESS | call ADDRESS late|early|rest UP DOWN [N]\n"
-			"       | storm ADDRESS SECONDS N | errno ADDRESS | connects ADDRESS\n");
+			"       | storm ADDRESS SECONDS N | errno ADDRESS | connects ADDRESS\n"
+			"       | mix SEED N AT_ONCE ADDRESS...\n");
 	return 2;
 }
 
@@ -376,9 +379,13 @@ int main(int argc, char **argv)
 
 	if (argc == 3 && strcmp(argv[1], "serve") == 0)
 		serve(argv[2]);
+	if (argc > 5 && argc <= 5 + PLACES_MAX && strcmp(argv[1], "mix") == 0) {
+		n = (unsigned)strtoul(argv[4], NULL, 10);
+		return n && n <= THREADS_MAX ? run_mix(argc, argv) : usage();
+	}
 	if (argc < 3)
 		return usage();
-	place_parse(&p, argv[2]);
+	read_place(&p, argv[2]);
 	if (argc == 3 && strcmp(argv[1], "errno") == 0)
 		return report_errno(&p);
 	if (argc == 3 && strcmp(argv[1], "connects") == 0)
