@@ -1,5 +1,6 @@
 """The programs on AF_VSOCK itself: one VM, its loopback (CID 1)."""
 import os
+import random
 import sys
 
 import pytest
@@ -9,20 +10,23 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import rig  # noqa: E402
 
-LIMIT = 240  # seconds for everything in the VM
+LIMIT = 400  # seconds for everything in the VM
 
-# What is checked in guest/relay.sh, bridge.sh and svsm.sh, where each name stands for a function.
+# What is checked in guest/relay.sh, bridge.sh, svsm.sh and faults.sh, where each name stands for a function.
 CHECKS = [
     "relay-listens-at-any-cid", "relay-late-answer", "tunnel-late-answer", "relay-early-end",
     "tunnel-early-end", "nobody-listens", "relay-target-refuses", "relay-names-the-caller",
     "relay-200-at-once", "tunnel-200-at-once", "relay-restart-in-order", "relay-restart-killed",
-    "relay-rebinds-while-draining", "relay-ends-in-order",
+    "relay-rebinds-while-draining", "relay-gentle-faults", "relay-harsh-faults",
+    "relay-reset-by-the-path", "relay-ends-in-order",
     "bridge-listens-at-any-cid", "bridge-serves-qemu", "bridge-serves-libtdx",
     "bridge-serves-raw", "bridge-late-reply", "bridge-mends-split-requests",
     "bridge-names-the-caller", "bridge-200-at-once", "bridge-10000-by-all-kinds",
     "bridge-qgs-on-vsock", "bridge-withdraws",
     "bridge-withdraws-on-vsock", "bridge-denies-after-reload", "bridge-restart-in-order",
-    "bridge-restart-killed", "bridge-rebinds-while-draining", "bridge-ends-in-order",
+    "bridge-restart-killed", "bridge-rebinds-while-draining",
+    "bridge-gentle-faults-at-clients", "bridge-harsh-faults-at-clients",
+    "bridge-gentle-faults-at-qgs", "bridge-harsh-faults-at-qgs", "bridge-ends-in-order",
     "svsm-before-its-owner", "svsm-in-turn", "svsm-ends-in-order",
 ]
 
@@ -62,10 +66,14 @@ def vm():
     image = rig.Image("plain")
     image.modules(rig.LOOPBACK)
     image.built("attest-relay", "attest-tunnel", "qgs-bridge", "qgs-stand-in", "quote-load",
-                "vm-peer", "vm-svsm")
-    image.scripts("plain.sh", "lib.sh", "relay.sh", "qgs.sh", "bridge.sh", "svsm.sh")
+                "vm-peer", "vm-svsm", "fault-proxy")
+    image.scripts("plain.sh", "lib.sh", "relay.sh", "qgs.sh", "bridge.sh", "svsm.sh",
+                  "faults.sh")
     image.file("/etc/relay.yaml", yaml.safe_dump(relay_config(rig.credentials(image))))
     image.file("/etc/bridge.yaml", yaml.safe_dump(rig.bridge_config()))
+    # which streams there are in faults.sh, and what befalls them; ATTEST_SEED repeats a run
+    seed = os.environ.get("ATTEST_SEED") or random.SystemRandom().randrange(1 << 32)
+    image.file("/etc/seed", f"{seed}\n")
     image.file("/etc/svsm.yaml", yaml.safe_dump(svsm_config()))
     return rig.boot(image, LIMIT)
 
