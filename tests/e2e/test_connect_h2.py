@@ -794,7 +794,9 @@ def guarded(setting, module_world):
     relay = module_world.relay(
         "guarded", front=False,
         listeners=[{"name": "front", "doors": ["tunnel", "sni", "connect"],
-                    "client_ca": module_world.certificates.ca}])
+                    "client_ca": module_world.certificates.ca}],
+        limits={"per_source": {"opens_per_second": 100_000},
+                "per_owner": {"opens_per_second": 100_000}})
     module_world.agent(relay, {"echo": setting.echo.address})  # shows none
     return relay
 
