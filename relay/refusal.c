@@ -66,7 +66,6 @@ static struct answer {
 	case REASON_LIMIT:
 	case REASON_OWNER_LIMIT:
 	case REASON_HANDSHAKE_LIMIT:
-	case REASON_MEMORY_LIMIT:
 		return (struct answer){ 503, "connection_limit_reached" };
 	case REASON_SHUTDOWN:
 	case REASON_NO_MEMORY:
