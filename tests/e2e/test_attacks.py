@@ -95,7 +95,7 @@ def the_other_tenant_loses_nothing(setting):
     wait_for(lambda: relay.fds() <= fds + 8, "descriptors come back")
     for what in ("handshakes", "parked", "memory"):
         wait_for(lambda w=what: setting.used(w, "all") == 0, f"{what} come back")
-    assert relay.rss() - memory < 150 * MB  # quarantine of the sanitizers included
+    assert relay.rss() - memory < 250 * MB  # what sanitizers keep included
     relay.check()
 
 
