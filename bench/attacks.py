@@ -5,7 +5,7 @@ Usage: attacks.py KIND HOST PORT ADDRESS
 
   loris      holds many connections that say a byte now and then
   tunnels    completes TLS as an agent does, and never says hello
-  park       asks for a service that nobody offers, over HTTP/2
+  park       asks for a service that no tunnel offers now, over HTTP/2
   reset      opens and resets streams over HTTP/2 (rapid reset)
   settings   floods SETTINGS, and reads no answer
 
@@ -85,7 +85,7 @@ class Attacker:
         return self.conns[0]
 
     def burst(self, n, then=b""):
-        s, block, out = self.session(), connect("kbs.nobody-is-there"), []
+        s, block, out = self.session(), connect("nothing.acme"), []
         for _ in range(n):
             out.append(frame(HEADERS, 4, self.stream, block))
             if then:
