@@ -435,6 +435,13 @@ const char *tls_conduit_alert(struct conduit *c)
 	return t->alert ? tls_alert_text(t->alert) : "";
 }
 
+const char *tls_conduit_refusal(struct conduit *c)
+{
+	const char *alert = strcmp(c->ops->name, "tls") == 0 ? tls_conduit_alert(c) : "";
+
+	return *alert && c->ops->why(c) == REASON_HANDSHAKE_FAILED ? alert : "";
+}
+
 int tls_conduit_socket(const struct conduit *c)
 {
 	return of(c)->fd;

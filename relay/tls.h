@@ -84,6 +84,8 @@ struct identity *tls_conduit_identity(const struct conduit *c);
  * (the conduit's why is REASON_HANDSHAKE_FAILED then). Throws away what is unread.
  */
 const char *tls_conduit_alert(struct conduit *c);
+/* The same of any conduit, if its peer has so refused our certificate; else "". */
+const char *tls_conduit_refusal(struct conduit *c);
 /* The socket under the conduit (for getpeername, TCP options); stays the conduit's. */
 int tls_conduit_socket(const struct conduit *c);
 

@@ -685,21 +685,29 @@ static void hub_upgrade(struct listener *l, struct worker *w, struct conduit *c,
 
 /* ---- what may be taken back ---- */
 
-/* By the settings of now: would it be let in again, with all it offers? */
-static enum reason judge_again(struct tunnel *t, const struct settings *s, uint64_t now)
+/* By the settings of now: would it be let in again, with all it offers? *words: why not. */
+static enum reason judge_again(struct tunnel *t, const struct settings *s, uint64_t now,
+			       const char **words)
 {
 	struct credential credential;
 	enum reason why = judge_credential(t, s, now, &credential);
 
-	if (why == REASON_BAD_CREDENTIAL ||
-	    (why == REASON_NONE && strcmp(credential.owner->name, t->owner) != 0))
+	*words = credential_words(t, why);
+	if (why == REASON_BAD_CREDENTIAL)
 		return REASON_REVOKED;
-	for (unsigned i = 0; why == REASON_NONE && i < t->n_offers; i++)
+	if (why != REASON_NONE)
+		return why;
+	if (strcmp(credential.owner->name, t->owner) != 0) {
+		*words = "the credential is another owner's now";
+		return REASON_REVOKED;
+	}
+	*words = "the owner may offer one of these services no more; the relay's operator decides "
+		 "which";
+	for (unsigned i = 0; i < t->n_offers; i++)
 		if (!credentials_may_offer(credential.owner, t->offers[i]))
-			why = REASON_REVOKED;
-	if (why == REASON_NONE)
-		t->until = credential.expires;
-	return why;
+			return REASON_REVOKED;
+	t->until = credential.expires;
+	return REASON_NONE;
 }
 
 static void hub_recheck(struct worker *w, bool all)
@@ -710,16 +718,17 @@ static void hub_recheck(struct worker *w, bool all)
 
 	for (uint32_t i = 0; i < h->slots; i++) {
 		struct tunnel *t = h->slot[i];
+		const char *words = credential_words(t, REASON_EXPIRED);
 		enum reason why = REASON_NONE;
 
 		if (!t || !*t->owner || t->state == OVER)
 			continue;
 		if (all)
-			why = judge_again(t, s, now);
+			why = judge_again(t, s, now, &words);
 		else if (now >= t->until)
 			why = REASON_EXPIRED;
 		if (why != REASON_NONE)
-			refuse(t, HELLO_BAD_CREDENTIAL, why, credential_words(t, why));
+			refuse(t, HELLO_BAD_CREDENTIAL, why, words);
 	}
 }
 

@@ -383,6 +383,8 @@ static void on_refused(struct line *line, const struct fields *fields)
 	snprintf(line->detail, sizeof(line->detail),
 		 "the relay %.150s refuses this agent (%s)%s%.300s",
 		 line->link->text, hello_refusal_word(r.reason), *r.message ? ": " : "", r.message);
+	if (!line->refused) /* what it had accepted is taken back */
+		log_warning("%s", line->detail);
 	/* it closes the session; if not, the timer does */
 }
 

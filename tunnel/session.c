@@ -156,10 +156,9 @@ static void tell_exhausted(struct session *s)
 /* A TLS 1.3 server looks at our certificate when our handshake is over. True: s->detail says it. */
 static bool is_certificate_refused(struct session *s)
 {
-	struct conduit *c = s->carrier;
-	const char *alert = strcmp(c->ops->name, "tls") == 0 ? tls_conduit_alert(c) : "";
+	const char *alert = tls_conduit_refusal(s->carrier);
 
-	if (!*alert || c->ops->why(c) != REASON_HANDSHAKE_FAILED)
+	if (!*alert)
 		return false;
 	snprintf(s->detail, sizeof(s->detail), "this side's certificate was refused: %s", alert);
 	return true;

@@ -19,6 +19,7 @@
 #include "relay/conduit.h"
 #include "relay/linger.h"
 #include "relay/timer.h"
+#include "relay/tls.h"
 #include "relay/worker.h"
 
 _Static_assert(HTTPHEAD_MAX <= CONDUIT_PUSHBACK_MAX, "what follows a head can be given back");
@@ -64,8 +65,12 @@ static void lose(struct ws_opening *o, enum reason why, const char *detail)
 
 static void lose_network(struct ws_opening *o)
 {
+	const char *alert = o->role == WS_FRAME_CLIENT ? tls_conduit_refusal(o->network) : "";
+	char refused[sizeof(o->heard.detail)];
+
+	snprintf(refused, sizeof(refused), "this side's certificate was refused: %s", alert);
 	lose(o, o->role == WS_FRAME_CLIENT ? REASON_TARGET_RESET : REASON_RESET,
-	     "the connection ended during the WebSocket handshake");
+	     *alert ? refused : "the connection ended during the WebSocket handshake");
 }
 
 /* Consumes the network, whatever came of it. */
