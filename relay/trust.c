@@ -75,7 +75,8 @@ static bool add_ca(struct trust *t, X509 *ca)
 		X509_NAME_free(name);
 		return false;
 	}
-	return X509_STORE_add_cert(t->store, ca) == 1;
+	/* its extensions are read here, once, and not by the first workers to meet it */
+	return X509_check_purpose(ca, -1, 0) == 1 && X509_STORE_add_cert(t->store, ca) == 1;
 }
 
 static bool add_crl(struct trust *t, X509_CRL *crl)
