@@ -372,20 +372,24 @@ static bool is_routable(const struct opening *o)
 	return router_by_service(&route, gateway_settings(o->worker)->config, o->service) == 0;
 }
 
+/* Another entry of clients may allow it when the time of one is over. */
+static enum reason judge_again(struct opening *o, bool all)
+{
+	enum reason why = !all || is_routable(o) ? opening_judge(o) : REASON_FORBIDDEN;
+
+	return why != REASON_FORBIDDEN ? why : all ? REASON_REVOKED : REASON_EXPIRED;
+}
+
 static void recheck_list(struct opening *o, bool all, uint64_t now)
 {
 	struct opening *next;
 
 	for (; o; o = next) {
-		enum reason why = REASON_NONE;
+		enum reason why = all || now >= o->until ? judge_again(o, all) : REASON_NONE;
 
 		next = o->link;
-		if (all)
-			why = is_routable(o) ? opening_judge(o) : REASON_REVOKED;
-		else if (now >= o->until)
-			why = REASON_EXPIRED;
 		if (why != REASON_NONE)
-			end_one(o, why == REASON_FORBIDDEN ? REASON_REVOKED : why);
+			end_one(o, why);
 	}
 }
 

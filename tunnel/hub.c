@@ -557,6 +557,7 @@ static struct tunnel *tunnel_new(struct listener *l, struct worker *w,
 	t->began = worker_now(w);
 	t->reapable.free = on_free;
 	if (!slot_take(hub_of(w), t)) {
+		identity_unref(t->client.identity);
 		free(t);
 		return NULL;
 	}

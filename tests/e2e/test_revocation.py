@@ -165,13 +165,11 @@ def stamp(seconds):
 
 
 class Place:
-    def __init__(self, world, folder, rules=None, owners=None, workers=WORKERS, beta=None,
-                 node=None, **config):
+    def __init__(self, world, folder, workers=WORKERS):
         self.world = world
         self.nodes, self.owners = Authority(folder, "nodes"), Authority(folder, "owners")
-        self.pairs = {n: self.nodes.issue(n, f"DNS:{n}.example", **((node or {})
-                      if n == "n1" else {})) for n in ("n1", "n2")}
-        self.beta = self.owners.issue("beta", "URI:spiffe://beta", **(beta or {}))
+        self.pairs = {n: self.nodes.issue(n, f"DNS:{n}.example") for n in ("n1", "n2")}
+        self.beta = self.owners.issue("beta", "URI:spiffe://beta")
         for ca in (self.nodes, self.owners):
             ca.write_crl()
             shutil.copy(ca.pem, ca.path("asked.pem"))
@@ -181,7 +179,7 @@ class Place:
         self.token = world.token("acme")[0]
         self.relay = world.relay(
             front=False, workers=workers, penalties={"failures": 0},
-            owners=owners or self.owners_config(), clients=rules or self.rules(),
+            owners=self.owners_config(), clients=self.rules(),
             timeouts={"pickup": "60s"},
             listeners=[
                 {"name": "front", "doors": ["tunnel"], "client_ca": self.owners.path("asked.pem"),
@@ -190,7 +188,7 @@ class Place:
                  "client_ca": self.nodes.path("asked.pem"), "client_crl": self.nodes.crl},
                 {"name": "static", "service": "kbs.acme"},
                 {"name": "static-beta", "service": "kbs.beta"},
-                {"name": "sni", "doors": ["sni"]}], **config)
+                {"name": "sni", "doors": ["sni"]}])
         offers = {"kbs": self.service.address, "tls": self.tls.address}
         self.agents = {
             "acme": world.agent(self.relay, offers, name="acme-agent"),
@@ -410,15 +408,23 @@ def test_owner_removed(world, tmp_path):
 
 # ---- by time ----
 
-def test_rule_expires(world, tmp_path):
-    at = time.time() + 6
-    place = Place(world, tmp_path, rules=Place.rules(n1={"expires": stamp(6)}))
-    lost, kept = place.lives("n1"), place.lives("n2", times=1)
-    waits = place.parked("n1", "gone.acme")
+def wait_until(at, lives):
+    """They live until then, and not much longer."""
     assert time.time() < at, "too slow a machine for this"
     time.sleep(max(0, at - 0.5 - time.time()))
-    assert not any(x.how for x in lost)
-    all_end(lost, 0.5 + 1 + WITHIN)
+    assert not any(x.how for x in lives)
+    all_end(lives, 0.5 + 1 + WITHIN)
+    assert time.time() >= at
+
+
+def test_rule_expires(world, tmp_path):
+    place = Place(world, tmp_path)
+    kept, at = place.lives("n2", times=1), time.time() + 5
+    too = {"name": "n1-too", "certificates": ["dns:n1.example"], "services": ["kbs.beta"]}
+    place.relay.reload(clients=[*place.rules(n1={"expires": stamp(5)}), too])
+    kept += place.lives("n1", "kbs.beta", 1)  # another rule allows these
+    lost, waits = place.lives("n1"), place.parked("n1", "gone.acme")
+    wait_until(at, lost)
     assert waits.result(WITHIN) == "expired"
     ends_as(place.relay, "stream_ended_total", "expired", sum(count_of(x) for x in lost))
     with pytest.raises(Refused, match="forbidden"):
@@ -428,37 +434,39 @@ def test_rule_expires(world, tmp_path):
 
 def test_certificates_expire(world, tmp_path):
     """A node's and an agent's, both in the midst of their streams."""
-    at = time.time() + 10
-    place = Place(world, tmp_path, node={"ends": 10}, beta={"ends": 10})
-    lost = place.lives("n1") + place.others("beta")
+    place = Place(world, tmp_path)
     kept = place.lives("n2", times=1) + place.others("acme")
+    place.agents["beta"].stop()
+    at = time.time() + 8
+    pem, key = place.owners.issue("soon", "URI:spiffe://beta", ends=8)
+    place.pairs["n1"] = place.nodes.issue("soon", "DNS:n1.example", ends=8)
+    world.agent(place.relay, {"kbs": place.service.address, "tls": place.tls.address},
+                name="soon-agent", token_file=False, certificate=pem, key=key)
+    lost = place.lives("n1") + place.others("beta")
     quiet = H2Client(place.enter("n1", "h2"))
     quiet.ping()
-    assert time.time() < at, "too slow a machine for this"
-    time.sleep(max(0, at - 1 - time.time()))
-    assert not any(x.how for x in lost)
-    all_end(lost, 1 + 1 + WITHIN)
+    wait_until(at - 1, lost)  # openssl has whole seconds
     quiet.wait_closed()
     quiet.close()
-    place.relay.wait_log("tunnel beta/beta-agent .* ended: expired ")
+    place.relay.wait_log("tunnel beta/soon-agent .* ended: expired ")
     with pytest.raises(Aborted, match="(?i)expired"):
         place.connect("n1")
     all_finish(kept)
 
 
 def test_token_expires(world, tmp_path):
-    at = time.time() + 6
-    token = world.token("acme")[0]
-    owners = [{"name": "acme", "tokens": [{"hash": token_hash(token), "expires": stamp(6)}]},
-              {"name": "beta", "certificates": ["uri:spiffe://beta"]}]
-    place = Place(world, tmp_path, owners=owners)
-    lost, kept = place.lives("n1"), place.lives("n1", "kbs.beta")
-    assert time.time() < at, "too slow a machine for this"
-    time.sleep(max(0, at - 0.5 - time.time()))
-    assert not any(x.how for x in lost)
-    all_end(lost, 0.5 + 1 + WITHIN)
-    place.relay.wait_log("tunnel acme/acme-agent .* ended: expired ")
-    place.agents["acme"].wait_log("expired")
+    """Two of one owner: the end of one is nothing to who has shown the other."""
+    place = Place(world, tmp_path)
+    token, path = world.token("spare")
+    config, at = place.owners_config(), time.time() + 6
+    config[0]["tokens"].append({"hash": token_hash(token), "expires": stamp(6), "label": "spare"})
+    place.relay.reload(owners=config)
+    spare = world.agent(place.relay, {"spare": place.service.address}, name="spare-agent",
+                        token_file=path)
+    lost, kept = place.lives("n1", "spare.acme"), place.lives("n1") + place.lives("n1", "kbs.beta")
+    wait_until(at, lost)
+    place.relay.wait_log("tunnel acme/spare-agent .* ended: expired ")
+    spare.wait_log("expired")
     all_finish(kept)
 
 
