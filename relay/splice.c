@@ -76,12 +76,14 @@ static uint64_t limit(const struct splice *s)
 static void on_timer(struct timer *t)
 {
 	struct splice *s = (struct splice *)((char *)t - offsetof(struct splice, timer));
-	uint64_t due = s->active + limit(s), now = worker_now(s->worker);
+	uint64_t now = worker_now(s->worker), due;
 
 	if (s->half[INI].paused || s->half[TGT].paused) {
 		s->half[INI].paused = s->half[TGT].paused = 0;
+		s->active = now; /* to wait for leave is not to be idle */
 		update(s);
 	}
+	due = s->active + limit(s);
 	if (now < due)
 		timer_set(s->worker, t, due - now, on_timer);
 	else if (s->half[INI].eof_seen || s->half[TGT].eof_seen)

@@ -695,6 +695,32 @@ static void slow_down(enum kind ini, enum kind tgt)
 	CHECK_INT(j.why, REASON_EOF);
 }
 
+static size_t never(struct splice *s, uint64_t *wait)
+{
+	*wait = 500; /* longer than the time-out */
+	return 0;
+}
+
+/* Who waits for leave is not idle: the other end is still there, and has sent. */
+static void test_held(void)
+{
+	static const struct splice_spec held = { .idle_ms = 100,
+						 .half_closed_ms = 100,
+						 .may_pass = never,
+						 .passed = on_passed,
+						 .end = on_end };
+	struct joined j;
+	uint64_t began;
+
+	join(&j, TCP, TCP, &held);
+	CHECK(far_send(&j.far[INI], 100));
+	began = now_ms();
+	UNTIL((now_ms() - began >= 800 || j.ended));
+	CHECK(!j.ended);
+	splice_end(j.s, REASON_SHUTDOWN);
+	part(&j);
+}
+
 static void every_pair(void)
 {
 	for (enum kind ini = 0; ini < KINDS; ini++)
@@ -991,6 +1017,7 @@ int main(void)
 	loop_begin();
 	test_want();
 	every_pair();
+	test_held();
 	test_idle(TCP, TCP);
 	test_idle(PEEK, PULL);
 	test_half_closed_idle(INI);
