@@ -30,10 +30,15 @@ bool identity_digest_serial(const X509_NAME *issuer, const ASN1_INTEGER *serial,
 			    uint8_t out[IDENTITY_DIGEST])
 {
 	EVP_MD_CTX *md = EVP_MD_CTX_new();
-	const unsigned char *der;
-	size_t len;
-	bool good = md && X509_NAME_get0_der(issuer, &der, &len) &&
-		    EVP_DigestInit_ex(md, EVP_sha256(), NULL) && EVP_DigestUpdate(md, der, len) &&
+	int hashed;
+	/*
+	 * Of the name's canonical form, as X509_NAME_cmp compares: a list may spell it by other
+	 * bytes. Only 32 bits, so another issuer's serial may seem to be this one's: one more to
+	 * shake hands again, and none that stays.
+	 */
+	const unsigned long name = X509_NAME_hash_ex(issuer, NULL, NULL, &hashed);
+	bool good = md && hashed && EVP_DigestInit_ex(md, EVP_sha256(), NULL) &&
+		    EVP_DigestUpdate(md, &name, sizeof(name)) &&
 		    EVP_DigestUpdate(md, ASN1_STRING_get0_data(serial),
 				     (size_t)ASN1_STRING_length(serial)) &&
 		    EVP_DigestFinal_ex(md, out, NULL);

@@ -1,4 +1,5 @@
 /* Who a certificate says its holder is, by which CA, until when; and what that allows. */
+#include <ctype.h>
 #include <sys/socket.h>
 
 #include "relay/credentials.h"
@@ -37,8 +38,8 @@ static struct issued node(const char *san)
 }
 
 /* A list of by's in FILE of what it has taken back; next: seconds until the next. */
-static void write_crl(const char *file, const struct issued *by, const struct issued *revoked,
-		      long next)
+static void write_crl_as(const char *file, const X509_NAME *name, const struct issued *by,
+			 const struct issued *revoked, long next)
 {
 	X509_CRL *crl = X509_CRL_new();
 	ASN1_TIME *t = ASN1_TIME_new();
@@ -46,7 +47,7 @@ static void write_crl(const char *file, const struct issued *by, const struct is
 
 	CHECK(crl && t && f);
 	X509_CRL_set_version(crl, 1);
-	X509_CRL_set_issuer_name(crl, X509_get_subject_name(by->certificate));
+	X509_CRL_set_issuer_name(crl, name);
 	X509_gmtime_adj(t, -2 * HOUR);
 	X509_CRL_set1_lastUpdate(crl, t);
 	X509_gmtime_adj(t, next);
@@ -64,6 +65,12 @@ static void write_crl(const char *file, const struct issued *by, const struct is
 	fclose(f);
 	ASN1_TIME_free(t);
 	X509_CRL_free(crl);
+}
+
+static void write_crl(const char *file, const struct issued *by, const struct issued *revoked,
+		      long next)
+{
+	write_crl_as(file, X509_get_subject_name(by->certificate), by, revoked, next);
 }
 
 /* ---- names ---- */
@@ -246,6 +253,35 @@ static void test_revoked(void)
 	identity_unref(j);
 	trust_unref(before);
 	issued_free(good);
+	issued_free(bad);
+}
+
+/* The same name by other bytes (another kind of string, in capitals) is the same issuer. */
+static void test_revoked_by_another_spelling(void)
+{
+	struct trust *before = trust_by(IDENTITY_CLIENT, "ca.pem", NULL), *t;
+	struct issued bad = node("DNS:bad.example");
+	X509_NAME *name = X509_NAME_new();
+	char common[64];
+	int error;
+	struct identity *i = verify(before, bad, &error);
+
+	CHECK(i && name);
+	X509_NAME_get_text_by_NID(X509_get_subject_name(ca.certificate), NID_commonName, common,
+				  sizeof(common));
+	for (char *c = common; *c; c++)
+		*c = (char)toupper((unsigned char)*c);
+	X509_NAME_add_entry_by_NID(name, NID_commonName, V_ASN1_PRINTABLESTRING,
+				   (const unsigned char *)common, -1, -1, 0);
+	write_crl_as("crl.pem", name, &ca, &bad, HOUR);
+	t = trust_by(IDENTITY_CLIENT, "ca.pem", "crl.pem");
+	CHECK(!verify(t, bad, &error));
+	CHECK_INT(error, X509_V_ERR_CERT_REVOKED);
+	CHECK(!trust_holds(t, i));
+	identity_unref(i);
+	X509_NAME_free(name);
+	trust_unref(before);
+	trust_unref(t);
 	issued_free(bad);
 }
 
@@ -486,6 +522,7 @@ int main(void)
 	test_many_names();
 	test_trust();
 	test_revoked();
+	test_revoked_by_another_spelling();
 	test_files();
 	test_credentials();
 	test_permits();
