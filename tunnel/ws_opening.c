@@ -66,11 +66,11 @@ static void lose(struct ws_opening *o, enum reason why, const char *detail)
 static void lose_network(struct ws_opening *o)
 {
 	const char *alert = o->role == WS_FRAME_CLIENT ? tls_conduit_refusal(o->network) : "";
-	char refused[sizeof(o->heard.detail)];
+	char text[sizeof(o->heard.detail)];
 
-	snprintf(refused, sizeof(refused), "this side's certificate was refused: %s", alert);
+	snprintf(text, sizeof(text), "this side's certificate was refused: %s", alert);
 	lose(o, o->role == WS_FRAME_CLIENT ? REASON_TARGET_RESET : REASON_RESET,
-	     *alert ? refused : "the connection ended during the WebSocket handshake");
+	     *alert ? text : "the connection ended during the WebSocket handshake");
 }
 
 /* Consumes the network, whatever came of it. */
