@@ -117,15 +117,23 @@ static STACK_OF(X509_INFO) * read_pem(const char *what, const char *path, char *
 static bool read_cas(struct trust *t, const char *path, char **why)
 {
 	STACK_OF(X509_INFO) *all = read_pem("the client CA file", path, why);
-	bool good = all;
+	bool good = all, root = false; /* what a chain can end in, for OpenSSL */
 
 	for (int i = 0; good && i < sk_X509_INFO_num(all); i++) {
 		X509 *ca = sk_X509_INFO_value(all, i)->x509;
 
-		if (ca)
-			good = add_ca(t, ca);
+		if (!ca)
+			continue;
+		good = add_ca(t, ca);
+		root |= X509_get_extension_flags(ca) & EXFLAG_SS;
 	}
-	if (all && (!good || !t->anchors.n)) {
+	if (good && t->anchors.n && !root) {
+		why_say(why,
+			"the client CA file %s cannot be used: there is no CA that signs itself in "
+			"it, only such as are below another; add the one above them all",
+			path);
+		good = false;
+	} else if (all && (!good || !t->anchors.n)) {
 		why_say(why,
 			"the client CA file %s cannot be used: %s; it must hold the certificate of "
 			"a CA in PEM",

@@ -306,6 +306,7 @@ static void test_files(void)
 	no_trust("ca.key", NULL, "client CA file");
 	no_trust("empty.pem", NULL, "client CA file");
 	no_trust("ca.pem", "none.crl", "revocation list");
+	no_trust("node.pem", NULL, "no CA that signs itself");
 	no_trust("ca.pem", "ca.pem", "it must hold a list (CRL)");
 	no_trust("ca.pem", "empty.pem", "it must hold a list (CRL)");
 }
