@@ -18,6 +18,7 @@ from streams import Aborted, Doors, Service, TlsConn, dial, echo, read_head, rou
 
 USER, PASSWORD = "us-er", "s3cret word: 100%"
 CARRIERS = ["direct", "websocket"]
+PATIENCE = int(os.environ.get("ATTEST_PROXY_PATIENCE", 2))  # seconds; a minute in suite slow
 
 
 @pytest.fixture
@@ -63,11 +64,11 @@ def no_secret(*agents, secret=PASSWORD):
 
 # ---- real proxies ----
 
-def tinyproxy(world, *lines, name="tinyproxy"):
+def tinyproxy(world, *lines, name="tinyproxy", patience=600):
     need("tinyproxy")
     port, path = free_port(), world.path(f"{name}.conf")
     with open(path, "w") as f:
-        f.write("\n".join([f"Port {port}", "Listen 127.0.0.1", "Timeout 600", "MaxClients 50",
+        f.write("\n".join([f"Port {port}", "Listen 127.0.0.1", f"Timeout {patience}", "MaxClients 50",
                            "Allow 127.0.0.1", *lines]) + "\n")
     return listens(port, Program(world, name, ["tinyproxy", "-d", "-c", path]))
 
@@ -643,6 +644,22 @@ def test_idle_connections_are_cut(world, svc):
     time.sleep(4)
     assert proxy.cut == 0 and len(proxy.heads) == 1
     ask(relay)
+    agent.stop()
+    relay.wait_tunnels(0)
+
+
+def test_a_proxy_that_cuts_after_a_minute(world, svc):
+    """
+    A real one that cuts what is silent for PATIENCE seconds, a minute in suite slow: then at default
+    settings, pings keep the connection, and what has been silent all the time still works.
+    """
+    relay = world.relay()
+    port = tinyproxy(world, patience=PATIENCE)
+    agent = world.agent(relay, {"kbs": svc.address}, proxy=f"http://127.0.0.1:{port}",
+                        **({"timeouts": {"ping": "500ms"}} if PATIENCE < 10 else {}))
+    time.sleep(2.5 * PATIENCE)
+    ask(relay)
+    assert relay.metric("tunnels_total") == 1, "it never had to come back"
     agent.stop()
     relay.wait_tunnels(0)
 

@@ -1,6 +1,7 @@
 # A key broker that speaks gRPC, as kbs-rs does for SEV's launch: GetBundle, then GetSecret; and
 # calls that stand for long, which gRPC's own pings keep.
 import json
+import os
 import secrets
 import time
 from concurrent import futures
@@ -18,6 +19,7 @@ except ImportError:
 SERVICE = "keybroker.KeyBrokerService"
 WAYS = ["static", "connect", "sni"]
 IDLE = 1.5  # seconds without a byte, at relay and agent
+LIVING = float(os.environ.get("ATTEST_LIVING_SECONDS", 6))  # of minutes in suite slow
 PINGS = [("grpc.keepalive_time_ms", 300), ("grpc.keepalive_timeout_ms", 20000),
          ("grpc.keepalive_permit_without_calls", 1), ("grpc.http2.max_pings_without_data", 0)]
 PINGS_TAKEN = [("grpc.http2.min_ping_interval_without_data_ms", 100),
@@ -180,3 +182,26 @@ def test_pings_keep_a_silent_call(world, way, proxy):
         time.sleep(1.5 * IDLE)
         assert json.loads(call(kept, "GetBundle", b'{"policy": 1}'))["launch_id"]
         assert setting.relay.metric("streams_total") == 2  # this one was in a connection there was
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_lives_for_long(world, way, proxy):
+    """
+    At default settings one connection lives for LIVING seconds: a call stands in it all the time,
+    others come now and then, and each is answered.
+    """
+    setting = Setting(world, way, proxy)
+    with setting.channel() as channel:
+        begun = time.monotonic()
+        standing = channel.unary_stream(f"/{SERVICE}/Watch")(b"%f" % LIVING, timeout=LIVING + 60)
+        assert next(standing) == b"begun"
+        digests = channel.stream_stream(f"/{SERVICE}/Digests")
+        while time.monotonic() - begun < LIVING - 1:
+            assert json.loads(call(channel, "GetBundle", b'{"policy": 1}'))["launch_id"]
+            part = data(MB)
+            assert list(digests(iter([part]), timeout=60)) == [digest(part).encode()]
+            time.sleep(LIVING / 10)
+        assert next(standing) == b"done"
+        assert time.monotonic() - begun >= LIVING
+    assert setting.relay.metric("streams_total") == 1
+    setting.relay.wait_quiet()
