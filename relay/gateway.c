@@ -309,7 +309,7 @@ bool gateway_prepare(struct gateway *g)
 	g->registry = registry_new();
 	if (!enrolment_check(g))
 		return false;
-	g->settings = settings_new((struct relay_config *)g->config, 1, "");
+	g->settings = settings_new((struct relay_config *)g->config, NULL);
 	if (!g->settings || !bind_all(g))
 		return false;
 	listener_warn_of_strangers(g, g->config);
@@ -348,7 +348,7 @@ bool gateway_reload(struct gateway *g, struct relay_config *config)
 			  differs);
 		return false;
 	}
-	s = settings_new(config, g->settings->generation + 1, "reload: ");
+	s = settings_new(config, g->settings);
 	if (s && !tenants_apply(&g->tenants, config))
 		s = settings_unref(s);
 	if (!s) {

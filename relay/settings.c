@@ -16,6 +16,7 @@
 #include "relay/log.h"
 #include "relay/tls.h"
 #include "relay/trust.h"
+#include "relay/why.h"
 
 #define TLS_DOORS (DOOR_TUNNEL | DOORS_HTTP)
 
@@ -25,6 +26,11 @@ static void tell(const char *said, const char *what, const char *name, char *why
 {
 	log_error("%s%s%s%s", said, what, name, why ? why : "out of memory");
 	free(why);
+}
+
+static const char *prefix(const struct settings *before)
+{
+	return before ? "reload: " : "";
 }
 
 static struct trust *load_trust(enum identity_kind kind, const char *ca, const char *crl,
@@ -86,7 +92,7 @@ static bool load_listener(struct settings *s, size_t i, const char *said)
 }
 
 /* The CA that signs what `attest-relay enroll` lets owners ask for. */
-static bool load_owners(struct settings *s, const char *said)
+static bool load_owners(struct settings *s, const struct settings *before)
 {
 	const struct enrolment_config *e = &s->config->enrolment;
 	char *crl, *why = NULL;
@@ -94,16 +100,22 @@ static bool load_owners(struct settings *s, const char *said)
 	if (!e->ca)
 		return true;
 	crl = authority_crl_path(s->config);
-	if (crl) /* one that is not there: nothing was taken back yet */
-		s->owners = load_trust(IDENTITY_OWNER, e->ca,
-				       access(crl, F_OK) < 0 && errno == ENOENT ? NULL : crl, &why);
+	s->revokes = crl && (access(crl, F_OK) == 0 || errno != ENOENT);
+	/* one that was never there: nothing was taken back yet; but what was, stays so */
+	if (crl && !s->revokes && before && before->revokes)
+		why_say(&why,
+			"the revocation list %s is gone, and with it what was revoked: put "
+			"it back",
+			crl);
+	else if (crl)
+		s->owners = load_trust(IDENTITY_OWNER, e->ca, s->revokes ? crl : NULL, &why);
 	free(crl);
 	if (!s->owners)
-		tell(said, "enrolment: ", "", why);
+		tell(prefix(before), "enrolment: ", "", why);
 	return s->owners;
 }
 
-struct settings *settings_new(struct relay_config *c, uint64_t generation, const char *said)
+struct settings *settings_new(struct relay_config *c, const struct settings *before)
 {
 	struct settings *s = calloc(1, sizeof(*s));
 	bool good;
@@ -112,17 +124,17 @@ struct settings *settings_new(struct relay_config *c, uint64_t generation, const
 		return NULL;
 	atomic_init(&s->refs, 1);
 	s->config = relay_config_ref(c);
-	s->generation = generation;
+	s->generation = before ? before->generation + 1 : 1;
 	s->credentials = credentials_new(c);
 	s->permits = permits_new(c);
 	s->trusts = calloc(c->n_listeners + 1, sizeof(*s->trusts));
 	s->tls = calloc(c->n_listeners + 1, sizeof(*s->tls));
 	good = s->credentials && s->permits && s->trusts && s->tls;
 	if (!good)
-		tell(said, "", "", NULL);
-	good = good && load_owners(s, said);
+		tell(prefix(before), "", "", NULL);
+	good = good && load_owners(s, before);
 	for (size_t i = 0; good && i < c->n_listeners; i++)
-		good = load_listener(s, i, said);
+		good = load_listener(s, i, prefix(before));
 	return good ? s : settings_unref(s);
 }
 

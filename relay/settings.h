@@ -29,13 +29,17 @@ struct settings {
 	struct credentials *credentials;
 	struct permits *permits;
 	struct trust *owners; /* the relay's own CA for owners; NULL: there is none */
+	bool revokes;	      /* with a revocation list of its own */
 	/* By index of config->listeners, as many; NULL in it: none there. */
 	struct trust **trusts;
 	struct tls_context **tls;
 };
 
-/* Takes a reference to c. NULL: what is wrong has been logged, with said before it. */
-struct settings *settings_new(struct relay_config *c, uint64_t generation, const char *said);
+/*
+ * Takes a reference to c. before: those in effect, which it is to replace; NULL: the first ones.
+ * NULL: what is wrong has been logged.
+ */
+struct settings *settings_new(struct relay_config *c, const struct settings *before);
 struct settings *settings_ref(struct settings *s);
 struct settings *settings_unref(struct settings *s); /* NULL is fine; returns NULL */
 

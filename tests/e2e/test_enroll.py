@@ -656,6 +656,19 @@ def test_revoke_by_serial_and_list(world, enrolment):
     assert re.search("either", enrolment.operator("revoke", status=2))
 
 
+def test_a_list_that_is_gone(world, enrolment):
+    """What was revoked does not become good again because its list was lost."""
+    assert enrolment.post(enrolment.code(), request(world))[0] == 200
+    enrolment.operator("revoke", enrolment.records()[0]["serial"])
+    enrolment.relay.reload()
+    crl = os.path.join(enrolment.folder, "crl.pem")
+    os.rename(crl, crl + ".lost")
+    said = enrolment.relay.reload(good=False)
+    assert re.search(r"reload: enrolment: the revocation list .*crl\.pem is gone", said)
+    os.rename(crl + ".lost", crl)
+    enrolment.relay.reload()
+
+
 def test_revokes_do_not_lose_each_other(world, enrolment):
     csr = request(world)
     for _ in range(8):
