@@ -43,6 +43,9 @@
 #include "relay/sandbox_landlock.h"
 #include "relay/sandbox_seccomp.h"
 
+#ifndef SANDBOX_RESOLVER_CONF /* a test has its own */
+#define SANDBOX_RESOLVER_CONF "/etc/resolv.conf"
+#endif
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 #define BIT(capability) ((uint64_t)1 << (capability))
 
@@ -120,6 +123,37 @@ void sandbox_spec_deinit(struct sandbox_spec *s)
 	s->n_paths = 0;
 }
 
+/*
+ * Where resolv.conf leads to. Who writes it may begin after us, and make its folder then: so that
+ * nobody is without names for good, all that is above it may be read, but not at the top.
+ */
+static void add_resolver(struct sandbox_spec *s)
+{
+	char *at = realpath(SANDBOX_RESOLVER_CONF, NULL), *folder, *above, *real;
+	char link[PATH_MAX];
+	ssize_t n = -1;
+
+	if (!at)
+		n = readlink(SANDBOX_RESOLVER_CONF, link, sizeof(link) - 1);
+	if (n > 0) {
+		link[n] = '\0';
+		folder = folder_of(SANDBOX_RESOLVER_CONF);
+		at = *link == '/' ? xstrdup(link) : xasprintf("%s/%s", folder, link);
+		free(folder);
+	}
+	if (!at)
+		return;
+	folder = folder_of(at);
+	above = folder_of(folder);
+	real = n > 0 ? realpath(above, NULL) : NULL;
+	if (real && strcmp(real, "/") != 0)
+		add(s, xstrdup(real), SANDBOX_READ, SANDBOX_HERE);
+	add(s, folder, SANDBOX_READ, SANDBOX_HERE);
+	free(real);
+	free(above);
+	free(at);
+}
+
 /* What libraries read, some of it late: names and addresses, time, CAs, users, modules of NSS. */
 static void add_system(struct sandbox_spec *s)
 {
@@ -144,16 +178,13 @@ static void add_system(struct sandbox_spec *s)
 	const char *cas[] = { X509_get_default_cert_dir(), X509_get_default_cert_file(),
 			      getenv(X509_get_default_cert_dir_env()),
 			      getenv(X509_get_default_cert_file_env()) };
-	char *resolver = realpath("/etc/resolv.conf", NULL);
 
 	for (size_t i = 0; i < COUNT(folders); i++)
 		add(s, xstrdup(folders[i]), SANDBOX_READ, SANDBOX_HERE);
 	for (size_t i = 0; i < COUNT(cas); i++)
 		if (cas[i])
 			add(s, xstrdup(cas[i]), SANDBOX_READ, SANDBOX_HERE);
-	if (resolver)
-		add(s, folder_of(resolver), SANDBOX_READ, SANDBOX_HERE);
-	free(resolver);
+	add_resolver(s);
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 	add(s, xstrdup("/proc"), SANDBOX_LIST, SANDBOX_HERE);
 #endif
@@ -244,8 +275,9 @@ static bool still_readable(const struct sandbox_spec *s)
 		struct stat st;
 		int fd;
 
-		if (p->place != SANDBOX_FILE || stat(p->path, &st) < 0 || !S_ISREG(st.st_mode))
-			continue;
+		if (p->place != SANDBOX_FILE ||
+		    (stat(p->path, &st) == 0 && !S_ISREG(st.st_mode)))
+			continue; /* one that cannot even be looked at is tried, too */
 		fd = open(p->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 		if (fd >= 0) {
 			close(fd);
@@ -260,25 +292,29 @@ static bool still_readable(const struct sandbox_spec *s)
 	return good;
 }
 
-static void enter_files(const struct sandbox_spec *s, char *text, size_t size)
+/* False: there is none, though it was wanted. */
+static bool enter_files(const struct sandbox_spec *s, char *text, size_t size)
 {
 	const char *what;
 	int r;
 
 	if (s->runs_commands) {
 		add_text(text, size, ", no landlock (the command has to reach its files)");
-		return;
+		return true;
 	}
 	r = sandbox_landlock_enter(s, &what);
 	if (r > 0)
 		add_text(text, size, ", landlock ABI %d", r);
 	else
 		add_text(text, size, ", no landlock (%s: %s)", what, strerror(-r));
+	return r > 0;
 }
 
 bool sandbox_enter(struct sandbox_spec *s)
 {
 	char text[512] = "no_new_privs";
+	uint64_t left = 0;
+	bool whole;
 	int calls;
 
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) {
@@ -286,14 +322,18 @@ bool sandbox_enter(struct sandbox_spec *s)
 		return true;
 	}
 	add_system(s);
-	if (s->runs_commands)
+	if (s->runs_commands) {
 		add_text(text, sizeof(text), ", capabilities as they were");
-	else
-		tell_capabilities(text, sizeof(text), drop_capabilities(s->keep));
-	enter_files(s, text, sizeof(text));
+	} else {
+		left = drop_capabilities(s->keep);
+		tell_capabilities(text, sizeof(text), left);
+	}
+	whole = enter_files(s, text, sizeof(text)) && left != UINT64_MAX;
 	calls = sandbox_seccomp_enter(s);
 	tell_seccomp(text, sizeof(text), calls);
-	log_info("sandbox: %s", text);
+	/* a wall that is missing is no news for those alone who want to hear everything */
+	log_fields(whole && calls >= 0 ? LOG_LEVEL_INFO : LOG_LEVEL_WARNING, 0, 0, "sandbox: %s",
+		   text);
 	if (geteuid() == 0)
 		log_warning("this program runs as root and need not: give it a user of its own, as "
 			    "the systemd unit does");

@@ -24,6 +24,7 @@
 
 #ifdef HAVE_SECCOMP
 #include <linux/netlink.h>
+#include <linux/sockios.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <stdint.h>
@@ -60,6 +61,8 @@ static const struct alternative {
 	{ ANY, 0, { { 0 } } },
 	{ IOCTL, 1, { SCMP_A1_32(SCMP_CMP_EQ, FIONREAD) } },
 	{ IOCTL, 1, { SCMP_A1_32(SCMP_CMP_EQ, TCGETS) } },
+	{ IOCTL, 1, { SCMP_A1_32(SCMP_CMP_EQ, SIOCGIFINDEX) } },
+	{ IOCTL, 1, { SCMP_A1_32(SCMP_CMP_EQ, SIOCGIFNAME) } },
 	{ FAMILY, 1, { SCMP_A0_32(SCMP_CMP_EQ, AF_UNIX) } },
 	{ FAMILY, 1, { SCMP_A0_32(SCMP_CMP_EQ, AF_INET) } },
 	{ FAMILY, 1, { SCMP_A0_32(SCMP_CMP_EQ, AF_INET6) } },

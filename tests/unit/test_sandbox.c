@@ -4,6 +4,7 @@
  */
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <net/if.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -21,8 +22,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "relay/log.h"
-#include "relay/sandbox.h"
+static char resolver_conf[128];
+#define SANDBOX_RESOLVER_CONF resolver_conf
+#include "relay/sandbox.c"
+
 #include "relay/sandbox_landlock.h"
 #include "relay/sandbox_seccomp.h"
 #include "tests/unit/check.h"
@@ -260,8 +263,53 @@ static void test_named_files(void)
 	if (geteuid() == 0) { /* which only a capability makes readable: said at once */
 		CHECK(chown(in(other, "successor"), 12345, 12345) == 0);
 		CHECK_INT(with_file(in(other, "successor"), replaced, in(other, "file")), FAULT);
+		/* nor its folder */
+		CHECK(chown(other, 12345, 12345) == 0);
+		CHECK_INT(with_file(in(other, "file"), replaced, in(own, "file")), FAULT);
+		CHECK(chown(other, 0, 0) == 0);
 	}
 	unlink(in(other, "successor"));
+}
+
+/* resolv.conf leads to a folder that comes later, as systemd-resolved's may. */
+static int comes_late(const void *path)
+{
+	while (access(in(own, "resolver/done"), F_OK) < 0)
+		usleep(1000);
+	return try_read(path);
+}
+
+static pid_t make_late(void)
+{
+	pid_t pid = fork();
+
+	CHECK(pid >= 0);
+	if (pid > 0)
+		return pid;
+	usleep(200000); /* too early is as good, but no test */
+	if (mkdir(in(own, "resolver/late"), 0700) < 0)
+		_exit(FAULT);
+	make_file(in(own, "resolver/late/resolv.conf"));
+	make_file(in(own, "resolver/done"));
+	_exit(0);
+}
+
+static void test_resolver_conf(const char *link)
+{
+	struct sandbox_spec s = { .program = SANDBOX_TUNNEL };
+	pid_t helper;
+	int status;
+
+	CHECK(mkdir(in(own, "resolver"), 0700) == 0 && symlink(link, resolver_conf) == 0);
+	helper = make_late();
+	CHECK_INT(run(&s, comes_late, resolver_conf), 0);
+	CHECK(waitpid(helper, &status, 0) == helper && status == 0);
+	if (has_landlock)
+		CHECK_INT(run(&s, try_read, in(own, "file")), EACCES);
+	CHECK(unlink(in(own, "resolver/done")) == 0 && unlink(resolver_conf) == 0);
+	CHECK(unlink(in(own, "resolver/late/resolv.conf")) == 0);
+	CHECK(rmdir(in(own, "resolver/late")) == 0 && rmdir(in(own, "resolver")) == 0);
+	sandbox_spec_deinit(&s);
 }
 
 /* Somebody outside: when a socket is there, he removes it and its folder, and makes that again. */
@@ -433,6 +481,14 @@ static void test_arguments(void)
 	expect(SYS_prctl, PR_SET_NAME, (long)(uintptr_t) "name", 0, 0);
 }
 
+/* What a name server at fe80::1%eth0 wants. */
+static int try_scope(const void *arg)
+{
+	char name[IF_NAMESIZE];
+
+	return if_nametoindex("lo") && if_indextoname(1, name) ? 0 : FAULT;
+}
+
 static int try_execve(const void *arg)
 {
 	static char name[] = "true";
@@ -553,6 +609,7 @@ int main(void)
 	CHECK(mkdir(own, 0700) == 0 && mkdir(other, 0700) == 0);
 	make_file(in(own, "file"));
 	make_file(in(other, "file"));
+	snprintf(resolver_conf, sizeof(resolver_conf), "%s/resolv.conf", own);
 	CHECK(symlink(in(other, "file"), in(own, "link")) == 0);
 	log_set_level(LOG_LEVEL_ERROR);
 	version = run(NULL, probe_landlock, NULL);
@@ -565,11 +622,14 @@ int main(void)
 	test_files();
 	test_named_files();
 	test_moving_folders();
+	test_resolver_conf("resolver/late/resolv.conf");
+	test_resolver_conf(in(own, "resolver/late/resolv.conf"));
 	if (version >= 6)
 		test_signals();
 	if (has_seccomp) {
 		test_calls();
 		test_arguments();
+		CHECK_INT(in_sandbox(try_scope, NULL), run(NULL, try_scope, NULL));
 		test_hostile();
 		test_commands();
 		test_namespaces();
