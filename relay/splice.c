@@ -19,7 +19,8 @@
  * server that replies and resets is heard), then the splice ends as the abort it is.
  *
  * A half that may fetch nothing for now (the spec's may_pass) is "paused": its source is not asked
- * for bytes until the timer ends that. What was fetched before goes on to the sink.
+ * for bytes until the timer ends that. What was fetched before goes on to the sink. Those that
+ * share a rate ask again in no order: who asks first may take all there is.
  *
  * Limits: WORKER_BUFFER or one pipe per half that is blocked; both time-outs of the spec are lazy:
  * one timer, set again when it fires early.
@@ -37,6 +38,7 @@
 #define KERNEL_AFTER 2			       /* full reads in a row before splice(2) */
 #define KERNEL_TURN ((size_t)1024 * 1024)      /* bytes per half and wake-up inside the kernel */
 #define KERNEL_WORTH ((ssize_t)16 * 1024)      /* a smaller move: go back to copying */
+#define STAGGER_BITS 6			       /* of ms: up to three ticks of the timers */
 
 /* What a pump step came to. */
 enum step { STEP_MORE, STEP_WAIT, STEP_OVER };
@@ -155,7 +157,8 @@ static enum step saw_eof(struct splice *s, unsigned i)
 	h->eof_seen = 1;
 	h->source_ready = 0;
 	s->active = worker_now(s->worker);
-	timer_set(s->worker, &s->timer, limit(s), on_timer);
+	if (!s->half[!i].paused) /* or the timer is to end that, and goes by the new limit then */
+		timer_set(s->worker, &s->timer, limit(s), on_timer);
 	return STEP_MORE;
 }
 
@@ -244,6 +247,16 @@ static void fetched(struct splice *s, size_t n)
 		s->spec->passed(s, n);
 }
 
+/* ms, as good as random: another for each splice, and each time (the end of splitmix64). */
+static uint64_t stagger(const struct splice *s, uint64_t now)
+{
+	uint64_t x = (uint64_t)(uintptr_t)s ^ now * UINT64_C(0x9e3779b97f4a7c15);
+
+	x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+	x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+	return x >> (64 - STAGGER_BITS);
+}
+
 /* False: not now; the timer will ask again. A half that waits for this has something to move. */
 static bool may_fetch(struct splice *s, unsigned i)
 {
@@ -254,6 +267,7 @@ static bool may_fetch(struct splice *s, unsigned i)
 	if (s->most)
 		return true;
 	s->active = now;
+	wait += stagger(s, now);
 	if (s->timer.at > now + wait)
 		timer_set(s->worker, &s->timer, wait, on_timer);
 	return false;

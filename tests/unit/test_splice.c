@@ -721,6 +721,93 @@ static void test_held(void)
 	part(&j);
 }
 
+static size_t allowance;
+
+static size_t allowed(struct splice *s, uint64_t *wait)
+{
+	*wait = allowance ? 0 : 50;
+	return allowance;
+}
+
+static void on_any(struct splice *s, size_t bytes)
+{
+}
+
+/* The other direction ends when there is leave, but the timer has not said so yet: it still does. */
+static void test_end_beside_held(void)
+{
+	static const struct splice_spec spec = { .idle_ms = 60000,
+						 .half_closed_ms = 60000,
+						 .may_pass = allowed,
+						 .passed = on_any,
+						 .end = on_end };
+	struct joined j;
+	uint64_t began;
+
+	allowance = 0;
+	join(&j, TCP, TCP, &spec);
+	CHECK(far_send(&j.far[TGT], 100));
+	UNTIL(j.s->half[TGT].paused);
+	allowance = BULK;
+	far_eof(&j.far[INI]);
+	UNTIL(j.s->half[INI].eof_seen);
+	began = now_ms();
+	UNTIL((far_receive(&j.far[INI], SIZE_MAX), j.far[INI].received == 100));
+	CHECK(now_ms() - began < 5000);
+	far_eof(&j.far[TGT]);
+	UNTIL(j.ended);
+	CHECK_INT(j.why, REASON_EOF);
+	part(&j);
+}
+
+#define SHARERS 4
+
+static size_t may_share(struct splice *s, uint64_t *wait)
+{
+	uint64_t now = worker_now(w);
+
+	*wait = bucket_wait(&bucket, RATE, RATE / 64, now);
+	return *wait ? 0 : bucket_has(&bucket, RATE, now);
+}
+
+static void on_shared(struct splice *s, size_t bytes)
+{
+	bucket_spend(&bucket, RATE, bytes, worker_now(w));
+}
+
+/* Of those that share a rate, each of which could use it up, none goes without. */
+static void test_shared(void)
+{
+	static const struct splice_spec spec = { .idle_ms = 60000,
+						 .half_closed_ms = 60000,
+						 .may_pass = may_share,
+						 .passed = on_shared,
+						 .end = on_end };
+	struct joined j[SHARERS];
+	uint64_t began, before[SHARERS];
+
+	bucket = (struct bucket){ 0 };
+	for (unsigned i = 0; i < SHARERS; i++)
+		join(&j[i], TCP, TCP, &spec);
+	bucket_spend(&bucket, RATE, RATE, worker_now(w)); /* what a second brings is gone */
+	for (unsigned i = 0; i < SHARERS; i++)
+		before[i] = j[i].far[TGT].received;
+	began = now_ms();
+	while (now_ms() - began < 3000) {
+		for (unsigned i = 0; i < SHARERS; i++) {
+			far_send(&j[i].far[INI], SIZE_MAX);
+			far_receive(&j[i].far[TGT], SIZE_MAX);
+		}
+		turn(false);
+	}
+	for (unsigned i = 0; i < SHARERS; i++)
+		CHECK(j[i].far[TGT].received - before[i] > RATE * 3 / SHARERS / 4);
+	for (unsigned i = 0; i < SHARERS; i++)
+		splice_end(j[i].s, REASON_SHUTDOWN);
+	for (unsigned i = 0; i < SHARERS; i++)
+		part(&j[i]);
+}
+
 static void every_pair(void)
 {
 	for (enum kind ini = 0; ini < KINDS; ini++)
@@ -1018,6 +1105,8 @@ int main(void)
 	test_want();
 	every_pair();
 	test_held();
+	test_end_beside_held();
+	test_shared();
 	test_idle(TCP, TCP);
 	test_idle(PEEK, PULL);
 	test_half_closed_idle(INI);
