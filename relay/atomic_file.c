@@ -53,7 +53,7 @@ static int fill(int fd, const void *data, size_t len, mode_t mode, unsigned flag
 	return r;
 }
 
-int atomic_file_move(const char *from, const char *to, unsigned flags)
+static int move(const char *from, const char *to, unsigned flags)
 {
 	if (!(flags & ATOMIC_FILE_NEW))
 		return rename(from, to) < 0 ? -errno : 0;
@@ -65,6 +65,13 @@ int atomic_file_move(const char *from, const char *to, unsigned flags)
 		return -errno;
 	unlink(from);
 	return 0;
+}
+
+int atomic_file_move(const char *from, const char *to, unsigned flags)
+{
+	int r = move(from, to, flags);
+
+	return r == 0 && flags & ATOMIC_FILE_SYNC ? sync_folder(to) : r;
 }
 
 int atomic_file_write(const char *path, const void *data, size_t len, mode_t mode, unsigned flags)
@@ -87,8 +94,6 @@ int atomic_file_write(const char *path, const void *data, size_t len, mode_t mod
 		r = atomic_file_move(temporary, path, flags);
 	if (r < 0)
 		unlink(temporary);
-	else if (flags & ATOMIC_FILE_SYNC)
-		r = sync_folder(path);
 	free(temporary);
 	return r;
 }

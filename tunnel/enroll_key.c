@@ -3,8 +3,9 @@
  *
  * Theory of operation: the key is on the disk, as key.pem.new, before anything is asked for: a
  * certificate whose key could not be kept would be lost, and the code with it. Only when the
- * certificate has come, and fits, does it get its name; so an enrolment that fails leaves nothing
- * behind, and one that is killed leaves a file that the next one replaces.
+ * certificate has come, and fits, and is on the disk as well, do both get their names; so an
+ * enrolment that fails leaves nothing behind and a pair that was there as it was, and one that is
+ * killed leaves files that the next one replaces.
  */
 #include "tunnel/enroll_key.h"
 
@@ -83,7 +84,9 @@ int enroll_key_make(struct enroll_key *k, const char *folder, bool force, char *
 		k->certificate_path = NULL;
 	if (asprintf(&k->new_path, "%s/key.pem.new", folder) < 0)
 		k->new_path = NULL;
-	if (!k->key_path || !k->certificate_path || !k->new_path)
+	if (asprintf(&k->new_certificate_path, "%s/certificate.pem.new", folder) < 0)
+		k->new_certificate_path = NULL;
+	if (!k->key_path || !k->certificate_path || !k->new_path || !k->new_certificate_path)
 		return -ENOMEM;
 	if (mkdir(folder, 0700) < 0 && errno != EEXIST)
 		return say(-errno, why, "cannot make the folder %s: %s", folder, strerror(errno));
@@ -145,18 +148,34 @@ static bool is_plain(const char *text)
 	return true;
 }
 
+/* Gives it its name. */
+static int move(char **from, const char *to, unsigned flags, char **why)
+{
+	int r = atomic_file_move(*from, to, flags);
+
+	if (r < 0)
+		return say(r, why, "cannot write %s: %s", to, strerror(-r));
+	free(*from);
+	*from = NULL;
+	return 0;
+}
+
 static int place(struct enroll_key *k, const char *pem, size_t len, char **why)
 {
 	/* without force nothing is replaced, whoever made it since check_free */
 	const unsigned flags = k->force ? 0 : ATOMIC_FILE_NEW;
-	int r = atomic_file_move(k->new_path, k->key_path, flags);
+	/* what may find the disk full comes first: half a new pair is worse than the old one */
+	int r = atomic_file_write(k->new_certificate_path, pem, len, 0644, ATOMIC_FILE_SYNC);
 
 	if (r < 0)
-		return say(r, why, "cannot write %s: %s", k->key_path, strerror(-r));
-	free(k->new_path);
-	k->new_path = NULL;
-	r = atomic_file_write(k->certificate_path, pem, len, 0644, ATOMIC_FILE_SYNC | flags);
-	return r < 0 ? say(r, why, "cannot write %s: %s", k->certificate_path, strerror(-r)) : 0;
+		return say(r, why, "cannot write %s: %s", k->new_certificate_path, strerror(-r));
+	r = move(&k->new_path, k->key_path, flags, why);
+	if (r < 0)
+		return r;
+	r = move(&k->new_certificate_path, k->certificate_path, flags | ATOMIC_FILE_SYNC, why);
+	if (r < 0 && !k->force)
+		unlink(k->key_path); /* it was made just now, and is of no use */
+	return r;
 }
 
 int enroll_key_finish(struct enroll_key *k, const char *pem, size_t len, struct enroll_owner *owner,
@@ -190,8 +209,11 @@ void enroll_key_deinit(struct enroll_key *k)
 	EVP_PKEY_free(k->key);
 	if (k->new_path && k->key) /* else it is not ours */
 		unlink(k->new_path);
+	if (k->new_certificate_path && k->key)
+		unlink(k->new_certificate_path);
 	free(k->key_path);
 	free(k->certificate_path);
 	free(k->new_path);
+	free(k->new_certificate_path);
 	*k = (struct enroll_key){ 0 };
 }

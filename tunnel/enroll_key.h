@@ -14,6 +14,7 @@ struct enroll_key {
 	EVP_PKEY *key;
 	char *key_path, *certificate_path; /* where they end up */
 	char *new_path;                    /* where the key is until then; NULL: nowhere */
+	char *new_certificate_path;        /* the same of the certificate */
 	bool force;                        /* they may replace what is there */
 };
 
