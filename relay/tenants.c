@@ -166,32 +166,39 @@ static enum reason refused(const char **setting, const char *which, enum reason 
 	return why;
 }
 
-static enum reason take_streams(struct claim *c, const char **setting)
+/* A stream at a time, and one more in this second. Too few: the stream is given back. */
+static enum reason take(struct quota *q, uint64_t now, enum reason full, const char *streams,
+			const char *opens, const char **setting)
 {
-	if (!quota_take(&c->source->quota, QUOTA_STREAMS))
-		return refused(setting, "limits.per_source.streams", REASON_SOURCE_LIMIT);
-	if (!quota_take(quota_of(c->client), QUOTA_STREAMS)) {
-		quota_give(&c->source->quota, QUOTA_STREAMS);
-		return refused(setting, "limits.per_client.streams", REASON_CLIENT_LIMIT);
-	}
-	if (!quota_take(quota_of(c->owner), QUOTA_STREAMS)) {
-		quota_give(&c->source->quota, QUOTA_STREAMS);
-		quota_give(quota_of(c->client), QUOTA_STREAMS);
-		return refused(setting, "limits.per_owner.streams", REASON_OWNER_LIMIT);
-	}
-	c->streams = true;
-	return REASON_NONE;
+	if (!quota_take(q, QUOTA_STREAMS))
+		return refused(setting, streams, full);
+	if (quota_open(q, now))
+		return REASON_NONE;
+	quota_give(q, QUOTA_STREAMS);
+	return refused(setting, opens, REASON_RATE_LIMIT);
 }
 
-static enum reason open_now(struct claim *c, uint64_t now, const char **setting)
+static enum reason take_all(struct claim *c, uint64_t now, const char **setting)
 {
-	if (!quota_open(&c->source->quota, now))
-		return refused(setting, "limits.per_source.opens_per_second", REASON_RATE_LIMIT);
-	if (!quota_open(quota_of(c->client), now))
-		return refused(setting, "limits.per_client.opens_per_second", REASON_RATE_LIMIT);
-	if (!quota_open(quota_of(c->owner), now))
-		return refused(setting, "limits.per_owner.opens_per_second", REASON_RATE_LIMIT);
-	return REASON_NONE;
+	struct quota *const source = &c->source->quota, *const client = quota_of(c->client);
+	enum reason why;
+
+	why = take(source, now, REASON_SOURCE_LIMIT, "limits.per_source.streams",
+		   "limits.per_source.opens_per_second", setting);
+	if (why != REASON_NONE)
+		return why;
+	why = take(client, now, REASON_CLIENT_LIMIT, "limits.per_client.streams",
+		   "limits.per_client.opens_per_second", setting);
+	if (why == REASON_NONE) {
+		why = take(quota_of(c->owner), now, REASON_OWNER_LIMIT, "limits.per_owner.streams",
+			   "limits.per_owner.opens_per_second", setting);
+		if (why != REASON_NONE)
+			quota_give(client, QUOTA_STREAMS);
+	}
+	if (why != REASON_NONE)
+		quota_give(source, QUOTA_STREAMS);
+	c->streams = why == REASON_NONE;
+	return why;
 }
 
 enum reason claim_stream(struct claim *c, struct tenants *t, struct source *source,
@@ -206,9 +213,7 @@ enum reason claim_stream(struct claim *c, struct tenants *t, struct source *sour
 	c->owner = tenants_owner(t, dot ? dot + 1 : service);
 	c->client = client ? quotas_get(t->clients, client) : NULL;
 	if (c->owner && (c->client || !client))
-		why = open_now(c, now, setting);
-	if (why == REASON_NONE)
-		why = take_streams(c, setting);
+		why = take_all(c, now, setting);
 	if (why != REASON_NONE)
 		claim_end(c);
 	return why;

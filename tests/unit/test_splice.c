@@ -733,7 +733,7 @@ static void on_any(struct splice *s, size_t bytes)
 {
 }
 
-/* The other direction ends when there is leave, but the timer has not said so yet: it still does. */
+/* One direction ends when there is leave, but the timer has not said so: it still does. */
 static void test_end_beside_held(void)
 {
 	static const struct splice_spec spec = { .idle_ms = 60000,

@@ -109,6 +109,26 @@ static void test_rate(void)
 	source_put(s);
 }
 
+/* A source that has all the streams it may have costs its client and owner no opens. */
+static void test_rate_of_others(void)
+{
+	struct source *s = from(10), *other = from(11);
+	struct claim c[6], no;
+
+	for (unsigned i = 0; i < 5; i++)
+		CHECK_INT(take(&c[i], s, i < 4 ? "kbs.addr" : "kbs.beta", NULL, ""), REASON_NONE);
+	atomic_store(&t.source_limits.opens_per_second, 0);
+	for (unsigned i = 0; i < 2000; i++)
+		CHECK_INT(take(&no, s, "kbs.beta", NULL, "limits.per_source.streams"),
+			  REASON_SOURCE_LIMIT);
+	CHECK_INT(take(&c[5], other, "kbs.beta", NULL, ""), REASON_NONE);
+	for (unsigned i = 0; i < 6; i++)
+		claim_end(&c[i]);
+	atomic_store(&t.source_limits.opens_per_second, 20);
+	source_put(s);
+	source_put(other);
+}
+
 static enum reason park(struct claim *c, const char *expected)
 {
 	const char *setting = "";
@@ -215,6 +235,7 @@ int main(void)
 	CHECK(tenants_init(&t, config, NULL));
 	test_streams();
 	test_rate();
+	test_rate_of_others();
 	test_parked();
 	test_reload();
 	test_handshakes();
