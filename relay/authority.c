@@ -25,7 +25,6 @@
 #include "relay/why.h"
 
 #define CA_DAYS 3652 /* ten years */
-#define EARLY 300    /* seconds: the clocks of those who judge it may be behind */
 #define DAY_SECONDS 86400
 #define RSA_MIN 2048
 #define RSA_MAX 4096 /* verifying takes time */
@@ -214,7 +213,8 @@ int authority_make(const char *name, int64_t now, struct authority_made *out)
 	BIO *certificate = BIO_new(BIO_s_mem()), *secret = BIO_new(BIO_s_secmem());
 	bool good =
 		serial && key && x && certificate && secret &&
-		begin(x, name, NULL, serial, now - EARLY, now + (int64_t)CA_DAYS * DAY_SECONDS) &&
+		begin(x, name, NULL, serial, now - AUTHORITY_EARLY,
+		      now + (int64_t)CA_DAYS * DAY_SECONDS) &&
 		X509_set_pubkey(x, key) &&
 		extend(x, x, extensions, sizeof(extensions) / sizeof(*extensions)) &&
 		X509_sign(x, key, EVP_sha256()) && PEM_write_bio_X509(certificate, x) &&
@@ -338,7 +338,7 @@ int authority_sign(const struct authority *a, const char *owner, const char *req
 		   const char **why)
 {
 	int64_t last = seconds_of(X509_get0_notAfter(a->certificate));
-	struct authority_certificate made = { .from = now - EARLY,
+	struct authority_certificate made = { .from = now - AUTHORITY_EARLY,
 					      .to = now + (int64_t)(valid_ms / 1000) };
 	EVP_PKEY *key;
 	bool good;

@@ -2,9 +2,9 @@
  * authority_list: the list of certificates that the CA for owners has taken back (a CRL).
  *
  * Theory of operation: the list is its own record. A new one is the old one, whose signature is
- * verified first, with more in it and a number that is one higher; entries keep their date. It is
- * good for as long as the CA is: it is fetched from nowhere, so an end before that would only stop
- * a relay that nobody has touched for long.
+ * verified first, with more in it and a number that is one higher; entries keep their date. It has
+ * no end: it is fetched from nowhere, so one would only stop a relay that nobody has touched for
+ * long, or whose CA has been renewed since, and nothing is good without a CA that is.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -19,6 +19,8 @@
 #include "relay/authority.h"
 #include "relay/authority_private.h"
 #include "relay/why.h"
+
+#define FOR_EVER "99991231235959Z" /* RFC 5280, 4.1.2.5 */
 
 /* NULL: *why. */
 static X509_CRL *read_list(const struct authority *a, const char *crl, size_t len, char **why)
@@ -159,16 +161,19 @@ static X509_CRL *make(const struct authority *a, X509_CRL *old,
 		      const char (*serials)[AUTHORITY_SERIAL_TEXT], size_t n, int64_t now)
 {
 	ASN1_TIME *date = ASN1_TIME_set(NULL, now);
+	ASN1_TIME *from = ASN1_TIME_set(NULL, now - AUTHORITY_EARLY), *to = ASN1_TIME_new();
 	X509_CRL *list = X509_CRL_new();
-	bool good = date && list && X509_CRL_set_version(list, X509_CRL_VERSION_2) &&
-		    set_issuer(a, list) && X509_CRL_set1_lastUpdate(list, date) &&
-		    X509_CRL_set1_nextUpdate(list, X509_get0_notAfter(a->certificate)) &&
+	bool good = date && from && to && list && ASN1_TIME_set_string(to, FOR_EVER) &&
+		    X509_CRL_set_version(list, X509_CRL_VERSION_2) && set_issuer(a, list) &&
+		    X509_CRL_set1_lastUpdate(list, from) && X509_CRL_set1_nextUpdate(list, to) &&
 		    set_number(list, old) && (!old || copy_entries(list, old));
 
 	for (size_t i = 0; good && i < n; i++)
 		good = add_entry(list, serials[i], date);
 	good = good && X509_CRL_sort(list) && X509_CRL_sign(list, a->key, authority_digest(a->key));
 	ASN1_TIME_free(date);
+	ASN1_TIME_free(from);
+	ASN1_TIME_free(to);
 	if (good)
 		return list;
 	X509_CRL_free(list);

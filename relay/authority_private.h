@@ -5,6 +5,8 @@
 #include <openssl/x509.h>
 #include <stddef.h>
 
+#define AUTHORITY_EARLY 300 /* seconds: the clocks of those who judge it may be behind */
+
 struct authority {
 	X509 *certificate;
 	EVP_PKEY *key;

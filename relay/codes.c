@@ -130,6 +130,8 @@ static unsigned character_at(const unsigned char *p)
 	if ((*p == 0xe0 && p[1] < 0xa0) || (*p == 0xf0 && p[1] < 0x90) ||
 	    (*p == 0xed && p[1] > 0x9f) || (*p == 0xf4 && p[1] > 0x8f))
 		return 0; /* overlong, a surrogate, beyond Unicode */
+	if (*p == 0xef && ((p[1] == 0xbb && p[2] == 0xbf) || (p[1] == 0xbf && p[2] >= 0xbe)))
+		return 0; /* U+FEFF, and what is no character: a record with it could not be read */
 	return len;
 }
 

@@ -183,10 +183,12 @@ struct authority *enroll_load(const struct enroll_call *call)
 
 /* ---- init ---- */
 
-/* For what is to be made: false if something is there. */
+/* For what is to be made: false if something is there. (access(2) goes without capabilities.) */
 static bool is_free(const char *path)
 {
-	if (access(path, F_OK) == 0)
+	struct stat st;
+
+	if (lstat(path, &st) == 0)
 		return enroll_complain("%s is there already, and nothing is ever overwritten",
 				       path);
 	return errno == ENOENT || enroll_complain("cannot look for %s: %s", path, strerror(errno));

@@ -147,14 +147,19 @@ bool enroll_list(const struct enroll_call *call)
 struct serials {
 	char (*at)[AUTHORITY_SERIAL_TEXT];
 	size_t n;
+	bool partial; /* there are records that cannot be read */
 };
 
-/* Those of an owner that are still good by their time. */
+/*
+ * Those of an owner that are still good by their time. One record that is spoilt, by a loss of
+ * power perhaps, keeps none of the others from being taken back.
+ */
 static bool serials_of_owner(const struct enroll_call *call, struct serials *s)
 {
 	struct records r = { .owner = call->owner, .good = true };
-	bool good = read_records(call, &r) && r.good;
+	bool good = read_records(call, &r);
 
+	s->partial = !r.good;
 	s->at = good ? calloc(r.n + 1, sizeof(*s->at)) : NULL;
 	for (size_t i = 0; s->at && i < r.n; i++)
 		if (r.at[i].expires > call->now)
@@ -220,6 +225,10 @@ bool enroll_revoke(const struct enroll_call *call)
 		printf("%zu certificates revoked, %d pending codes removed%s\n", s.n,
 		       codes < 0 ? 0 : codes,
 		       s.n ? "; the relay goes by it from its next reload on (SIGHUP)" : "");
+	if (good && s.partial)
+		good = enroll_complain("what cannot be read may be one of %s: revoke it by its "
+				       "serial, which is the file's name",
+				       call->owner);
 	free(s.at);
 	return good;
 }

@@ -669,6 +669,21 @@ def test_a_list_that_is_gone(world, enrolment):
     enrolment.relay.reload()
 
 
+def test_a_spoilt_record_keeps_none_of_the_others(world, enrolment):
+    """As after a loss of power: an owner is shut out all the same, and what is unclear is said."""
+    for _ in range(2):
+        assert enrolment.post(enrolment.code(), request(world))[0] == 200
+    good, spoilt = sorted(r["serial"] for r in enrolment.records())
+    with open(os.path.join(enrolment.folder, "issued", f"{spoilt}.json"), "w"):
+        pass
+    said = enrolment.operator("revoke", "--owner", "acme", status=1)
+    assert f"{spoilt}.json is no record" in said and "revoke it by its serial" in said
+    enrolment.operator("revoke", spoilt)
+    text = openssl("crl", "-in", os.path.join(enrolment.folder, "crl.pem"), "-noout", "-text")
+    assert ({int(n, 16) for n in re.findall(r"Serial Number: ([0-9A-F]+)", text)}
+            == {int(good, 16), int(spoilt, 16)})
+
+
 def test_revokes_do_not_lose_each_other(world, enrolment):
     csr = request(world)
     for _ in range(8):
@@ -709,3 +724,24 @@ def test_root_becomes_the_folders_owner(world, enrolment):
             assert (st.st_uid, st.st_gid) == (65534, 65534), name
     os.chown(world.path("owners-ca.key"), 0, 0)
     assert "Permission denied" in enrolment.operator("acme", status=1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_a_ca_beside_the_folder_of_a_dynamic_user(world, enrolment):
+    """init, where systemd keeps what is a dynamic user's: below a folder that is root's alone."""
+    private = world.path("private")
+    os.mkdir(private, 0o700)
+    state = os.path.join(private, "state")
+    os.mkdir(state, 0o700)
+    os.chown(state, 65534, 65534)
+    with open(world.path("init.yaml")) as f:
+        config = json.load(f)
+    config["enrolment"] = {"ca": f"{state}/ca.pem", "key": f"{state}/ca.key",
+                           "folder": f"{state}/enrolment"}
+    enrolment.path = world.path("dynamic.yaml")
+    with open(enrolment.path, "w") as f:
+        json.dump(config, f)
+    enrolment.operator("init")
+    assert os.stat(f"{state}/ca.key").st_uid == 65534
+    assert "is there already" in enrolment.operator("init", status=1)
+    assert CODE.search(enrolment.operator("acme"))

@@ -340,6 +340,20 @@ static void test_bad_requests(void)
 
 /* ---- the list ---- */
 
+/* Good at once for relays whose clocks are behind, and long after this CA has been renewed. */
+static void check_times(const char *text)
+{
+	BIO *in = BIO_new_mem_buf(text, -1);
+	X509_CRL *list = PEM_read_bio_X509_CRL(in, NULL, NULL, NULL);
+	time_t before = (time_t)(now - 250), late = (time_t)(now + 40LL * 365 * 86400);
+
+	CHECK(list);
+	CHECK_INT(X509_cmp_time(X509_CRL_get0_lastUpdate(list), &before), -1);
+	CHECK_INT(X509_cmp_time(X509_CRL_get0_nextUpdate(list), &late), 1);
+	X509_CRL_free(list);
+	BIO_free(in);
+}
+
 static void test_list(void)
 {
 	static const char one[][AUTHORITY_SERIAL_TEXT] = { "00000000000000000000000000000002",
@@ -355,6 +369,7 @@ static void test_list(void)
 	CHECK(r.n == 0 && !authority_is_revoked(&r, one[0]));
 	first = authority_revoke(a, NULL, 0, one, 3, now, &why);
 	CHECK(first && !why);
+	check_times(first);
 	CHECK_INT(authority_revoked(a, first, strlen(first), &r, &why), 0);
 	CHECK_INT(r.n, 2);
 	CHECK(authority_is_revoked(&r, one[0]) && authority_is_revoked(&r, one[1]));

@@ -78,7 +78,8 @@ static void test_labels(void)
 	CHECK(!codes_is_label("a\nb") && !codes_is_label("\x7f") && !codes_is_label("\x1b[2J") &&
 	      !codes_is_label("\xc3") && !codes_is_label("\xc2\x85") &&
 	      !codes_is_label("\xc0\x8a") && !codes_is_label("\xed\xa0\x80") &&
-	      !codes_is_label("\xff"));
+	      !codes_is_label("\xff") && !codes_is_label("\xef\xbf\xbf") &&
+	      !codes_is_label("\xef\xbb\xbf"));
 	memset(longest, 'a', sizeof(longest));
 	longest[CODES_LABEL_MAX - 1] = '\0';
 	CHECK(codes_is_label(longest));
