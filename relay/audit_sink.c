@@ -29,6 +29,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -60,6 +61,7 @@ struct audit_sink {
 	/* the thread's */
 	int fd;           /* -1: not connected */
 	size_t begun;     /* bytes of a record that were written before the disk was full */
+	bool torn;        /* the file's last line has no end: a record that somebody began */
 	uint64_t told_at; /* 0: there is no trouble */
 	uint64_t lost_said;
 	/* anybody's */
@@ -108,6 +110,27 @@ static int open_sink(const struct audit_sink *s)
 	return fd < 0 ? -errno : fd;
 }
 
+/*
+ * Does a line stand there without its end: of who was killed while the disk was full, or our own?
+ * What is appended to it would be lost as well. A file that may not be read: who knows.
+ */
+static bool is_torn(const struct audit_sink *s)
+{
+	struct stat st;
+	bool torn = false;
+	char last;
+	int fd;
+
+	if (s->journal || fstat(s->fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size == 0)
+		return false;
+	fd = open(s->path, O_RDONLY | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0)
+		return false;
+	torn = pread(fd, &last, 1, st.st_size - 1) == 1 && last != '\n';
+	close(fd);
+	return torn;
+}
+
 static void open_again(struct audit_sink *s)
 {
 	int fd = open_sink(s);
@@ -121,6 +144,7 @@ static void open_again(struct audit_sink *s)
 		close(s->fd);
 	s->fd = fd;
 	s->begun = 0; /* the new file has the record as a whole */
+	s->torn = is_torn(s); /* it is the old one if nobody has renamed it */
 }
 
 /* ---- the thread ---- */
@@ -189,6 +213,12 @@ static int try_write(struct audit_sink *s, const char *text, size_t len)
 		if (fd < 0)
 			return fd;
 		s->fd = fd;
+	}
+	if (s->torn) {
+		n = write(s->fd, "\n", 1);
+		if (n != 1)
+			return n < 0 ? -errno : -ENOSPC;
+		s->torn = false;
 	}
 	if (s->journal)
 		n = send(s->fd, text, len, MSG_NOSIGNAL);
@@ -374,8 +404,10 @@ struct audit_sink *audit_sink_new(const char *path, bool journal, audit_sink_say
 	if (!s->path)
 		return forget(s);
 	s->fd = r = open_sink(s);
-	if (r >= 0)
+	if (r >= 0) {
+		s->torn = is_torn(s);
 		r = start_thread(s);
+	}
 	if (r >= 0)
 		return s;
 	if (asprintf(why, "cannot write audit records to %s: %s", path, strerror(-r)) < 0)
