@@ -133,6 +133,12 @@ bool quota_reserve(struct quota *q, uint64_t bytes)
 	return false;
 }
 
+void quota_charge(struct quota *q, uint64_t bytes)
+{
+	for (; q; q = q->above)
+		add(&q->memory, bytes);
+}
+
 void quota_release(struct quota *q, uint64_t bytes)
 {
 	for (; q; q = q->above)

@@ -78,6 +78,7 @@ void quota_pass(struct quota *q, uint64_t bytes, uint64_t now);
 
 /* Memory, of all above it as well. */
 bool quota_reserve(struct quota *q, uint64_t bytes) __attribute__((warn_unused_result));
+void quota_charge(struct quota *q, uint64_t bytes); /* whatever the limits: others see to it */
 void quota_release(struct quota *q, uint64_t bytes);
 
 /* Nothing is taken, and its rates are as if nobody had ever used them. */

@@ -47,6 +47,12 @@ bool budget_take(struct budget *b, size_t bytes)
 	return !b || quota_reserve(b->memory, bytes);
 }
 
+void budget_charge(struct budget *b, size_t bytes)
+{
+	if (b)
+		quota_charge(b->memory, bytes);
+}
+
 void budget_give(struct budget *b, size_t bytes)
 {
 	if (b && bytes)

@@ -20,6 +20,7 @@ struct budget *budget_hold(struct budget *b);
 void budget_drop(struct budget *b);
 
 bool budget_take(struct budget *b, size_t bytes) __attribute__((warn_unused_result));
+void budget_charge(struct budget *b, size_t bytes); /* even if there is none left */
 void budget_give(struct budget *b, size_t bytes);
 
 #endif

@@ -15,7 +15,9 @@
  * before the session's own bound.
  *
  * The session may be told whose memory that is (budget.h). Without any left the carrier is not
- * read, HUNGER_MS at a time, and its peer's silence proves nothing meanwhile.
+ * read, HUNGER_MS at a time, and its peer's silence proves nothing meanwhile; its own would, to the
+ * peer: so it goes on to send PINGs. A tunnel may hold RESERVE whatever others have left: it is
+ * read for as long as its own streams are, or slow readers in one would be the end of all others.
  *
  * Time. A PING every ping_ms; whatever is received proves the peer alive, and dead_ms without a
  * byte ends the session; also when it is not read because it does not read either.
@@ -44,6 +46,7 @@
 #define INPUT_SMALL 8192 /* a read this short has emptied the carrier, for now */
 #define LINGER_MS 1000
 #define HUNGER_MS 20
+#define RESERVE WORKER_SCRATCH /* and one read more */
 #define FIRST_PING_MS 1000
 #define RETIRE_MS 1000                 /* the shutdown notice is known to the peer by then */
 #define TIME_SLACK (TIMER_TICK_MS + 5) /* how late timer and clock may be */
@@ -229,10 +232,20 @@ static void on_hunger(struct timer *t)
 		want_input(s);
 }
 
+static bool take_memory(struct session *s)
+{
+	if (budget_take(s->budget, WORKER_SCRATCH))
+		return true;
+	if (s->limits.peer != SESSION_PEER_AGENT || s->held >= RESERVE)
+		return false;
+	budget_charge(s->budget, WORKER_SCRATCH);
+	return true;
+}
+
 /* For one read. False: there is no room, the session is starving. */
 static bool take_room(struct session *s)
 {
-	s->starving = s->phase == PHASE_OPEN && !budget_take(s->budget, WORKER_SCRATCH);
+	s->starving = s->phase == PHASE_OPEN && !take_memory(s);
 	if (!s->starving) {
 		s->spare = s->phase == PHASE_OPEN ? WORKER_SCRATCH : 0;
 		return true;
@@ -383,7 +396,7 @@ static void on_time(struct timer *t)
 	}
 	if (s->limits.ping_ms && now >= s->last_ping + s->limits.ping_ms) {
 		s->last_ping = now;
-		if (!s->ping_us) /* one under way is enough */
+		if (!s->ping_us || s->starving) /* one under way is enough, if it could be heard */
 			s->ping_us = ping(s);
 	}
 	arm(s);

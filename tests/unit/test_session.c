@@ -873,6 +873,40 @@ static void test_memory(bool killed)
 	CHECK_INT(memory_put, 1);
 }
 
+/* All memory is others': what is read in time goes on, and neither end takes the other for dead. */
+static void test_memory_of_others(void)
+{
+	struct session_limits l = defaults;
+	struct quota_limits limits;
+	struct quota memory = { 0 };
+	uint64_t quiet;
+
+	quota_limits_init(&limits);
+	atomic_store(&limits.memory, 1 * MIB);
+	quota_init(&memory, &limits, NULL);
+	CHECK(quota_reserve(&memory, 1 * MIB));
+	l.ping_ms = 50;
+	l.dead_ms = 500;
+	start_with(&l, &l);
+	CHECK(session_count_memory(relay.s, &memory, on_memory_put));
+	back_template.to_send = 4 * MIB;
+	open_stream(0);
+	UNTIL(front[0].got == 4 * MIB);
+	front[1].paused = true;
+	open_stream(1);
+	UNTIL(session_memory(relay.s) >= WORKER_SCRATCH);
+	quiet = worker_now(w) + 2000;
+	UNTIL(worker_now(w) >= quiet);
+	CHECK(!relay.ended && !agent.ended);
+	CHECK(session_memory(relay.s) < 2 * WORKER_SCRATCH);
+	CHECK_INT(memory.memory, 1 * MIB + session_memory(relay.s));
+	front[1].paused = false;
+	owner_want(&front[1]);
+	UNTIL(front[1].got == 4 * MIB);
+	stop();
+	CHECK_INT(memory.memory, 1 * MIB);
+}
+
 static void test_limits(void)
 {
 	struct session_limits l = defaults, few = defaults;
@@ -1596,6 +1630,7 @@ int main(void)
 	TEST(test_session_bound);
 	TEST(test_memory, false);
 	TEST(test_memory, true);
+	TEST(test_memory_of_others);
 	TEST(test_limits);
 	TEST(test_close_in_events);
 	TEST(test_many_resets, SESSION_PEER_RELAY, true);
