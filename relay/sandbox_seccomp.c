@@ -196,6 +196,8 @@ int sandbox_seccomp_enter(const struct sandbox_spec *s)
 	seccomp_attr_set(filter, SCMP_FLTATR_CTL_LOG, 1);
 	seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2); /* a tree: few steps to any call */
 	seccomp_attr_set(filter, SCMP_FLTATR_CTL_SSB, 1);      /* no strangers' code runs in here */
+	/* of the whole process: without one of its threads it would only seem to work */
+	seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
 	n = fill(filter, s);
 	r = n < 0 ? n : seccomp_load(filter);
 	seccomp_release(filter);

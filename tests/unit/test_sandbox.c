@@ -481,6 +481,25 @@ static void test_arguments(void)
 	expect(SYS_prctl, PR_SET_NAME, (long)(uintptr_t) "name", 0, 0);
 }
 
+#ifdef __x86_64__
+static void *call_x32(void *arg)
+{
+	syscall(0x40000000 + SYS_getpid);
+	return NULL;
+}
+
+/* Numbers of another kind of program: the end of all threads, and not of one. */
+static int try_x32(const void *arg)
+{
+	pthread_t thread;
+
+	if (pthread_create(&thread, NULL, call_x32, NULL) != 0)
+		return FAULT;
+	pthread_join(thread, NULL);
+	return 0;
+}
+#endif
+
 /* What a name server at fe80::1%eth0 wants. */
 static int try_scope(const void *arg)
 {
@@ -526,6 +545,9 @@ static int try_signal(const void *pid)
 static void test_hostile(void)
 {
 	CHECK_INT(in_sandbox(try_mount, NULL), -SIGSYS);
+#ifdef __x86_64__
+	CHECK_INT(in_sandbox(try_x32, NULL), -SIGSYS);
+#endif
 	if (SANITIZED)
 		return;
 	CHECK_INT(in_sandbox(try_execve, NULL), -SIGSYS);
