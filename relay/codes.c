@@ -5,7 +5,9 @@
  * three lines: when it expires, the owner, the label. Whoever reads the folder cannot tell a code:
  * it has 128 random bits, so one round of SHA-256 is enough. To claim one is to rename it to
  * NAME.claimed: rename(2) succeeds for one caller only, and before anything is done with it. Then
- * it is read and removed. A file that cannot be read as one is no code: it is claimed in vain.
+ * it is read, and removed when what it is good for has been done: if it is not there any more by
+ * then, it was taken back meanwhile. A file that cannot be read as one is no code: it is claimed in
+ * vain.
  * (Within its folder: a sandbox may forbid moving files between folders.)
  */
 #include "relay/codes.h"
@@ -288,12 +290,28 @@ int codes_claim(const char *folder, const char code[CODES_SIZE], int64_t now,
 		r = -errno; /* what is at to, if anything, is the winner's */
 	} else {
 		r = still_good(read_grant(to, &g), &g, now);
-		unlink(to);
+		if (r < 0)
+			unlink(to);
 	}
 	free(from);
 	free(to);
 	if (r == 0)
 		*grant = g;
+	return r;
+}
+
+int codes_finish(const char *folder, const char code[CODES_SIZE])
+{
+	char name[NAME_LEN + 1], *path;
+	int r;
+
+	if (!name_of(code, name))
+		return -EIO;
+	path = path_of(folder, name, CLAIMED);
+	if (!path)
+		return -ENOMEM;
+	r = unlink(path) < 0 ? -errno : 0;
+	free(path);
 	return r;
 }
 

@@ -51,6 +51,12 @@ int codes_look(const char *folder, const char code[CODES_SIZE], int64_t now,
  */
 int codes_claim(const char *folder, const char code[CODES_SIZE], int64_t now,
 		struct codes_grant *grant) __attribute__((warn_unused_result));
+/*
+ * Who has claimed it has done what it is good for, or given up; until then a sweep takes it back.
+ * 0; -ENOENT: one has, so it is good for nothing; or -errno.
+ */
+int codes_finish(const char *folder, const char code[CODES_SIZE])
+	__attribute__((warn_unused_result));
 
 /* Calls each for each one pending. 0 or -errno. */
 int codes_each(const char *folder, int64_t now,

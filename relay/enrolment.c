@@ -15,6 +15,8 @@
  * and one for a refusal.
  *
  * One timer, the intake's remaining time. At most ENROLMENTS_MAX at a time in a worker.
+ *
+ * Longer than other files: each of the many ways in which a request fails is told in its own words.
  */
 #include "relay/enrolment.h"
 
@@ -259,6 +261,23 @@ bool enrolment_check(const struct gateway *g)
 	return a && prepare(g->config->enrolment.folder);
 }
 
+/* After the claim. False: the code was taken back meanwhile, or nobody can tell. */
+static bool finish(struct enrolment *e)
+{
+	int r = codes_finish(config_of(e->worker)->enrolment.folder, e->code);
+
+	if (r < 0)
+		log_warning("enrolment: no certificate for a code that was claimed: %s",
+			    r == -ENOENT ? "it was taken back meanwhile" : strerror(-r));
+	return r == 0;
+}
+
+static void fail(struct enrolment *e, const struct verdict *v, const char *detail)
+{
+	finish(e);
+	end(e, v, detail);
+}
+
 static void grant(struct enrolment *e, const struct codes_grant *good,
 		  const struct authority_certificate *made)
 {
@@ -273,7 +292,12 @@ static void grant(struct enrolment *e, const struct codes_grant *good,
 	if (r < 0) { /* nobody could take it back */
 		log_error("enrolment: cannot write a record into %s: %s",
 			  config_of(e->worker)->enrolment.folder, strerror(-r));
-		end(e, &broken, broken.words);
+		fail(e, &broken, broken.words);
+		return;
+	}
+	/* behind the record: who takes an owner's codes back, then looks for records, finds one */
+	if (!finish(e)) {
+		end(e, &bad_code, bad_code.words);
 		return;
 	}
 	note_granted(e, &record);
@@ -294,7 +318,7 @@ static void sign(struct enrolment *e, const struct codes_grant *good)
 	int r;
 
 	if (!a) {
-		end(e, &broken, broken.words);
+		fail(e, &broken, broken.words);
 		return;
 	}
 	r = authority_sign(a, good->owner, e->body, e->wanted, c->enrolment.certificate_valid,
@@ -305,10 +329,10 @@ static void sign(struct enrolment *e, const struct codes_grant *good)
 		free(made.pem);
 	} else if (r == -EINVAL) {
 		snprintf(detail, sizeof(detail), "%s. The code is used up", why);
-		end(e, &bad_request, detail);
+		fail(e, &bad_request, detail);
 	} else {
 		log_error("enrolment: %s", why);
-		end(e, &broken, broken.words);
+		fail(e, &broken, broken.words);
 	}
 }
 
@@ -340,7 +364,6 @@ static void whole(struct enrolment *e)
 	struct codes_grant good;
 	const struct verdict *v = judge_code(c, e->code, codes_claim, &good);
 
-	OPENSSL_cleanse(e->code, sizeof(e->code));
 	if (v)
 		end(e, v, v->words);
 	else

@@ -150,7 +150,25 @@ static void test_once(void)
 	CHECK_STR(g.owner, "acme");
 	CHECK_INT(codes_claim(folder, code, NOW, &g), -ENOENT);
 	CHECK_INT(codes_look(folder, code, NOW, &g), -ENOENT);
+	CHECK_INT(codes_finish(folder, code), 0);
 	CHECK_INT(files("codes", code), 0);
+	CHECK_INT(codes_finish(folder, code), -ENOENT);
+}
+
+/* Taken back while who has claimed it is at work: he is told, and nobody else's. */
+static void test_taken_back(void)
+{
+	char code[CODES_SIZE];
+	struct codes_grant g;
+
+	for (int i = 0; i < 2; i++) {
+		CHECK_INT(codes_new(code), 0);
+		CHECK_INT(codes_add(folder, code, &acme), 0);
+		CHECK_INT(codes_claim(folder, code, NOW, &g), 0);
+		CHECK_INT(codes_sweep(folder, NOW, i ? "acme" : "other"), i);
+		CHECK_INT(codes_finish(folder, code), i ? -ENOENT : 0);
+		CHECK_INT(files("codes", code), 0);
+	}
 }
 
 static void test_expiry(void)
@@ -195,7 +213,9 @@ static unsigned race(const char *code)
 			struct codes_grant g;
 
 			close(gate[1]);
-			_exit(read(gate[0], &go, 1) == 0 && codes_claim(folder, code, NOW, &g) == 0
+			_exit(read(gate[0], &go, 1) == 0 &&
+					      codes_claim(folder, code, NOW, &g) == 0 &&
+					      codes_finish(folder, code) == 0
 				      ? 1
 				      : 0);
 		}
@@ -242,6 +262,7 @@ static void test_killed(void)
 	CHECK_INT(kill(child, SIGKILL), 0);
 	CHECK(waitpid(child, &status, 0) == child && WIFSIGNALED(status));
 	CHECK_INT(codes_claim(folder, code, NOW, &g), -ENOENT);
+	CHECK_INT(codes_sweep(folder, NOW, "acme"), 1); /* what is left of it */
 	close(told[0]);
 	close(told[1]);
 }
@@ -310,6 +331,7 @@ int main(void)
 	CHECK_INT(codes_prepare(folder), 0);
 	CHECK_INT(codes_prepare(folder), 0);
 	test_once();
+	test_taken_back();
 	test_expiry();
 	test_race();
 	test_killed();
