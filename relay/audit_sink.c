@@ -143,7 +143,7 @@ static void open_again(struct audit_sink *s)
 	if (s->fd >= 0)
 		close(s->fd);
 	s->fd = fd;
-	s->begun = 0; /* the new file has the record as a whole */
+	s->begun = 0;         /* the new file has the record as a whole */
 	s->torn = is_torn(s); /* it is the old one if nobody has renamed it */
 }
 

@@ -211,14 +211,13 @@ int authority_make(const char *name, int64_t now, struct authority_made *out)
 	EVP_PKEY *key = EVP_EC_gen("P-256");
 	X509 *x = X509_new();
 	BIO *certificate = BIO_new(BIO_s_mem()), *secret = BIO_new(BIO_s_secmem());
-	bool good =
-		serial && key && x && certificate && secret &&
-		begin(x, name, NULL, serial, now - AUTHORITY_EARLY,
-		      now + (int64_t)CA_DAYS * DAY_SECONDS) &&
-		X509_set_pubkey(x, key) &&
-		extend(x, x, extensions, sizeof(extensions) / sizeof(*extensions)) &&
-		X509_sign(x, key, EVP_sha256()) && PEM_write_bio_X509(certificate, x) &&
-		PEM_write_bio_PrivateKey(secret, key, NULL, NULL, 0, NULL, NULL);
+	bool good = serial && key && x && certificate && secret &&
+		    begin(x, name, NULL, serial, now - AUTHORITY_EARLY,
+			  now + (int64_t)CA_DAYS * DAY_SECONDS) &&
+		    X509_set_pubkey(x, key) &&
+		    extend(x, x, extensions, sizeof(extensions) / sizeof(*extensions)) &&
+		    X509_sign(x, key, EVP_sha256()) && PEM_write_bio_X509(certificate, x) &&
+		    PEM_write_bio_PrivateKey(secret, key, NULL, NULL, 0, NULL, NULL);
 
 	X509_free(x);
 	EVP_PKEY_free(key);

@@ -275,8 +275,7 @@ static bool still_readable(const struct sandbox_spec *s)
 		struct stat st;
 		int fd;
 
-		if (p->place != SANDBOX_FILE ||
-		    (stat(p->path, &st) == 0 && !S_ISREG(st.st_mode)))
+		if (p->place != SANDBOX_FILE || (stat(p->path, &st) == 0 && !S_ISREG(st.st_mode)))
 			continue; /* one that cannot even be looked at is tried, too */
 		fd = open(p->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 		if (fd >= 0) {
