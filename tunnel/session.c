@@ -10,8 +10,8 @@
  * Out. One flush at the end of a turn sends all that the turn produced (session_send.c).
  *
  * Memory. Unread bytes of all streams are at most session_window: the connection's window is half
- * of it, and what comes in is given back to the window at once while less than the other half is
- * unread; above that, only as streams are read. So a stalled stream does not slow the others
+ * of it (or what HTTP/2 begins with, if that is more), and what comes in is given back to the
+ * window at once while less than the rest is unread; above that, only as streams are read. So a stalled stream does not slow the others
  * before the session's own bound.
  *
  * The session may be told whose memory that is (budget.h). Without any left the carrier is not
@@ -61,9 +61,20 @@ void session_schedule(struct session *s)
 		worker_defer(s->worker, &s->flush);
 }
 
+uint32_t session_connection_window(const struct session *s)
+{
+	uint32_t half = s->limits.session_window / 2;
+
+	/* what HTTP/2 begins with is the peer's before we can say anything */
+	return half > NGHTTP2_INITIAL_CONNECTION_WINDOW_SIZE
+		       ? half
+		       : NGHTTP2_INITIAL_CONNECTION_WINDOW_SIZE;
+}
+
 void session_settle(struct session *s)
 {
-	size_t free_part = s->limits.session_window - s->limits.session_window / 2;
+	size_t all = s->limits.session_window, window = session_connection_window(s);
+	size_t free_part = all > window ? all - window : 0;
 	size_t keep = s->held > free_part ? s->held - free_part : 0;
 
 	if (s->owed <= keep)

@@ -166,7 +166,7 @@ static int submit_settings(struct session *s)
 	if (r != 0)
 		return r;
 	return nghttp2_session_set_local_window_size(s->h2, NGHTTP2_FLAG_NONE, 0,
-						     (int32_t)(l->session_window / 2));
+						     (int32_t)session_connection_window(s));
 }
 
 int session_h2_new(struct session *s)

@@ -129,6 +129,7 @@ void session_keep(struct session *s, size_t bytes);
 
 /* After held or owed changed: gives back to the connection's window what may be given. */
 void session_settle(struct session *s);
+uint32_t session_connection_window(const struct session *s); /* the most that may come unasked */
 
 /* After a stream or an exchange is over. */
 void session_check_idle(struct session *s);
