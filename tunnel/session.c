@@ -11,8 +11,8 @@
  *
  * Memory. Unread bytes of all streams are at most session_window: the connection's window is half
  * of it (or what HTTP/2 begins with, if that is more), and what comes in is given back to the
- * window at once while less than the rest is unread; above that, only as streams are read. So a stalled stream does not slow the others
- * before the session's own bound.
+ * window at once while less than the rest is unread; above that, only as streams are read. So a
+ * stalled stream does not slow the others before the session's own bound.
  *
  * The session may be told whose memory that is (budget.h). Without any left the carrier is not
  * read, HUNGER_MS at a time, and its peer's silence proves nothing meanwhile; its own would, to the
