@@ -20,6 +20,7 @@
 
 #include "config/bridge.h"
 #include "relay/log.h"
+#include "relay/version.h"
 
 #define PROGRAM "qgs-bridge"
 
@@ -198,7 +199,7 @@ static bool first_pass(int argc, char **argv, const char **path, int *status)
 			fputs(help, stdout);
 			return false;
 		case 'V':
-			puts(PROGRAM " " VERSION);
+			version_print(PROGRAM);
 			return false;
 		case '?': /* getopt has said what is wrong */
 			fputs("Try " PROGRAM " --help.\n", stderr);

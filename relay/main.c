@@ -28,6 +28,7 @@
 #include "relay/registry.h"
 #include "relay/sandbox.h"
 #include "relay/token_command.h"
+#include "relay/version.h"
 #include "tunnel/h2_door.h"
 #include "tunnel/hub.h"
 #include "tunnel/ws_door.h"
@@ -361,7 +362,7 @@ int main(int argc, char **argv)
 			fputs(usage, stdout);
 			return 0;
 		case 'V':
-			puts("attest-relay " VERSION);
+			version_print("attest-relay");
 			return 0;
 		default:
 			fputs("Try attest-relay --help.\n", stderr);

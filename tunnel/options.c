@@ -18,6 +18,7 @@
 
 #include "config/config.h"
 #include "config/xalloc.h"
+#include "relay/version.h"
 #include "tunnel/hello.h"
 
 #define PROGRAM "attest-tunnel"
@@ -337,7 +338,7 @@ static bool first_pass(int argc, char **argv, const char **path, struct options 
 			*o = end(*o, STATUS_ORDERLY);
 			return false;
 		case 'V':
-			puts(PROGRAM " " VERSION);
+			version_print(PROGRAM);
 			*o = end(*o, STATUS_ORDERLY);
 			return false;
 		case '?':

@@ -27,10 +27,19 @@ def run(program, *args, timeout=30, **more):
     return p
 
 
+def ssl_version():
+    """That of the library, by the tool that uses the same one; the headers may be older."""
+    p = subprocess.run(["openssl", "version"], capture_output=True, text=True, check=True)
+    return re.search(r"Library: OpenSSL (\S+)", p.stdout)[1]
+
+
 def write(path, text):
     with open(path, "w") as f:
         f.write(text)
     return str(path)
+
+
+LIBRARIES = ["OpenSSL", "libevent", "nghttp2", "libyaml", "libsystemd", "libseccomp"]
 
 
 @pytest.mark.parametrize("program,name", [(RELAY, "attest-relay"), (TUNNEL, "attest-tunnel")])
@@ -47,7 +56,10 @@ def test_help_and_version(program, name):
     assert all(len(line) <= 100 for line in p.stdout.splitlines())
     p = run(program, "--version")
     assert p.returncode == 0
-    assert re.fullmatch(name + r" \d+\.\d+\.\d+\n", p.stdout), p.stdout
+    first, *further = p.stdout.splitlines()
+    assert re.fullmatch(name + r" \d+\.\d+\.\d+", first), p.stdout
+    assert [re.match(r"\w+", line)[0] for line in further] == LIBRARIES
+    assert f"OpenSSL {ssl_version()}" in further, p.stdout
 
 
 @pytest.mark.parametrize("program,args", [
