@@ -1,0 +1,197 @@
+/*
+ * daemon: attest-relay as a running program: its stages, its signals, its end.
+ *
+ * Theory of operation: stages are log, descriptors, TLS, listeners, workers, metrics, sandbox,
+ * audit, threads, READY; then the main thread only waits for signals and scrapes. SIGTERM and
+ * SIGINT drain (a second one ends at once), SIGHUP reloads, SIGUSR1 logs a status line.
+ */
+#include "relay/daemon.h"
+
+#include <event2/event.h>
+#include <event2/thread.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <systemd/sd-daemon.h>
+
+#include "config/config.h"
+#include "relay/audit.h"
+#include "relay/confine.h"
+#include "relay/gateway.h"
+#include "relay/log.h"
+#include "relay/metrics.h"
+#include "relay/metrics_http.h"
+#include "relay/registry.h"
+
+#define DRAIN_TICK_MS 50
+
+struct daemon {
+	struct gateway gateway;
+	const char *path; /* the config's */
+	struct event_base *base;
+	struct event *drain_timer, *signals[4];
+	struct metrics_http *metrics;
+	uint64_t waited;
+	unsigned idle; /* ticks in a row */
+	bool draining;
+};
+
+/* ---- running ---- */
+
+static void status_line(struct daemon *d)
+{
+	struct gateway *g = &d->gateway;
+	uint64_t sum[COUNTERS] = { 0 };
+
+	for (unsigned i = 0; i < g->n_workers; i++)
+		for (unsigned j = 0; j < COUNTERS; j++)
+			sum[j] += counter_get(&g->workers[i]->counters.value[j]);
+	log_info("status: %" PRIu64 " connections, %" PRIu64 " tunnels, %zu services, %" PRIu64
+		 " streams, %" PRIu64 " parked, %" PRIu64 " accepted so far%s",
+		 (uint64_t)atomic_load(&g->connections), sum[COUNTER_LIVE_TUNNELS],
+		 registry_services(g->registry), sum[COUNTER_LIVE_SPLICES],
+		 sum[COUNTER_LIVE_PARKED], sum[COUNTER_ACCEPTED], d->draining ? ", draining" : "");
+}
+
+static void on_drain_tick(evutil_socket_t fd, short what, void *arg)
+{
+	struct daemon *d = arg;
+
+	d->waited += DRAIN_TICK_MS;
+	/* twice in a row: a client on its way between two workers may be seen by neither look */
+	d->idle = gateway_is_idle(&d->gateway) ? d->idle + 1 : 0;
+	if (d->idle >= 2 || d->waited >= d->gateway.config->timeouts.drain)
+		event_base_loopbreak(d->base);
+}
+
+static void on_terminate(evutil_socket_t signal, short what, void *arg)
+{
+	struct daemon *d = arg;
+	const struct timeval tick = { .tv_usec = DRAIN_TICK_MS * 1000 };
+
+	if (d->draining) {
+		log_info("second signal: ending at once");
+		event_base_loopbreak(d->base);
+		return;
+	}
+	d->draining = true;
+	log_info("ending: no new connections; streams have %" PRIu64 " s to finish",
+		 d->gateway.config->timeouts.drain / 1000);
+	sd_notify(0, "STOPPING=1\nSTATUS=draining");
+	gateway_drain(&d->gateway);
+	event_add(d->drain_timer, &tick);
+}
+
+static void on_usr1(evutil_socket_t signal, short what, void *arg)
+{
+	status_line(arg);
+}
+
+static void on_hup(evutil_socket_t signal, short what, void *arg)
+{
+	struct daemon *d = arg;
+	struct config_errors errors = { 0 };
+	struct relay_config *config;
+
+	audit_reopen(d->gateway.audit); /* whatever comes of the rest */
+	if (d->draining) {
+		log_info("reload: not while draining");
+		return;
+	}
+	config = relay_config_load(d->path, &errors);
+	for (size_t i = 0; i < errors.n; i++)
+		log_error("reload: %s", errors.at[i]);
+	config_errors_deinit(&errors);
+	if (!config)
+		log_error("reload: nothing has changed");
+	else if (gateway_reload(&d->gateway, config))
+		log_info("reload: done; owners, clients, certificates and revocation lists are "
+			 "those of now");
+	relay_config_unref(config);
+}
+
+static bool prepare(struct daemon *d)
+{
+	const struct {
+		int signal;
+		event_callback_fn fn;
+	} signals[] = { { SIGTERM, on_terminate },
+			{ SIGINT, on_terminate },
+			{ SIGUSR1, on_usr1 },
+			{ SIGHUP, on_hup } };
+
+	d->base = event_base_new();
+	if (!d->base)
+		return false;
+	d->drain_timer = event_new(d->base, -1, EV_PERSIST, on_drain_tick, d);
+	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) {
+		d->signals[i] = evsignal_new(d->base, signals[i].signal, signals[i].fn, d);
+		if (!d->signals[i] || event_add(d->signals[i], NULL) < 0)
+			return false;
+	}
+	return d->drain_timer;
+}
+
+static bool start_audit(struct gateway *g)
+{
+	char *why;
+
+	if (audit_start(&g->audit, &g->config->audit, &why) == 0)
+		return true;
+	log_error("%s", why ? why : "audit: out of memory");
+	free(why);
+	return false;
+}
+
+static bool start_metrics(struct daemon *d)
+{
+	char *why = NULL;
+
+	if (d->gateway.config->metrics.kind == ADDRESS_NONE)
+		return true;
+	d->metrics = metrics_start(d->base, &d->gateway, &why);
+	if (!d->metrics)
+		log_error("metrics: %s", why ? why : "out of memory");
+	free(why);
+	return d->metrics;
+}
+
+int daemon_run(const struct daemon_options *o)
+{
+	const struct relay_config *config = o->config;
+	struct daemon d = { .gateway.config = config, .path = o->path };
+	bool good;
+
+	log_setup((enum log_level)config->log.level, (enum log_format)config->log.format,
+		  (enum log_target)config->log.target);
+	signal(SIGPIPE, SIG_IGN);
+#ifndef __SANITIZE_ADDRESS__       /* its leak checker attaches to the process */
+	prctl(PR_SET_DUMPABLE, 0); /* no core: it would hold the TLS key and agents' tokens */
+#endif
+	evthread_use_pthreads();
+	o->install(&d.gateway);
+	good = prepare(&d) && gateway_prepare(&d.gateway) && start_metrics(&d) &&
+	       confine_relay(config, o->sandbox ? o->path : NULL) && start_audit(&d.gateway) &&
+	       gateway_start(&d.gateway);
+	if (good) {
+		log_info("attest-relay " VERSION " ready, %u workers", d.gateway.n_workers);
+		sd_notify(0, "READY=1\nSTATUS=relaying");
+		event_base_dispatch(d.base);
+	}
+	gateway_end(&d.gateway);
+	metrics_http_stop(d.metrics);
+	audit_stop(d.gateway.audit);
+	gateway_deinit(&d.gateway);
+	for (size_t i = 0; i < sizeof(d.signals) / sizeof(d.signals[0]); i++)
+		if (d.signals[i])
+			event_free(d.signals[i]);
+	if (d.drain_timer)
+		event_free(d.drain_timer);
+	if (d.base)
+		event_base_free(d.base);
+	libevent_global_shutdown();
+	if (good)
+		log_info("ended");
+	return good ? 0 : 1;
+}
