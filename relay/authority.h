@@ -74,9 +74,15 @@ char *authority_revoke(const struct authority *a, const char *crl, size_t len,
 bool authority_serial(const char *text, char out[AUTHORITY_SERIAL_TEXT]);
 
 /*
- * Where the list is: who judges an owner's certificate loads it at the start and at each reload. A
- * file that is not there: none has been taken back. To be freed; NULL: no enrolment, or no memory.
+ * Where the list is: who judges an owner's certificate loads it at the start and at each reload. To
+ * be freed; NULL: no enrolment, or no memory.
  */
 char *authority_crl_path(const struct relay_config *c);
+/*
+ * 1: it is there; 0: none was ever made; -ENOENT: one was, and is gone, *why as above; or another
+ * -errno. Who has made one marks that.
+ */
+int authority_crl_look(const char *crl, char **why) __attribute__((warn_unused_result));
+int authority_crl_mark(const char *crl) __attribute__((warn_unused_result)); /* 0 or -errno */
 
 #endif

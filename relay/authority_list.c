@@ -5,6 +5,9 @@
  * verified first, with more in it and a number that is one higher; entries keep their date. It has
  * no end: it is fetched from nowhere, so one would only stop a relay that nobody has touched for
  * long, or whose CA has been renewed since, and nothing is good without a CA that is.
+ *
+ * Beside it lies a mark that says there was one, made after it: so a list that is lost is told from
+ * one that never was, and what was revoked does not become good again by a file that is missing.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -14,8 +17,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "config/config.h"
+#include "relay/atomic_file.h"
 #include "relay/authority.h"
 #include "relay/authority_private.h"
 #include "relay/why.h"
@@ -34,7 +39,8 @@ static X509_CRL *read_list(const struct authority *a, const char *crl, size_t le
 			why_openssl("unknown reason"));
 	else if (X509_CRL_verify(list, a->key) != 1)
 		why_say(why, "it is not by this CA; if the CA was replaced, so that what "
-			     "the old one signed is worth nothing any more, move it away");
+			     "the old one signed is worth nothing any more, move it away, and "
+			     "its mark, crl.pem.made, as well");
 	else
 		return list;
 	X509_CRL_free(list);
@@ -271,4 +277,48 @@ char *authority_crl_path(const struct relay_config *c)
 	if (!c->enrolment.ca || asprintf(&path, "%s/crl.pem", c->enrolment.folder) < 0)
 		return NULL;
 	return path;
+}
+
+/* Not access(2), which goes without capabilities. What cannot be told is there: fail closed. */
+static bool is_there(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) == 0 || errno != ENOENT;
+}
+
+static char *mark_path(const char *crl)
+{
+	char *path;
+
+	return asprintf(&path, "%s.made", crl) < 0 ? NULL : path;
+}
+
+int authority_crl_look(const char *crl, char **why)
+{
+	char *mark = mark_path(crl);
+	int r = !mark ? -ENOMEM : is_there(crl) ? 1 : is_there(mark) ? -ENOENT : 0;
+
+	*why = NULL;
+	if (r == -ENOENT)
+		why_say(why,
+			"the revocation list %s is gone, and with it what was revoked: put it "
+			"back; or, if the CA was replaced since, so that nothing of the old one "
+			"is good, remove %s",
+			crl, mark);
+	free(mark);
+	return r;
+}
+
+int authority_crl_mark(const char *crl)
+{
+	static const char text[] = "There is a list of revoked certificates beside this file, and "
+				   "without it nothing goes.\n";
+	char *mark = mark_path(crl);
+	int r = mark ? 0 : -ENOMEM;
+
+	if (mark && !is_there(mark))
+		r = atomic_file_write(mark, text, sizeof(text) - 1, 0600, ATOMIC_FILE_SYNC);
+	free(mark);
+	return r;
 }

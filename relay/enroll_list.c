@@ -64,15 +64,19 @@ static bool read_records(const struct enroll_call *call, struct records *r)
 /* The list of revoked ones as it is; *text NULL: none yet. */
 static bool read_list(const struct enroll_call *call, char **text, size_t *len)
 {
-	char *path = authority_crl_path(call->config);
-	ssize_t n = path ? atomic_file_load(path, CRL_MAX, text) : -ENOMEM;
+	char *path = authority_crl_path(call->config), *why = NULL;
+	int there = path ? authority_crl_look(path, &why) : -ENOMEM;
+	ssize_t n = there > 0 ? atomic_file_load(path, CRL_MAX, text) : there;
 
-	if (n >= 0)
+	if (n > 0)
 		*len = (size_t)n;
-	else if (n != -ENOENT)
+	else if (why)
+		enroll_complain("%s", why);
+	else if (n < 0)
 		enroll_complain("cannot read %s: %s", path ? path : "the list", strerror((int)-n));
 	free(path);
-	return n >= 0 || n == -ENOENT;
+	free(why);
+	return n >= 0;
 }
 
 static bool read_revoked(const struct enroll_call *call, const struct authority *a,
@@ -196,6 +200,8 @@ static bool add_to_list(const struct enroll_call *call, const struct serials *s)
 	if (good) {
 		/* NOLINTNEXTLINE(clang-analyzer-core.NonNullParamChecker): a complaint is false */
 		r = atomic_file_write(path, new, strlen(new), 0600, ATOMIC_FILE_SYNC);
+		if (r == 0)
+			r = authority_crl_mark(path);
 		good = r == 0 || enroll_complain("cannot write %s: %s", path, strerror(-r));
 	}
 	authority_free(a);

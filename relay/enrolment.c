@@ -250,6 +250,21 @@ static bool prepare(const char *folder)
 	return r == 0;
 }
 
+/* A list that was made before lists were marked. */
+static void mark_list(const struct relay_config *c)
+{
+	char *crl = authority_crl_path(c), *why = NULL;
+	int r = crl ? authority_crl_look(crl, &why) : -ENOMEM;
+
+	if (r > 0)
+		r = authority_crl_mark(crl);
+	if (r < 0 && !why)
+		log_warning("enrolment: cannot mark that there is a revocation list in %s: %s",
+			    c->enrolment.folder, strerror(-r));
+	free(why);
+	free(crl);
+}
+
 bool enrolment_check(const struct gateway *g)
 {
 	struct authority *a;
@@ -258,7 +273,10 @@ bool enrolment_check(const struct gateway *g)
 		return true;
 	a = load(g->config);
 	authority_free(a);
-	return a && prepare(g->config->enrolment.folder);
+	if (!a || !prepare(g->config->enrolment.folder))
+		return false;
+	mark_list(g->config);
+	return true;
 }
 
 /* After the claim. False: the code was taken back meanwhile, or nobody can tell. */

@@ -6,10 +6,8 @@
  */
 #include "relay/settings.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "relay/authority.h"
 #include "relay/identity.h"
@@ -96,18 +94,20 @@ static bool load_owners(struct settings *s, const struct settings *before)
 {
 	const struct enrolment_config *e = &s->config->enrolment;
 	char *crl, *why = NULL;
+	int there = 0;
 
 	if (!e->ca)
 		return true;
 	crl = authority_crl_path(s->config);
-	s->revokes = crl && (access(crl, F_OK) == 0 || errno != ENOENT);
-	/* one that was never there: nothing was taken back yet; but what was, stays so */
-	if (crl && !s->revokes && before && before->revokes)
+	if (crl)
+		there = authority_crl_look(crl, &why);
+	s->revokes = there > 0;
+	if (there == 0 && before && before->revokes)
 		why_say(&why,
 			"the revocation list %s is gone, and with it what was revoked: put "
 			"it back",
 			crl);
-	else if (crl)
+	else if (crl && there >= 0)
 		s->owners = load_trust(IDENTITY_OWNER, e->ca, s->revokes ? crl : NULL, &why);
 	free(crl);
 	if (!s->owners)

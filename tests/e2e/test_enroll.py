@@ -669,6 +669,30 @@ def test_a_list_that_is_gone(world, enrolment):
     enrolment.relay.reload()
 
 
+@pytest.mark.parametrize("marked", [True, False], ids=["", "unmarked"])
+def test_no_start_without_the_list(world, enrolment, marked):
+    """Nor does a relay that starts take it that nothing was revoked; unmarked: as older ones did."""
+    assert enrolment.post(enrolment.code(), request(world))[0] == 200
+    serial = enrolment.records()[0]["serial"]
+    enrolment.operator("revoke", serial)
+    crl = os.path.join(enrolment.folder, "crl.pem")
+    if not marked:
+        os.unlink(crl + ".made")
+        enrolment.relay.stop()
+        enrolment.relay = world.restart(enrolment.relay)
+    enrolment.relay.stop()
+    os.rename(crl, crl + ".lost")
+    gone = "the revocation list .*crl.pem is gone, and with it what was revoked: put it back"
+    argv = [binary("ATTEST_RELAY"), "--config", enrolment.path]
+    p = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert p.returncode == 1 and re.search(gone, p.stderr), p
+    assert re.search(gone, enrolment.operator("revoke", serial, status=1))
+    assert re.search(gone, enrolment.operator("list", status=1))
+    assert not os.path.exists(crl)
+    os.rename(crl + ".lost", crl)
+    assert f"{serial}  revoked" in enrolment.operator("list")
+
+
 def test_a_spoilt_record_keeps_none_of_the_others(world, enrolment):
     """As after a loss of power: an owner is shut out all the same, and what is unclear is said."""
     for _ in range(2):
