@@ -1,8 +1,8 @@
 /*
  * attest-relay: the cloud's boundary gateway.
  *
- * Stages: arguments; the config; then what is left is the daemon's, or a command's. Only this file and
- * tunnel/ know both relay/ and tunnel/.
+ * Stages: arguments; the config; then what is left is the daemon's, or a command's. Only this file
+ * and tunnel/ know both relay/ and tunnel/.
  */
 #include <getopt.h>
 #include <stdio.h>
