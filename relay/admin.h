@@ -62,6 +62,8 @@ const char *admin_rest(const struct admin_request *r);
 const char *admin_query(const struct admin_request *r, const char *name);
 /* As a number of at most max. False, and answered with 400: it is none. Not there: *value stays. */
 bool admin_query_number(struct admin_request *r, const char *name, uint64_t max, uint64_t *value);
+/* A header of the request; NULL: not there. */
+const char *admin_header(const struct admin_request *r, const char *name);
 /* The body, a JSON object; the request's. NULL: there was none, or no good one. */
 struct json_object *admin_body(const struct admin_request *r);
 /* Who asks, by SO_PEERCRED: false where that is not known (tcp). For the log and the audit. */
@@ -72,6 +74,8 @@ bool admin_peer(const struct admin_request *r, uid_t *uid, pid_t *pid);
  */
 int admin_detach(struct admin_request *r);
 
+/* One more header of the reply to come: Cache-Control, ETag and the like. */
+void admin_reply_header(struct admin_request *r, const char *name, const char *value);
 /* body: taken from, not freed; NULL: none. */
 void admin_reply(struct admin_request *r, int status, const char *type, struct evbuffer *body);
 /* Takes over o's reference. NULL: out of memory, 500. */
