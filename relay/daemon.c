@@ -11,9 +11,12 @@
 #include <event2/thread.h>
 #include <inttypes.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <systemd/sd-daemon.h>
+#include <unistd.h>
 
 #include "config/config.h"
 #include "relay/audit.h"
@@ -65,16 +68,10 @@ static void on_drain_tick(evutil_socket_t fd, short what, void *arg)
 		event_base_loopbreak(d->base);
 }
 
-static void on_terminate(evutil_socket_t signal, short what, void *arg)
+static void start_draining(struct daemon *d)
 {
-	struct daemon *d = arg;
 	const struct timeval tick = { .tv_usec = DRAIN_TICK_MS * 1000 };
 
-	if (d->draining) {
-		log_info("second signal: ending at once");
-		event_base_loopbreak(d->base);
-		return;
-	}
 	d->draining = true;
 	log_info("ending: no new connections; streams have %" PRIu64 " s to finish",
 		 d->gateway.config->timeouts.drain / 1000);
@@ -83,32 +80,96 @@ static void on_terminate(evutil_socket_t signal, short what, void *arg)
 	event_add(d->drain_timer, &tick);
 }
 
+static void on_terminate(evutil_socket_t signal, short what, void *arg)
+{
+	struct daemon *d = arg;
+
+	if (!d->draining) {
+		start_draining(d);
+		return;
+	}
+	log_info("second signal: ending at once");
+	event_base_loopbreak(d->base);
+}
+
 static void on_usr1(evutil_socket_t signal, short what, void *arg)
 {
 	status_line(arg);
 }
 
-static void on_hup(evutil_socket_t signal, short what, void *arg)
+/* All that is wrong with it, in a line. NULL: out of memory. */
+static char *join(const struct config_errors *errors)
 {
-	struct daemon *d = arg;
+	char *text = strdup(errors->n ? "" : "the config cannot be read");
+
+	for (size_t i = 0; text && i < errors->n; i++) {
+		char *more;
+
+		if (asprintf(&more, "%s%s%s", text, i ? "; " : "", errors->at[i]) < 0)
+			more = NULL;
+		free(text);
+		text = more;
+	}
+	return text;
+}
+
+bool daemon_reload(struct daemon *d, char **why)
+{
 	struct config_errors errors = { 0 };
 	struct relay_config *config;
+	bool good = false;
 
 	audit_reopen(d->gateway.audit); /* whatever comes of the rest */
+	*why = NULL;
 	if (d->draining) {
 		log_info("reload: not while draining");
-		return;
+		*why = strdup("not while draining");
+		return false;
 	}
 	config = relay_config_load(d->path, &errors);
 	for (size_t i = 0; i < errors.n; i++)
 		log_error("reload: %s", errors.at[i]);
-	config_errors_deinit(&errors);
-	if (!config)
+	if (!config) {
 		log_error("reload: nothing has changed");
-	else if (gateway_reload(&d->gateway, config))
+		*why = join(&errors);
+	} else if (!(good = gateway_reload(&d->gateway, config))) {
+		*why = strdup("nothing has changed; the log says why");
+	} else {
 		log_info("reload: done; owners, clients, certificates and revocation lists are "
 			 "those of now");
+	}
+	config_errors_deinit(&errors);
 	relay_config_unref(config);
+	return good;
+}
+
+static void on_hup(evutil_socket_t signal, short what, void *arg)
+{
+	char *why;
+
+	daemon_reload(arg, &why);
+	free(why);
+}
+
+struct gateway *daemon_gateway(struct daemon *d)
+{
+	return &d->gateway;
+}
+
+void daemon_drain(struct daemon *d)
+{
+	if (!d->draining)
+		start_draining(d);
+}
+
+bool daemon_is_draining(const struct daemon *d)
+{
+	return d->draining;
+}
+
+void daemon_hand_over(struct daemon *d, int fd)
+{
+	close(fd); /* not yet */
 }
 
 static bool prepare(struct daemon *d)
@@ -144,7 +205,8 @@ static bool start_audit(struct gateway *g)
 	return false;
 }
 
-static bool start_metrics(struct daemon *d)
+/* Its HTTP listeners. False: what is wrong has been logged. */
+static bool start_admin(struct daemon *d)
 {
 	char *why = NULL;
 
@@ -171,7 +233,7 @@ int daemon_run(const struct daemon_options *o)
 #endif
 	evthread_use_pthreads();
 	o->install(&d.gateway);
-	good = prepare(&d) && gateway_prepare(&d.gateway) && start_metrics(&d) &&
+	good = prepare(&d) && gateway_prepare(&d.gateway) && start_admin(&d) &&
 	       confine_relay(config, o->sandbox ? o->path : NULL) && start_audit(&d.gateway) &&
 	       gateway_start(&d.gateway);
 	if (good) {

@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 
+struct daemon;
 struct gateway;
 struct relay_config;
 
@@ -21,5 +22,19 @@ struct daemon_options {
 
 /* Runs until it is told to end. Its exit status; what was wrong has been logged. */
 int daemon_run(const struct daemon_options *o);
+
+/* ---- for its admin interface, on the main thread ---- */
+
+struct gateway *daemon_gateway(struct daemon *d);
+/* As SIGHUP. False: nothing has changed, and *why is an allocated line, or NULL: out of memory. */
+bool daemon_reload(struct daemon *d, char **why);
+/* As SIGTERM, but never ends what drains already. */
+void daemon_drain(struct daemon *d);
+bool daemon_is_draining(const struct daemon *d);
+/*
+ * Another attest-relay, which is to take this one's place, is at fd (of admin_detach): a Unix
+ * socket, consumed. See relay/takeover.h.
+ */
+void daemon_hand_over(struct daemon *d, int fd);
 
 #endif
