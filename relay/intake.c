@@ -125,6 +125,8 @@ static void refuse(struct intake *i, enum door door, enum reason why, const char
 		if (!c)
 			return;
 	}
+	if (*wanted)
+		why = claim_in_vain(source, worker_now(i->worker), why, &detail);
 	log_refusal(i, wanted, why, detail);
 	i->conduit = NULL; /* consumed */
 	leave(i);

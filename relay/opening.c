@@ -293,11 +293,13 @@ static void begin(struct opening *o)
 	const char *detail = "no entry of clients allows it (attest-relay.yaml(5))";
 	enum reason why = opening_judge(o);
 
-	if (why == REASON_NONE)
+	if (why == REASON_NONE) {
 		why = claim_stream(&o->claim, &opening_gateway(o)->tenants, o->source, o->service,
 				   o->rule, o->began, &detail);
-	else if (why != REASON_FORBIDDEN)
-		detail = "";
+	} else {
+		detail = why == REASON_FORBIDDEN ? detail : "";
+		why = claim_in_vain(o->source, o->began, why, &detail);
+	}
 	if (why == REASON_NONE) {
 		search_begin(o);
 		return;

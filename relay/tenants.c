@@ -155,6 +155,8 @@ struct quota_entry *tenants_owner(struct tenants *t, const char *name)
 
 /* ---- what a stream has ---- */
 
+static const char source_opens[] = "limits.per_source.opens_per_second";
+
 static struct quota *quota_of(struct quota_entry *q)
 {
 	return q ? &q->quota : NULL;
@@ -183,8 +185,10 @@ static enum reason take_all(struct claim *c, uint64_t now, const char **setting)
 	struct quota *const source = &c->source->quota, *const client = quota_of(c->client);
 	enum reason why;
 
-	why = take(source, now, REASON_SOURCE_LIMIT, "limits.per_source.streams",
-		   "limits.per_source.opens_per_second", setting);
+	why = take(source, now, REASON_SOURCE_LIMIT, "limits.per_source.streams", source_opens,
+		   setting);
+	if (why == REASON_SOURCE_LIMIT)
+		return claim_in_vain(c->source, now, why, setting);
 	if (why != REASON_NONE)
 		return why;
 	why = take(client, now, REASON_CLIENT_LIMIT, "limits.per_client.streams",
@@ -217,6 +221,14 @@ enum reason claim_stream(struct claim *c, struct tenants *t, struct source *sour
 	if (why != REASON_NONE)
 		claim_end(c);
 	return why;
+}
+
+enum reason claim_in_vain(struct source *source, uint64_t now, enum reason why,
+			  const char **setting)
+{
+	return quota_open(&source->quota, now)
+		       ? why
+		       : refused(setting, source_opens, REASON_RATE_LIMIT);
 }
 
 void claim_end(struct claim *c)

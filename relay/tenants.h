@@ -49,6 +49,12 @@ enum reason claim_stream(struct claim *c, struct tenants *t, struct source *sour
 			 const char *service, const char *client, uint64_t now,
 			 const char **setting);
 void claim_end(struct claim *c); /* twice is fine */
+/*
+ * One that is refused before it could be claimed counts among those its source opens in a second:
+ * why, as it was given, or RATE_LIMIT, with the setting. So nobody guesses names faster than that.
+ */
+enum reason claim_in_vain(struct source *source, uint64_t now, enum reason why,
+			  const char **setting);
 
 /* The same of waiting for a tunnel, between the two. */
 enum reason claim_park(struct claim *c, const char **setting);

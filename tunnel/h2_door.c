@@ -142,6 +142,7 @@ static enum reason on_accept(struct session *s, struct conduit *stream, const ch
 		timer_cancel(k->worker, &k->idle);
 		opening_new(k->listener, k->worker, stream, DOOR_CONNECT, NULL, &k->client, &route);
 	} else {
+		why = claim_in_vain(k->client.source, worker_now(k->worker), why, &detail);
 		opening_log_refused(k->worker, k->listener->config->name, &k->client, host, why,
 				    detail);
 		refusal_send(stream, DOOR_CONNECT, why, "", NULL, NULL);

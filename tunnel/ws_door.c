@@ -67,6 +67,7 @@ static bool hear(struct conduit *c, struct request *r)
 static void refuse(struct listener *l, struct conduit *c, const struct client *client,
 		   const struct request *r, enum reason why, const char *detail)
 {
+	why = claim_in_vain(client->source, worker_now(c->worker), why, &detail);
 	opening_log_refused(c->worker, l->config->name, client, r->name, why, detail);
 	if (why == REASON_PROTOCOL) {
 		conduit_write(c, r->say, strlen(r->say));

@@ -7,10 +7,11 @@ import ssl
 import time
 
 import pytest
+from hpack import Encoder
 
 from harness import DOMAIN, Task, data, wait_for
 from streams import Aborted, Doors, Service, dial, echo, roundtrip
-from wire import HEADERS, RawAgent, frame
+from wire import END_HEADERS, HEADERS, PREFACE, SETTINGS, RawAgent, Wire, frame
 
 
 @pytest.fixture
@@ -199,6 +200,39 @@ def test_refused_clients_count(world):
     for c in clients:
         c.close()
     relay.wait_metric("connections", lambda v: v == 0)
+
+
+def asked_by_h2(relay, service, times):
+    block = Encoder().encode([(":method", "CONNECT"), (":authority", service)])
+    w = Wire(dial(f"tcp:127.0.0.1:{relay.port()}"))
+    w.send(PREFACE, frame(SETTINGS),
+           *[frame(HEADERS, END_HEADERS, 2 * i + 1, block) for i in range(times)])
+    return [w.conn]
+
+
+def asked_by_connect(relay, service, times):
+    conns = [dial(f"tcp:127.0.0.1:{relay.port()}") for _ in range(times)]
+    for c in conns:
+        c.send(f"CONNECT {service}:443 HTTP/1.1\r\n\r\n".encode())
+    return conns
+
+
+@pytest.mark.parametrize("ask", [asked_by_h2, asked_by_connect])
+@pytest.mark.parametrize("service,reason", [("no.body", "unknown-service"),
+                                            ("kbs.acme", "forbidden")])
+def test_guesses_count_as_opens(world, ask, service, reason):
+    """Names that are not there, and services that are not allowed: no faster than others open."""
+    times = 90
+    relay = world.relay(limits={"per_source": {"opens_per_second": 1}}, clients=[
+        {"name": "elsewhere", "networks": ["192.0.2.0/24"], "services": ["kbs.acme"]}])
+    conns = ask(relay, service, times)
+    relay.wait_metric("refused_total", lambda v: v == times)
+    told = relay.metric("refused_total", reason=reason)
+    assert 1 <= told < times - 10
+    assert relay.metric("refused_total", reason="rate-limit") == times - told
+    relay.wait_log(r"rate-limit: limits\.per_source\.opens_per_second")
+    for c in conns:
+        c.close()
 
 
 @pytest.mark.parametrize("backup", [True, False])
