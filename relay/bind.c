@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
@@ -227,6 +228,16 @@ static bool file_of(const struct address *a, struct sockaddr_un *un)
 
 	return (a->kind == ADDRESS_UNIX || a->kind == ADDRESS_HYBRID) &&
 	       unix_path(a, un, &len) == 0 && un->sun_path[0];
+}
+
+void bind_identify(const struct address *a, struct bind_file *file)
+{
+	struct sockaddr_un un;
+	struct stat st;
+
+	*file = (struct bind_file){ 0 };
+	if (file_of(a, &un) && lstat(un.sun_path, &st) == 0)
+		*file = (struct bind_file){ .dev = st.st_dev, .ino = st.st_ino };
 }
 
 bool bind_is_there(const struct address *a, const struct bind_file *file)

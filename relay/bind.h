@@ -53,6 +53,8 @@ struct bind_file {
  */
 int bind_listen_with(const struct address *a, const struct bind_access *access,
 		     struct bind_file *file, ino_t *netns, char **why);
+/* Which file a path that bind_listen has just bound is; none (ino 0) where there is no path. */
+void bind_identify(const struct address *a, struct bind_file *file);
 /* Removes the path if it still is that file. The socket is closed by the caller, afterwards. */
 void bind_withdraw(const struct address *a, const struct bind_file *file);
 /* True if the path is (still) that file; false where there is none (ino 0). */

@@ -16,7 +16,6 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "relay/bind.h"
 #include "relay/enrolment.h"
 #include "relay/health.h"
 #include "relay/intake.h"
@@ -26,11 +25,12 @@
 #include "relay/probe.h"
 #include "relay/proxied.h"
 #include "relay/registry.h"
+#include "relay/sockets.h"
 #include "relay/tls.h"
 
 #define FDS_RESERVED 512 /* listeners, loops, pipes, resolver, log; of few, a quarter */
-#define PIPES_MIN 4	 /* per worker, for splice(2) */
-#define END_MS 3000	 /* lingering closes take 2 s at most */
+#define PIPES_MIN 4      /* per worker, for splice(2) */
+#define END_MS 3000      /* lingering closes take 2 s at most */
 #define END_TICK_MS 20
 #define SWEEP_MS 1000 /* how late an end by time may come */
 
@@ -64,7 +64,7 @@ static void fit_descriptors(struct gateway *g)
 }
 
 /* Sockets there are: also those that nobody counts any more, since they only still close. */
-static uint64_t sockets(const struct gateway *g)
+static uint64_t live_sockets(const struct gateway *g)
 {
 	uint64_t n = 0;
 
@@ -84,7 +84,7 @@ static const char *begin(struct gateway *g, unsigned descriptors)
 	if (atomic_fetch_add(&g->descriptors, descriptors) + descriptors > g->descriptors_max &&
 	    !short_of)
 		short_of = "all descriptors are set aside (LimitNOFILE=)";
-	if (!short_of && sockets(g) + descriptors > g->descriptors_max)
+	if (!short_of && live_sockets(g) + descriptors > g->descriptors_max)
 		short_of = "too many connections are still closing";
 	return short_of;
 }
@@ -228,29 +228,15 @@ static bool make_splice_specs(struct gateway *g)
 	return true;
 }
 
-static bool bind_all(struct gateway *g)
+static bool open_sockets(struct gateway *g)
 {
-	const struct relay_config *c = g->config;
-	bool good = true;
+	char *why;
 
-	g->fds = malloc((c->n_listeners + 1) * sizeof(int));
-	if (!g->fds)
-		return false;
-	for (size_t i = 0; i < c->n_listeners; i++) {
-		char *why = NULL, where[ADDRESS_TEXT_MAX];
-
-		g->fds[i] = bind_listen(&c->listeners[i].address, &why);
-		if (g->fds[i] < 0) {
-			log_error("listener %s: %s", c->listeners[i].name, why ? why : "no memory");
-			good = false;
-		} else {
-			log_info("listener %s at %s", c->listeners[i].name,
-				 bind_describe(&c->listeners[i].address, g->fds[i], where,
-					       sizeof(where)));
-		}
-		free(why);
-	}
-	return good;
+	g->sockets = sockets_open(NULL, g->config, &why);
+	if (!g->sockets)
+		log_error("%s", why ? why : "listeners: out of memory");
+	free(why);
+	return g->sockets;
 }
 
 static bool make_worker(struct gateway *g, unsigned index)
@@ -271,9 +257,9 @@ static bool make_worker(struct gateway *g, unsigned index)
 	w->user = gw;
 	g->workers[g->n_workers++] = w;
 	timer_set(w, &gw->sweep, SWEEP_MS, on_sweep);
-	atomic_fetch_add(&g->accepting, 1);
 	for (size_t i = 0; i < g->config->n_listeners; i++) {
-		struct listener *l = listener_new(g, w, &g->config->listeners[i], g->fds[i]);
+		struct listener *l =
+			listener_new(g, w, &g->config->listeners[i], g->sockets->at[i]);
 
 		if (!l)
 			return false;
@@ -310,7 +296,7 @@ bool gateway_prepare(struct gateway *g)
 	if (!enrolment_check(g))
 		return false;
 	g->settings = settings_new((struct relay_config *)g->config, NULL);
-	if (!g->settings || !bind_all(g))
+	if (!g->settings || !open_sockets(g))
 		return false;
 	listener_warn_of_strangers(g, g->config);
 	g->health = health_new(g->config);
@@ -367,15 +353,6 @@ bool gateway_reload(struct gateway *g, struct relay_config *config)
 	return true;
 }
 
-/* From now on connecting is refused. */
-static void close_all(struct gateway *g)
-{
-	for (size_t i = 0; g->fds && i < g->config->n_listeners; i++) {
-		bind_close(&g->config->listeners[i].address, g->fds[i]);
-		g->fds[i] = -1;
-	}
-}
-
 static void stop_listening(struct worker *w, void *arg)
 {
 	struct gateway_worker *gw = gateway_worker(w);
@@ -386,8 +363,6 @@ static void stop_listening(struct worker *w, void *arg)
 	for (struct listener *l = gw->listeners; l; l = l->next)
 		listener_stop(l);
 	gw->gateway->h2.drain(w);
-	if (atomic_fetch_sub(&gw->gateway->accepting, 1) == 1)
-		close_all(gw->gateway);
 }
 
 void gateway_drain(struct gateway *g)
@@ -395,6 +370,8 @@ void gateway_drain(struct gateway *g)
 	atomic_store(&g->draining, true);
 	for (unsigned i = 0; i < g->n_workers; i++)
 		worker_post(g->workers[i], stop_listening, NULL);
+	/* the last worker to stop closes them: from then on connecting is refused */
+	g->sockets = sockets_close(g->sockets);
 }
 
 bool gateway_is_idle(const struct gateway *g)
@@ -459,6 +436,7 @@ void gateway_end(struct gateway *g)
 	for (unsigned i = 0; i < g->n_workers; i++)
 		if (worker_post(g->workers[i], end_worker, NULL) < 0)
 			worker_stop(g->workers[i]);
+	g->sockets = sockets_close(g->sockets);
 	for (unsigned i = 0; i < g->n_workers; i++)
 		worker_join(g->workers[i]);
 }
@@ -485,8 +463,7 @@ void gateway_deinit(struct gateway *g)
 	for (unsigned i = 0; i < g->n_workers; i++)
 		free_worker(g, g->workers[i]);
 	g->n_workers = 0;
-	close_all(g);
-	free(g->fds);
+	g->sockets = sockets_close(g->sockets);
 	free(g->service_splice);
 	registry_free(g->registry);
 	probes_free(g->probes);

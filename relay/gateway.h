@@ -33,6 +33,7 @@ struct opening;
 struct probes;
 struct proxied;
 struct registry;
+struct sockets;
 
 /* A stream through a tunnel: what the tunnel side reports about it. */
 struct tunnel_stream {
@@ -129,8 +130,7 @@ struct gateway {
 	struct h2_side h2;
 	struct websocket_side websocket;
 	bool tells_clients; /* some service's targets are sent PROXY headers */
-	int *fds; /* of config->listeners; -1: closed */
-	atomic_uint accepting; /* workers that still listen; the last one closes fds */
+	struct sockets *sockets; /* listened at; the main thread's. NULL: none any more */
 	struct worker *workers[WORKERS_MAX];
 	unsigned n_workers;
 	struct splice_spec splice;   /* with the default time-outs */

@@ -25,6 +25,7 @@
 #include "relay/log.h"
 #include "relay/opening.h"
 #include "relay/proxied.h"
+#include "relay/sockets.h"
 #include "relay/worker.h"
 
 static struct listener *of(struct acceptor *a)
@@ -104,7 +105,7 @@ static void warn_of_strangers(const struct listener_config *l, int fd)
 void listener_warn_of_strangers(const struct gateway *g, const struct relay_config *c)
 {
 	for (size_t i = 0; c->n_clients == 0 && i < g->config->n_listeners; i++)
-		warn_of_strangers(&g->config->listeners[i], g->fds[i]);
+		warn_of_strangers(&g->config->listeners[i], g->sockets->at[i]->fd);
 }
 
 static const struct acceptor_events events = {
@@ -114,7 +115,7 @@ static const struct acceptor_events events = {
 };
 
 struct listener *listener_new(struct gateway *g, struct worker *w,
-			      const struct listener_config *config, int fd)
+			      const struct listener_config *config, struct listening *socket)
 {
 	struct listener *l = calloc(1, sizeof(*l));
 	int one = 1;
@@ -125,15 +126,17 @@ struct listener *listener_new(struct gateway *g, struct worker *w,
 	l->gateway = g;
 	l->worker = w;
 	/* what it accepts inherits this; others than TCP refuse: fine */
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	if (acceptor_start(&l->acceptor, w, fd, config->name, &events) < 0)
+	setsockopt(socket->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	if (acceptor_start(&l->acceptor, w, socket->fd, config->name, &events) < 0)
 		return listener_free(l);
+	l->socket = sockets_hold(socket);
 	return l;
 }
 
 void listener_stop(struct listener *l)
 {
 	acceptor_stop(&l->acceptor);
+	l->socket = sockets_put(l->socket);
 }
 
 struct listener *listener_free(struct listener *l)
@@ -141,6 +144,7 @@ struct listener *listener_free(struct listener *l)
 	if (!l)
 		return NULL;
 	acceptor_abandon(&l->acceptor);
+	sockets_put(l->socket);
 	free(l);
 	return NULL;
 }

@@ -14,19 +14,21 @@
 
 struct client;
 struct gateway;
+struct listening;
 struct worker;
 
 struct listener {
 	const struct listener_config *config;
 	struct gateway *gateway;
 	struct worker *worker;
-	struct acceptor acceptor; /* its fd is shared by the workers; closed by bind_close */
+	struct acceptor acceptor;
+	struct listening *socket; /* shared by the workers; held until this one has stopped */
 	struct listener *next;
 };
 
 /* Starts accepting in this worker (its thread, or before it runs). NULL: out of memory. */
 struct listener *listener_new(struct gateway *g, struct worker *w,
-			      const struct listener_config *config, int fd);
+			      const struct listener_config *config, struct listening *socket);
 /* No more accepts; streams that came by it go on. */
 void listener_stop(struct listener *l);
 /* Turns away who may not come in: reset, counted and logged. fd is consumed; counts are not. */
@@ -37,6 +39,6 @@ void listener_refuse(const struct listener *l, int fd, const struct client *clie
  * others than those of this machine may come by.
  */
 void listener_warn_of_strangers(const struct gateway *g, const struct relay_config *c);
-struct listener *listener_free(struct listener *l); /* NULL is fine; fd stays */
+struct listener *listener_free(struct listener *l); /* NULL is fine */
 
 #endif

@@ -1,0 +1,190 @@
+/*
+ * sockets: the relay's listening sockets, one counted object for each address listened at.
+ *
+ * Theory of operation: a set is made whole or not at all. First each listener of the new config
+ * takes over the former set's socket of its name and address, then that of its address alone (it
+ * has another name now), and only for the rest sockets are opened. Addresses are compared as they
+ * are written: one that covers another (0.0.0.0 and 127.0.0.1 at the same port) cannot be opened
+ * while that is still listened at, and why says so.
+ *
+ * A path is removed only if it is still the file that was bound here: who replaces the socket file
+ * of a listener that is about to go keeps his.
+ */
+#include "relay/sockets.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "relay/log.h"
+#include "relay/why.h"
+
+#define PRIVILEGED_PORTS 1024 /* those below */
+
+/* ---- one ---- */
+
+struct listening *sockets_hold(struct listening *l)
+{
+	atomic_fetch_add_explicit(&l->refs, 1, memory_order_relaxed);
+	return l;
+}
+
+struct listening *sockets_put(struct listening *l)
+{
+	if (!l || atomic_fetch_sub_explicit(&l->refs, 1, memory_order_acq_rel) != 1)
+		return NULL;
+	if (l->fd >= 0) {
+		if (!atomic_load(&l->given_away))
+			bind_withdraw(&l->address, &l->file);
+		close(l->fd);
+	}
+	address_deinit(&l->address);
+	free(l->name);
+	free(l);
+	return NULL;
+}
+
+static struct listening *listening_new(const struct listener_config *config)
+{
+	struct listening *l = calloc(1, sizeof(*l));
+
+	if (!l)
+		return NULL;
+	atomic_init(&l->refs, 1);
+	l->fd = -1;
+	l->name = strdup(config->name);
+	if (!l->name || address_copy(&l->address, &config->address) < 0)
+		return sockets_put(l);
+	return l;
+}
+
+/* ---- opening ---- */
+
+/* In the way of l by its port, though not the same address. */
+static const struct listening *overlapping(const struct sockets *before,
+					   const struct listener_config *l)
+{
+	for (size_t i = 0; before && i < before->n; i++) {
+		const struct address *a = &before->at[i]->address;
+
+		if (a->kind == l->address.kind && a->port == l->address.port && a->port &&
+		    (a->kind == ADDRESS_TCP || a->kind == ADDRESS_VSOCK))
+			return before->at[i];
+	}
+	return NULL;
+}
+
+/* What people can do about it, when a running relay cannot. */
+static void add_hint(char **why, const struct sockets *before, const struct listener_config *l,
+		     int error)
+{
+	const struct listening *ours = error == EADDRINUSE ? overlapping(before, l) : NULL;
+	const bool low = l->address.kind == ADDRESS_TCP && l->address.port < PRIVILEGED_PORTS;
+	char where[ADDRESS_TEXT_MAX], *said = *why;
+
+	if (ours)
+		why_say(why,
+			"%s; the relay itself listens at %s (listener %s): take that away with a "
+			"reload of its own first, or restart",
+			said, address_format(&ours->address, where, sizeof(where)), ours->name);
+	else if (before && (error == EACCES || error == EPERM))
+		why_say(why, "%s; it needs a restart (%s)", said,
+			low ? "the relay gives up its privileges when it has started"
+			    : "the sandbox has only the folders that were needed at the start");
+	else
+		return;
+	free(said);
+}
+
+/* One more thing that is wrong, behind what was before. */
+static void add_complaint(char **why, const struct listener_config *l, char *complaint)
+{
+	char *said = *why;
+
+	why_say(why, "%s%slistener %s: %s", said ? said : "", said ? "; " : "", l->name,
+		complaint ? complaint : "out of memory");
+	free(said);
+	free(complaint);
+}
+
+static struct listening *open_one(const struct sockets *before, const struct listener_config *l,
+				  char **why)
+{
+	struct listening *made = listening_new(l);
+	char *complaint = NULL, where[ADDRESS_TEXT_MAX];
+
+	errno = 0;
+	if (made)
+		made->fd = bind_listen(&l->address, &complaint);
+	if (made && made->fd >= 0) {
+		bind_identify(&l->address, &made->file);
+		log_info("listener %s at %s", l->name,
+			 bind_describe(&l->address, made->fd, where, sizeof(where)));
+		return made;
+	}
+	if (complaint)
+		add_hint(&complaint, before, l, errno);
+	add_complaint(why, l, complaint);
+	return sockets_put(made);
+}
+
+/* ---- the set ---- */
+
+static bool is_taken(const struct sockets *s, const struct listening *l)
+{
+	for (size_t i = 0; i < s->n; i++)
+		if (s->at[i] == l)
+			return true;
+	return false;
+}
+
+static struct listening *take_over(const struct sockets *s, const struct sockets *before,
+				   const struct listener_config *l, bool by_name)
+{
+	for (size_t i = 0; before && i < before->n; i++) {
+		struct listening *old = before->at[i];
+
+		if (address_equal(&old->address, &l->address) && !is_taken(s, old) &&
+		    (!by_name || strcmp(old->name, l->name) == 0))
+			return sockets_hold(old);
+	}
+	return NULL;
+}
+
+struct sockets *sockets_open(const struct sockets *before, const struct relay_config *c, char **why)
+{
+	struct sockets *s = calloc(1, sizeof(*s) + c->n_listeners * sizeof(struct listening *));
+	bool good = true;
+
+	*why = NULL;
+	if (!s)
+		return NULL;
+	s->n = c->n_listeners;
+	for (size_t i = 0; i < s->n; i++)
+		s->at[i] = take_over(s, before, &c->listeners[i], true);
+	for (size_t i = 0; i < s->n; i++)
+		if (!s->at[i])
+			s->at[i] = take_over(s, before, &c->listeners[i], false);
+	for (size_t i = 0; i < s->n; i++) {
+		if (!s->at[i])
+			s->at[i] = open_one(before, &c->listeners[i], why);
+		good = good && s->at[i];
+	}
+	return good ? s : sockets_close(s);
+}
+
+struct sockets *sockets_close(struct sockets *s)
+{
+	for (size_t i = 0; s && i < s->n; i++)
+		sockets_put(s->at[i]);
+	free(s);
+	return NULL;
+}
+
+void sockets_give_away(struct sockets *s)
+{
+	for (size_t i = 0; s && i < s->n; i++)
+		atomic_store(&s->at[i]->given_away, true);
+}
