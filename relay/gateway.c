@@ -363,6 +363,7 @@ static void stop_listening(struct worker *w, void *arg)
 	for (struct listener *l = gw->listeners; l; l = l->next)
 		listener_stop(l);
 	gw->gateway->h2.drain(w);
+	gw->gateway->tunnel.advise(w);
 }
 
 void gateway_drain(struct gateway *g)

@@ -63,6 +63,8 @@ struct tunnel_side {
 	 * worker's new settings would not let in.
 	 */
 	void (*recheck)(struct worker *w, bool all);
+	/* Draining: asks the agents of this worker to go elsewhere, with what is new. */
+	void (*advise)(struct worker *w);
 	/* Shutting down: tells the agents of this worker and ends their sessions. */
 	void (*shutdown)(struct worker *w);
 };

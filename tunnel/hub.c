@@ -6,7 +6,8 @@
  *   UPGRADING  WebSocket only: its handshake, inside TLS
  *   ASKED      hello sent; the answer has timeouts.handshake
  *   UP         accepted, in the registry; streams are opened
- *   MOVING     asked to come back on a fresh session (stream ids run out); still as UP
+ *   MOVING     asked to come back on a fresh session (stream ids run out), or to go elsewhere (the
+ *              relay drains); still as UP
  *   RETIRING   replaced by that session, or its agent is leaving: live streams finish, no new ones
  *   OVER       counted and forgotten; its session says its last words
  *
@@ -320,6 +321,20 @@ static void list_services(const struct hello_accepted *words, char *list, size_t
 					 words->services[i]);
 }
 
+/* Asks for a fresh session, here or elsewhere; this one goes on until then. */
+static void ask_to_move(struct tunnel *t, enum hello_move why)
+{
+	struct fields fields;
+
+	if (t->state != UP)
+		return;
+	t->state = MOVING;
+	t->moved = true;
+	fields_init(&fields);
+	if (hello_encode_move(why, &fields) == 0)
+		session_request(t->session, HELLO_PATH_MOVE, &fields);
+}
+
 /* Everything accepted: says so, and wakes who waits. */
 static void accepted(struct tunnel *t, const struct hello_accepted *words)
 {
@@ -346,6 +361,8 @@ static void accepted(struct tunnel *t, const struct hello_accepted *words)
 	label(t, name, sizeof(name));
 	log_info("tunnel %s from %s (%s) up: %s", name,
 		 client_format(&t->client, from, sizeof(from)), carrier_word(t), list);
+	if (atomic_load(&t->gateway->draining)) /* it was on its way in when that began */
+		ask_to_move(t, HELLO_MOVE_DRAIN);
 }
 
 static void on_retired_late(struct timer *timer)
@@ -519,16 +536,7 @@ static void on_goaway(struct session *s)
 
 static void on_exhausted(struct session *s)
 {
-	struct tunnel *t = session_user(s);
-	struct fields fields;
-
-	if (t->state != UP)
-		return;
-	t->state = MOVING;
-	t->moved = true;
-	fields_init(&fields);
-	if (hello_encode_move(HELLO_MOVE_STREAM_IDS, &fields) == 0)
-		session_request(s, HELLO_PATH_MOVE, &fields);
+	ask_to_move(session_user(s), HELLO_MOVE_STREAM_IDS);
 }
 
 static const struct session_events events = {
@@ -758,6 +766,15 @@ static bool hub_open(struct worker *w, uint64_t tunnel, const char *service,
 	return true;
 }
 
+static void hub_advise(struct worker *w)
+{
+	struct hub_worker *h = hub_of(w);
+
+	for (uint32_t i = 0; i < h->slots; i++)
+		if (h->slot[i])
+			ask_to_move(h->slot[i], HELLO_MOVE_DRAIN);
+}
+
 static void hub_shutdown(struct worker *w)
 {
 	struct hub_worker *h = hub_of(w);
@@ -798,6 +815,7 @@ void hub_install(struct gateway *g)
 		.upgrade = hub_upgrade,
 		.open = hub_open,
 		.recheck = hub_recheck,
+		.advise = hub_advise,
 		.shutdown = hub_shutdown,
 	};
 }
