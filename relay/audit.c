@@ -24,7 +24,7 @@
 #define JOURNAL_SOCKET "/run/systemd/journal/socket"
 #define TEXT_MAX 600 /* longer than any address */
 
-enum counted { NOTHING, REFUSED, SESSIONS };
+enum counted { NOTHING, REFUSED, SESSIONS, CLIENTS };
 
 static const struct {
 	const char *word, *id;
@@ -38,7 +38,9 @@ static const struct {
 };
 
 #define IN(kind) (1u << AUDIT_##kind)
-#define ENDS (IN(STREAM_END) | IN(STREAM_REFUSED) | IN(SESSION_END) | IN(SESSION_REFUSED))
+#define ENDS                                                                           \
+	(IN(STREAM_END) | IN(STREAM_REFUSED) | IN(SESSION_END) | IN(SESSION_REFUSED) | \
+	 IN(CONNECTION_END))
 
 /* clang-format off: rows stay rows */
 #define TEXT(key)                                           \
@@ -56,7 +58,7 @@ static const struct {
 } fields[] = {
 	NUMBER(bytes_up, IN(STREAM_END)),
 	NUMBER(bytes_down, IN(STREAM_END)),
-	NUMBER(streams, IN(SESSION_END)),
+	NUMBER(streams, IN(SESSION_END) | IN(CONNECTION_END)),
 	NUMBER(duration_ms, ENDS),
 	TEXT(listener),
 	TEXT(door),
@@ -282,6 +284,8 @@ void audit_write(struct audit *a, struct counters *count, const struct audit_rec
 		counter_add(&count->refused[r->why], 1);
 	else if (kinds[r->kind].counted == SESSIONS)
 		counter_add(&count->sessions[r->why], 1);
+	else if (kinds[r->kind].counted == CLIENTS)
+		counter_add(&count->h2_clients[r->why], 1);
 	if (a)
 		audit_sink_put(a->sink, text, audit_format(r, a->journal, 0, text));
 }

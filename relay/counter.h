@@ -34,6 +34,7 @@ struct counters {
 	atomic_uint_fast64_t ended[REASONS];	/* streams, by how they ended */
 	atomic_uint_fast64_t refused[REASONS];	/* clients turned away before they had a target */
 	atomic_uint_fast64_t sessions[REASONS]; /* tunnels, by how they ended or were refused */
+	atomic_uint_fast64_t h2_clients[REASONS]; /* HTTP/2 clients that asked for something */
 };
 
 static inline void counter_add(atomic_uint_fast64_t *c, uint64_t n)

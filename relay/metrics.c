@@ -259,6 +259,9 @@ static void put_all(void *gateway, struct evbuffer *out)
 		    offsetof(struct counters, refused));
 	put_reasons(out, g, "session_ended_total", "Tunnels by how they ended or were refused.",
 		    offsetof(struct counters, sessions));
+	put_reasons(out, g, "h2_client_ended_total",
+		    "HTTP/2 clients' connections with streams by how they ended.",
+		    offsetof(struct counters, h2_clients));
 	put_audit(out, g);
 }
 

@@ -28,6 +28,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "relay/audit.h"
 #include "relay/conduit.h"
 #include "relay/gateway.h"
 #include "relay/httphead.h"
@@ -66,7 +67,13 @@ static void on_free(struct reapable *r)
 	free(k);
 }
 
-static void log_ended(const struct h2_client *k, enum reason why, const char *detail)
+static const char *identity_of(const struct h2_client *k)
+{
+	return k->client.identity ? identity_text(k->client.identity) : NULL;
+}
+
+/* For the log and the audit: who has asked for nothing was as good as turned away. */
+static void note_ended(const struct h2_client *k, enum reason why, const char *detail)
 {
 	char from[PEER_TEXT_MAX], proxy[PEER_TEXT_MAX], both[CLIENT_TEXT_MAX];
 	uint64_t ms = worker_now(k->worker) - k->began, streams = session_opened(k->session);
@@ -83,6 +90,20 @@ static void log_ended(const struct h2_client *k, enum reason why, const char *de
 		    "client %s (%s, HTTP/2) ended: %s (%s), %" PRIu64 " streams, %" PRIu64 " s",
 		    client_format(&k->client, both, sizeof(both)), k->listener->config->name,
 		    reason_word(why), detail, streams, ms / 1000);
+	if (streams)
+		audit_write(k->listener->gateway->audit, &k->worker->counters,
+			    &(struct audit_record){ .kind = AUDIT_CONNECTION_END,
+						    .why = why,
+						    .streams = streams,
+						    .duration_ms = ms,
+						    .listener = k->listener->config->name,
+						    .door = "connect",
+						    .client = from,
+						    .via_proxy = proxy,
+						    .client_identity = identity_of(k),
+						    .detail = detail });
+	else
+		opening_log_vanished(k->worker, k->listener->config->name, &k->client, why);
 }
 
 /* Its connection is over; what there was of a session says its end itself. */
@@ -168,9 +189,7 @@ static void on_end(struct session *s, enum reason why, const char *detail)
 {
 	struct h2_client *k = session_user(s);
 
-	log_ended(k, why, detail);
-	if (session_opened(s) == 0)
-		opening_log_vanished(k->worker, k->listener->config->name, &k->client, why);
+	note_ended(k, why, detail);
 	client_over(k);
 }
 

@@ -15,6 +15,7 @@ SCHEMA = os.path.join(ROOT, "docs", "audit.schema.json")
 ENDS = ("stream-end",)
 REFUSALS = ("stream-refused", "connection-refused")
 SESSIONS = ("session-end", "session-refused")
+H2_CLIENTS = ("connection-end",)
 SETTLED = ["live_intakes", "live_openings", "live_splices", "live_h2_clients", "audit_queued"]
 
 

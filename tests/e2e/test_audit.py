@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import audit
-from audit import ENDS, REFUSALS, SESSIONS, Journal, by_reason, counted, in_namespace, settle
+from audit import ENDS, H2_CLIENTS, REFUSALS, SESSIONS, Journal, by_reason, counted, in_namespace, settle
 from h2_client import H2Client, over_tls
 from harness import DOMAIN, ROOT, Task, data, free_port, token_hash, wait_for
 from streams import (Aborted, Doors, Refused, Service, TlsConn, TlsHttpConn, connect_head, dial, echo,
@@ -66,6 +66,27 @@ def test_stream_by_tunnel(world):
     assert (start["owner"], start["tunnel"], start["services"], start["carrier"]) == (
         "acme", "acme/one", "kbs.acme", "websocket")
     assert start["listener"] == "front"
+
+
+def test_h2_client(world):
+    """Its connection has a record, beside those of its streams, whatever came of them."""
+    svc = world.add(Service(handler=echo))
+    relay = relay_with(world, svc.address)
+    conn = Doors(relay, world.certificates).front()
+    port = conn.sock.getsockname()[1]
+    with H2Client(over_tls(conn, world.certificates)) as c:
+        s = c.open("near.acme")
+        s.send(b"hello")
+        assert s.read(5) == b"hello"
+        c.connect("nobody.acme").refused()
+    r = last(world, relay, "connection-end")
+    assert 0 <= r.pop("duration_ms") < 30000 and r.pop("time") and r.pop("detail")
+    assert r == {"event": "connection-end", "reason": "reset", "streams": 2, "listener": "front",
+                 "door": "connect", "client": f"tcp:127.0.0.1:{port}"}
+    with H2Client(Doors(relay, world.certificates).front()) as c:
+        c.ping()
+    assert last(world, relay, "connection-refused")["listener"] == "front"
+    assert len([r for r in audit.read(world.path("audit")) if r["event"] == "connection-end"]) == 1
 
 
 def test_who_is_asking(world):
@@ -240,7 +261,8 @@ class Mixed:
 
 def compare(relay, records):
     for name, events in (("stream_ended_total", ENDS), ("refused_total", REFUSALS),
-                         ("session_ended_total", SESSIONS)):
+                         ("session_ended_total", SESSIONS),
+                         ("h2_client_ended_total", H2_CLIENTS)):
         assert by_reason(records, events) == counted(relay, name), name
     for direction in ("up", "down"):
         assert sum(r.get(f"bytes_{direction}", 0) for r in records) == relay.metric(
@@ -262,6 +284,7 @@ def test_records_are_as_many_as_counted(world):
             "forbidden", "pickup-timeout", "too-large", "eof", "reset"} <= refused.keys(), refused
     assert {"bad-credential", "forbidden", "protocol"} <= sessions.keys(), sessions
     assert {"eof", "reset"} <= by_reason(records, ENDS).keys()
+    assert sum(by_reason(records, H2_CLIENTS).values()) == 2
     assert m.relay.metric("audit_written_total") == len(records)
     assert m.relay.metric("audit_lost_total") == 0
     m.relay.stop()
@@ -350,7 +373,7 @@ def test_journal(world, monkeypatch):
     wait_for(lambda: len(journal.audit()) == 3, "three records")
     ids = dict(re.findall(r'^AUDIT\(\w+,\s+"([a-z-]+)",.*?"([0-9a-f]{32})"',
                           open(os.path.join(ROOT, "relay", "audit.def")).read(), re.M))
-    assert len(ids) == 9 and len(set(ids.values())) == 9
+    assert len(ids) == 10 and len(set(ids.values())) == 10
     for e in journal.audit():
         assert e["MESSAGE_ID"] == ids[e["ATTEST_EVENT"]]
         assert e["SYSLOG_IDENTIFIER"] == "attest-relay" and e["PRIORITY"] in "56"
