@@ -51,8 +51,7 @@ void line_time(struct line *l, const struct timespec *at)
 	line_text(l, fraction);
 }
 
-/* The length of the UTF-8 character at text (RFC 3629); 0: there is none. */
-static size_t utf8_length(const char *text)
+size_t line_character(const char *text)
 {
 	const unsigned char *s = (const unsigned char *)text;
 	size_t len = s[0] < 0x80 ? 1 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
@@ -78,7 +77,7 @@ bool line_json(struct line *l, const char *text, size_t max)
 	line_put(l, '"');
 	while (*text) {
 		unsigned char c = (unsigned char)*text;
-		size_t len = utf8_length(text);
+		size_t len = line_character(text);
 		bool bad = len == 0 || c < 0x20 || c == 0x7f, escaped = c == '"' || c == '\\';
 
 		if (l->used + (bad ? 1 : len + escaped) > end)

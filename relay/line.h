@@ -37,4 +37,7 @@ void line_time(struct line *l, const struct timespec *at);
 #define LINE_JSON_ROOM 16 /* left free behind it, for what closes the object */
 bool line_json(struct line *l, const char *text, size_t max);
 
+/* The length of the UTF-8 character at text (RFC 3629); 0: there is none. */
+size_t line_character(const char *text);
+
 #endif
