@@ -31,7 +31,7 @@
 #include "relay/enroll_private.h"
 #include "relay/issued.h"
 
-#define CONFIG_PATH "/etc/attest-relay/relay.yaml" /* the unit's */
+#define CONFIG_PATH SYSCONFDIR "/attest-relay/relay.yaml" /* the unit's */
 
 enum verb { VERB_NEW, VERB_INIT, VERB_LIST, VERB_REVOKE };
 
