@@ -528,6 +528,19 @@ bool registry_has(struct registry *r, const struct wanted *wanted)
 	return has;
 }
 
+size_t registry_count(struct registry *r, const char *service)
+{
+	uint64_t hash = hash_string(&r->key, service);
+	struct registry_name *name;
+	size_t n;
+
+	pthread_mutex_lock(&r->lock);
+	name = name_find(&r->services, service, hash);
+	n = name ? name->holders : 0;
+	pthread_mutex_unlock(&r->lock);
+	return n;
+}
+
 size_t registry_tunnels(struct registry *r)
 {
 	size_t n;

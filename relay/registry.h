@@ -86,6 +86,8 @@ struct wanted {
 #define REGISTRY_FORMER 64
 bool registry_pick(struct registry *r, const struct wanted *wanted, struct offer *offer);
 bool registry_has(struct registry *r, const struct wanted *wanted);
+/* How many tunnels offer it, to look at only. */
+size_t registry_count(struct registry *r, const char *service);
 
 /* The stream on its way to a picked tunnel, or in it, is over. Any thread; NULL is fine. */
 void registry_unload(struct registry_load *load);

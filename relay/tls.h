@@ -47,6 +47,8 @@ struct tls_context *tls_context_unref(struct tls_context *t); /* NULL is fine */
 
 /* True if name is one of the exact DNS names in a server context's certificate. No wildcards. */
 int tls_context_has_name(const struct tls_context *t, const char *name);
+/* When the first of its certificates ends, in seconds since 1970. UINT64_MAX: it has none. */
+uint64_t tls_context_expires(const struct tls_context *t);
 
 /* A handshake under way. */
 struct tls_handshake;

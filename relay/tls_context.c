@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <time.h>
 
 #include "relay/identity.h"
 #include "relay/tls.h"
@@ -84,6 +85,33 @@ int tls_context_has_name(const struct tls_context *t, const char *name)
 		if (strcasecmp(t->names[i], name) == 0)
 			return 1;
 	return 0;
+}
+
+static uint64_t end_of(const X509 *certificate)
+{
+	struct tm tm;
+	time_t at;
+
+	if (!ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &tm))
+		return UINT64_MAX;
+	at = timegm(&tm);
+	return at > 0 ? (uint64_t)at : 0;
+}
+
+uint64_t tls_context_expires(const struct tls_context *t)
+{
+	const X509 *own = SSL_CTX_get0_certificate(t->ssl);
+	uint64_t first = own ? end_of(own) : UINT64_MAX;
+	STACK_OF(X509) *chain = NULL;
+
+	SSL_CTX_get0_chain_certs(t->ssl, &chain);
+	for (int i = 0; i < sk_X509_num(chain); i++) {
+		uint64_t end = end_of(sk_X509_value(chain, i));
+
+		if (end < first)
+			first = end;
+	}
+	return first;
 }
 
 const char *tls_context_alpn(const struct tls_context *t, const SSL *ssl)

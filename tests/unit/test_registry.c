@@ -44,6 +44,8 @@ static bool pick(const char *service, const uint64_t *asked, size_t n, struct of
 	bool has = registry_has(r, &wanted), found = registry_pick(r, &wanted, offer);
 
 	CHECK_INT(has, found);
+	CHECK(!has || registry_count(r, service) > 0);
+	CHECK(n > 0 || has == (registry_count(r, service) > 0));
 	if (found)
 		registry_unload(offer->load);
 	return found;

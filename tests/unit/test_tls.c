@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "relay/conduit.h"
@@ -514,6 +515,7 @@ static void test_verify(void)
 	refuse(cc, sc, "other.example.net", "other.example.net");
 	refuse(cc, sc, "127.0.0.2", "127.0.0.2");
 	refuse(cc, expired, "gw.example.net", "expired");
+	CHECK(tls_context_expires(expired) < (uint64_t)time(NULL));
 	handshake(&a, &b, AF_INET, cc, sc, "127.0.0.1");
 	CHECK(a.c && b.c);
 	close_both(&a, &b);
@@ -722,6 +724,8 @@ static void test_contexts(void)
 	FILE *f;
 
 	CHECK(tls_context_has_name(sc, "gw.example.net"));
+	CHECK(tls_context_expires(sc) > (uint64_t)time(NULL));
+	CHECK(tls_context_expires(cc) == UINT64_MAX);
 	CHECK(tls_context_has_name(sc, "GW2.EXAMPLE.net"));
 	CHECK(!tls_context_has_name(sc, "relay")); /* its common name */
 	CHECK(!tls_context_has_name(sc, "a.wild.example.net"));
