@@ -1,9 +1,9 @@
 /*
  * admin: a program's own HTTP listeners: metrics, health, the status page, the admin API.
  *
- * libevent's evhttp under a table of routes. What a listener serves is its scope: a route outside
- * of it is not there (404). Requests and replies are bounded and time out; a stuck reader costs
- * its own connection only. Thread: that of the event base.
+ * HTTP/1.1 on libevent under a table of routes. What a listener serves is its scope: a route
+ * outside of it is not there (404). Requests and replies are bounded and time out; a stuck reader
+ * costs its own connection only. Thread: that of the event base.
  */
 #ifndef RELAY_ADMIN_H
 #define RELAY_ADMIN_H
@@ -21,16 +21,16 @@ struct evbuffer;
 struct event_base;
 struct json_object;
 
-#define ADMIN_BODY_MAX 65536	 /* bytes of a request's body */
-#define ADMIN_HEAD_MAX 8192	 /* bytes of a request's head */
+#define ADMIN_BODY_MAX 65536     /* bytes of a request's body */
+#define ADMIN_HEAD_MAX 8192      /* bytes of a request's head */
 #define ADMIN_CONNECTIONS_MAX 64 /* at a time, all listeners together; further ones wait */
-#define ADMIN_TIMEOUT_S 10	 /* for a whole request, or for a reply's next bytes */
+#define ADMIN_TIMEOUT_S 10       /* for a whole request, or for a reply's next bytes */
 
 /* What a listener serves. */
 enum admin_scope {
-	ADMIN_HEALTH = 1 << 0,	/* /livez, /readyz, /healthz: for whoever can connect */
+	ADMIN_HEALTH = 1 << 0,  /* /livez, /readyz, /healthz: for whoever can connect */
 	ADMIN_METRICS = 1 << 1, /* /metrics */
-	ADMIN_READ = 1 << 2,	/* the status page; all of /v1/ that changes nothing */
+	ADMIN_READ = 1 << 2,    /* the status page; all of /v1/ that changes nothing */
 	ADMIN_CONTROL = 1 << 3, /* the rest: a Unix socket only, whose peers are asked for */
 };
 
@@ -51,6 +51,12 @@ struct admin *admin_new(struct event_base *base, const struct admin_route *route
  */
 int admin_listen(struct admin *a, const struct address *address, unsigned scopes,
 		 const struct bind_access *access, char **why);
+/*
+ * Before each request of ADMIN_CONTROL is run, for audit records; the log has it anyway. what: its
+ * method and path.
+ */
+void admin_on_control(struct admin *a,
+		      void (*control)(const struct admin_request *r, const char *what, void *user));
 /* Requests that have no answer yet get none. NULL is fine; returns NULL. */
 struct admin *admin_free(struct admin *a);
 
@@ -69,8 +75,9 @@ struct json_object *admin_body(const struct admin_request *r);
 /* Who asks, by SO_PEERCRED: false where that is not known (tcp). For the log and the audit. */
 bool admin_peer(const struct admin_request *r, uid_t *uid, pid_t *pid);
 /*
- * The connection's descriptor, a copy of it: the caller's, to speak another protocol on it from now
- * on (Upgrade:). The request is over and has no answer. -1: there is none to be had.
+ * The connection's descriptor: the caller's, to speak another protocol on it from now on
+ * (Upgrade:). The request is over and has no answer. -1: there is none to be had, and the request
+ * is still to be answered.
  */
 int admin_detach(struct admin_request *r);
 

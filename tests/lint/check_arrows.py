@@ -24,6 +24,9 @@ LIBRARIES = [   # header, who may include it, why
      'HTTP/2 stays in the session; relay/version.c only asks for its version'),
     (r'yaml\.h', r'config/tree\.c|relay/version\.c',
      'config/tree.c alone knows libyaml; relay/version.c only asks for its version'),
+    (r'json-c/', r'(relay|tunnel|qgs-bridge)/(admin|census|status_page|history|problems)\w*\.[ch]|attestctl/.*|'
+     r'relay/version\.c', 'JSON is for the admin API and what asks it; relay/version.c only asks for its version'),
+    (r'curl/', r'attestctl/.*', 'only attestctl is an HTTP client'),
     (r'(event2|openssl|systemd)/|sys/(socket|epoll)\.h', r'(?!config/).*',
      'config/ knows no sockets, no events and no logging'),
 ]
