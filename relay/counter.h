@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
+#include "relay/durations.h"
 #include "relay/reason.h"
 
 enum counter {
@@ -34,6 +35,8 @@ struct counters {
 	atomic_uint_fast64_t ended[REASONS];	/* streams, by how they ended */
 	atomic_uint_fast64_t refused[REASONS];	/* clients turned away before they had a target */
 	atomic_uint_fast64_t sessions[REASONS]; /* tunnels, by how they ended or were refused */
+	struct durations durations[DURATIONS_KINDS];
+	atomic_uint_fast64_t turn_since; /* worker_now of the turn that goes on; 0: it sleeps */
 	atomic_uint_fast64_t h2_clients[REASONS]; /* HTTP/2 clients that asked for something */
 };
 
@@ -42,6 +45,11 @@ static inline void counter_add(atomic_uint_fast64_t *c, uint64_t n)
 	/* one writer: no locked instruction needed */
 	atomic_store_explicit(c, atomic_load_explicit(c, memory_order_relaxed) + n,
 			      memory_order_relaxed);
+}
+
+static inline void counter_set(atomic_uint_fast64_t *c, uint64_t n)
+{
+	atomic_store_explicit(c, n, memory_order_relaxed);
 }
 
 static inline uint64_t counter_get(const atomic_uint_fast64_t *c)

@@ -72,6 +72,7 @@ void edge_turn(struct worker *w, int ms)
 	struct edge_batch *b = &w->batch;
 
 	b->n = epoll_wait(w->edge_fd, b->at, EDGE_BATCH, ms);
+	counter_set(&w->counters.turn_since, worker_now(w));
 	for (b->next = 0; b->next < b->n;) {
 		const struct epoll_event *event = &b->at[b->next++];
 		struct edge *e = event->data.ptr;

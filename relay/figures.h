@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "relay/figure_class.h"
 #include "relay/reason.h"
 #include "relay/table.h"
 
@@ -37,24 +38,6 @@ enum figure_count {
 	FIGURE_PARKED, /* streams now: waiting for a tunnel */
 	FIGURE_COUNTS
 };
-
-/* How streams end, in few words: whose business it is. */
-enum figure_class {
-	FIGURE_CLEAN,
-	FIGURE_CLIENT,      /* the client left or broke off */
-	FIGURE_TARGET,      /* the target did */
-	FIGURE_TUNNEL,      /* the tunnel under it ended */
-	FIGURE_NO_TUNNEL,   /* none came in time */
-	FIGURE_UNREACHABLE, /* the target could not be had */
-	FIGURE_IDLE,
-	FIGURE_LIMIT,
-	FIGURE_DENIED, /* it may not, or not any more */
-	FIGURE_RELAY,  /* the relay's own: out of memory, shutting down */
-	FIGURE_CLASSES
-};
-
-enum figure_class figure_class_of(enum reason why);
-const char *figure_class_word(enum figure_class c);
 
 /* One name's. A service's are its owner's, too. */
 struct figure {

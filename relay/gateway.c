@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "relay/enrolment.h"
+#include "relay/figures.h"
 #include "relay/health.h"
 #include "relay/intake.h"
 #include "relay/listener.h"
@@ -276,6 +277,9 @@ static bool make_workers(struct gateway *g)
 
 	if (n > WORKERS_MAX)
 		n = WORKERS_MAX;
+	g->figures = figures_new(n);
+	if (!g->figures || !figures_declare(g->figures, g->config))
+		return false;
 	for (unsigned i = 0; i < n; i++) {
 		if (!make_worker(g, i))
 			return false;
@@ -349,6 +353,7 @@ bool gateway_reload(struct gateway *g, struct relay_config *config)
 	}
 	settings_unref(g->settings);
 	g->settings = s;
+	figures_declare(g->figures, config); /* out of memory: new names are counted with others */
 	listener_warn_of_strangers(g, config);
 	return true;
 }
@@ -471,4 +476,5 @@ void gateway_deinit(struct gateway *g)
 	health_free(g->health);
 	tenants_deinit(&g->tenants);
 	settings_unref(g->settings);
+	figures_free(g->figures);
 }

@@ -24,6 +24,7 @@
 
 struct audit;
 struct enrolment;
+struct figures;
 struct gateway;
 struct h2_client;
 struct httphead;
@@ -126,6 +127,7 @@ struct gateway {
 	struct tenants tenants;
 	struct registry *registry;
 	struct health *health;
+	struct figures *figures; /* what is counted by name */
 	struct audit *audit; /* NULL: none; main's */
 	struct probes *probes; /* the first worker's; NULL: none */
 	struct tunnel_side tunnel;

@@ -20,6 +20,7 @@
 #include "relay/bind.h"
 #include "relay/conduit.h"
 #include "relay/fd.h"
+#include "relay/figures.h"
 #include "relay/gateway.h"
 #include "relay/intake.h"
 #include "relay/log.h"
@@ -50,6 +51,7 @@ static void on_accepted(struct acceptor *a, int fd, const struct peer *peer)
 	struct client client;
 	enum reason why;
 
+	figure_add(l->figure, l->worker->index, FIGURE_ACCEPTED, 1);
 	if (l->config->proxy_protocol) {
 		proxied_new(l, fd, peer);
 		return;
@@ -125,6 +127,7 @@ struct listener *listener_new(struct gateway *g, struct worker *w,
 	l->config = config;
 	l->gateway = g;
 	l->worker = w;
+	l->figure = figures_of(g->figures, FIGURES_LISTENERS, config->name);
 	/* what it accepts inherits this; others than TCP refuse: fine */
 	setsockopt(socket->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	if (acceptor_start(&l->acceptor, w, socket->fd, config->name, &events) < 0)
@@ -144,6 +147,7 @@ struct listener *listener_free(struct listener *l)
 	if (!l)
 		return NULL;
 	acceptor_abandon(&l->acceptor);
+	figure_put(l->figure);
 	sockets_put(l->socket);
 	free(l);
 	return NULL;

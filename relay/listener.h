@@ -13,6 +13,7 @@
 #include "relay/reason.h"
 
 struct client;
+struct figure;
 struct gateway;
 struct listening;
 struct worker;
@@ -21,6 +22,7 @@ struct listener {
 	const struct listener_config *config;
 	struct gateway *gateway;
 	struct worker *worker;
+	struct figure *figure;
 	struct acceptor acceptor;
 	struct listening *socket; /* shared by the workers; held until this one has stopped */
 	struct listener *next;

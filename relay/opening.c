@@ -22,6 +22,7 @@
 #include <string.h>
 
 #include "relay/balance.h"
+#include "relay/figures.h"
 #include "relay/identity.h"
 #include "relay/opening_state.h"
 #include "relay/refusal.h"
@@ -76,6 +77,19 @@ void opening_count(const struct opening *o, enum counter which, int change)
 	counter_add(&o->worker->counters.value[which], (uint64_t)(int64_t)change);
 }
 
+static void count_bytes(struct opening *o, const struct splice *s)
+{
+	static const enum figure_count of[SIDES] = { [INI] = FIGURE_UP, [TGT] = FIGURE_DOWN };
+
+	for (unsigned i = 0; i < SIDES; i++) {
+		uint64_t more = s->half[i].bytes - o->counted[i];
+
+		if (more)
+			figure_add(o->figure, o->worker->index, of[i], more);
+		o->counted[i] += more;
+	}
+}
+
 /* ---- the end ---- */
 
 static void on_free(struct reapable *r)
@@ -104,6 +118,7 @@ static void release(struct opening *o)
 
 	search_end(o);
 	claim_end(&o->claim);
+	figure_put(o->figure);
 	registry_unload(o->load);
 	if (!o->splice)
 		opening_count(o, COUNTER_LIVE_OPENINGS, -1);
@@ -143,12 +158,15 @@ void opening_passed(struct splice *s, size_t bytes)
 	struct opening *o = s->user;
 
 	claim_pass(&o->claim, bytes, worker_now(s->worker));
+	count_bytes(o, s);
 }
 
 void opening_on_splice_end(struct splice *s, enum reason why)
 {
 	struct opening *o = s->user;
 
+	count_bytes(o, s);
+	figure_add(o->figure, o->worker->index, FIGURE_LIVE, (uint64_t)-1);
 	if (o->in_tunnel)
 		gateway_target_restored(opening_gateway(o));
 	if (why != REASON_EOF && why != REASON_RESET && why != REASON_CLOSED_EARLY &&
@@ -164,6 +182,22 @@ void opening_on_splice_end(struct splice *s, enum reason why)
 }
 
 /* ---- joined ---- */
+
+/* The first tunnel with its service may have come since it began. */
+static void count_joined(struct opening *o)
+{
+	struct figure *before = o->figure;
+
+	if (figure_is_other(before)) {
+		o->figure = figures_of(opening_gateway(o)->figures, FIGURES_SERVICES, o->service);
+		figure_put(before);
+	}
+	figure_add(o->figure, o->worker->index, FIGURE_STREAMS, 1);
+	figure_add(o->figure, o->worker->index, FIGURE_LIVE, 1);
+	if (o->search->parked_at && o->in_tunnel)
+		durations_add(o->worker->counters.durations, DURATIONS_PICKUP,
+			      (worker_now(o->worker) - o->search->parked_at) * 1000);
+}
 
 /* The door's yes: REASON_NONE, or why the client, if there still is one, did not get it. */
 static enum reason establish(struct opening *o)
@@ -201,6 +235,7 @@ void opening_join(struct opening *o, struct conduit *target)
 			       gateway_splice_spec(opening_gateway(o), o->config), o);
 	if (o->splice) {
 		o->in_tunnel = in_tunnel;
+		count_joined(o);
 		if (in_tunnel)
 			gateway_target_unneeded(opening_gateway(o));
 		search_end(o);
@@ -348,6 +383,7 @@ void opening_new(struct listener *l, struct worker *w, struct conduit *client, e
 	o->search = f;
 	o->source = who->source;
 	memcpy(o->service, route->service, name);
+	o->figure = figures_of(l->gateway->figures, FIGURES_SERVICES, o->service);
 	opening_enlist(o, &gateway_worker(o->worker)->openings);
 	opening_count(o, COUNTER_LIVE_OPENINGS, 1);
 	if (upgrade)

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "relay/audit.h"
+#include "relay/figures.h"
 #include "relay/identity.h"
 #include "relay/log.h"
 #include "relay/opening_state.h"
@@ -111,6 +112,12 @@ void opening_log_end(const struct opening *o, enum reason why, uint64_t up, uint
 	};
 	const unsigned n = sizeof(fields) / sizeof(fields[0]) - !o->proxy;
 
+	figure_ended(o->figure, o->worker->index, why);
+	if (o->splice)
+		durations_add(o->worker->counters.durations, DURATIONS_STREAM,
+			      r.duration_ms * 1000);
+	else
+		figure_ended(o->listener->figure, o->worker->index, why);
 	r.why = why;
 	r.bytes_up = up;
 	r.bytes_down = down;
@@ -137,8 +144,12 @@ static void record_refused(struct worker *w, const char *listener, const struct 
 		.service = wanted,
 		.detail = detail,
 	};
+	struct gateway *g = gateway_worker(w)->gateway;
+	struct figure *figure = figures_of(g->figures, FIGURES_LISTENERS, listener);
 
-	audit_write(gateway_worker(w)->gateway->audit, &w->counters, &r);
+	figure_ended(figure, w->index, why);
+	figure_put(figure);
+	audit_write(g->audit, &w->counters, &r);
 }
 
 void opening_log_refused(struct worker *w, const char *listener, const struct client *who,

@@ -10,8 +10,10 @@
 #include "relay/gateway.h"
 #include "relay/listener.h"
 #include "relay/peer.h"
+#include "relay/splice.h"
 #include "relay/worker.h"
 
+struct figure;
 struct search;
 
 /* One per stream for as long as it lives: kept small. */
@@ -27,6 +29,8 @@ struct opening {
 	char *tunnel;
 	const char *carrier;  /* of that tunnel; static */
 	char *target_address; /* for the audit: the tunnel's agent, or what dialled has led to */
+	struct figure *figure; /* its service's */
+	uint64_t counted[SIDES]; /* bytes of its splice that the figure has */
 	struct claim claim; /* what it has of its owner's, source's and client's limits */
 	struct source *source; /* its connection counts there */
 	struct registry_load *load; /* of the tunnel it is in, or on its way to; or NULL */

@@ -25,6 +25,7 @@ struct opening;
 struct search {
 	struct opening *opening;
 	struct dial *dial;
+	uint64_t parked_at; /* first; 0: never */
 	uint64_t dialled_at; /* worker_now */
 	struct conduit *target; /* between its opening and the far end's answer */
 	struct timer timer;

@@ -142,7 +142,11 @@ static enum step sink_died(struct splice *s, unsigned i, ssize_t error)
 
 static enum step moved(struct splice *s, struct splice_half *h, size_t n)
 {
+	enum counter which = h == &s->half[INI] ? COUNTER_BYTES_UP : COUNTER_BYTES_DOWN;
+
 	h->bytes += n;
+	if (!s->spec->uncounted)
+		counter_add(&s->worker->counters.value[which], n);
 	s->active = worker_now(s->worker);
 	return STEP_MORE;
 }
@@ -480,8 +484,6 @@ static void count_end(const struct splice *s, enum reason why)
 
 	if (s->spec->uncounted)
 		return;
-	counter_add(&count->value[COUNTER_BYTES_UP], s->half[INI].bytes);
-	counter_add(&count->value[COUNTER_BYTES_DOWN], s->half[TGT].bytes);
 	counter_add(&count->value[COUNTER_LIVE_SPLICES], (uint64_t)-1);
 	counter_add(&count->ended[why], 1);
 }

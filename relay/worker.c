@@ -394,6 +394,16 @@ static void sleep_in_libevent(struct worker *w, int ms)
 	event_del(w->private->edge_event);
 }
 
+/* For metrics: since sleep ended. */
+static void note_turn(struct worker *w)
+{
+	atomic_uint_fast64_t *since = &w->counters.turn_since;
+	uint64_t now = worker_now(w), began = counter_get(since);
+
+	counter_set(since, 0);
+	durations_add(w->counters.durations, DURATIONS_TURN, now > began ? (now - began) * 1000 : 0);
+}
+
 void worker_turn(struct worker *w, bool wait)
 {
 	struct deferred *head = &w->private->deferred;
@@ -407,6 +417,7 @@ void worker_turn(struct worker *w, bool wait)
 	timer_turn(w);
 	run_deferred(w);
 	reap(w);
+	note_turn(w);
 }
 
 void worker_run(struct worker *w)

@@ -35,6 +35,7 @@
 
 #include "relay/audit.h"
 #include "relay/conduit.h"
+#include "relay/figures.h"
 #include "relay/gateway.h"
 #include "relay/identity.h"
 #include "relay/log.h"
@@ -75,6 +76,7 @@ struct tunnel {
 	char owner[HELLO_LABEL_MAX]; /* "": not known yet */
 	char (*offers)[HELLO_LABEL_MAX]; /* what it offers */
 	unsigned n_offers;
+	struct figure **figures; /* of those, held while it is listed; NULL: no memory for it */
 	struct quota_entry *quota; /* the owner's; NULL: not known yet */
 	char instance[HELLO_INSTANCE_MAX];
 	struct reapable reapable;
@@ -157,6 +159,13 @@ static void record(const struct tunnel *t, enum audit_kind kind, enum reason why
 	};
 
 	label(t, name, sizeof(name));
+	if (kind == AUDIT_SESSION_REFUSED) {
+		struct figure *listener = figures_of(t->gateway->figures, FIGURES_LISTENERS,
+						     r.listener);
+
+		figure_ended(listener, t->worker->index, why);
+		figure_put(listener);
+	}
 	audit_write(t->gateway->audit, &t->worker->counters, &r);
 }
 
@@ -197,7 +206,22 @@ static void on_free(struct reapable *r)
 
 	identity_unref(t->client.identity);
 	free(t->offers);
+	free(t->figures);
 	free(t);
+}
+
+/* While tunnels offer a service it has figures of its own. */
+static void hold_figures(struct tunnel *t, const struct hello_accepted *words)
+{
+	struct figures *all = t->gateway->figures;
+	struct figure *owner;
+
+	t->figures = calloc(words->n_services + 1, sizeof(struct figure *));
+	for (unsigned i = 0; t->figures && i < words->n_services; i++)
+		t->figures[i] = figures_offered(all, words->services[i]);
+	owner = figures_of(all, FIGURES_OWNERS, t->owner);
+	figure_add(owner, t->worker->index, FIGURE_ACCEPTED, 1);
+	figure_put(owner);
 }
 
 /*
@@ -219,6 +243,8 @@ static void out_of_service(struct tunnel *t, enum reason why, const char *detail
 	t->quota = quotas_put(t->quota);
 	if (t->listed)
 		counter_add(&t->worker->counters.value[COUNTER_LIVE_TUNNELS], (uint64_t)-1);
+	for (unsigned i = 0; t->figures && t->figures[i]; i++)
+		figure_put(t->figures[i]);
 }
 
 /* There is no session (any more). */
@@ -349,6 +375,7 @@ static void accepted(struct tunnel *t, const struct hello_accepted *words)
 	quota_count(&t->quota->quota, QUOTA_TUNNELS);
 	counter_add(&t->worker->counters.value[COUNTER_TUNNELS], 1);
 	counter_add(&t->worker->counters.value[COUNTER_LIVE_TUNNELS], 1);
+	hold_figures(t, words);
 	record(t, AUDIT_SESSION_START, REASON_NONE, NULL, list);
 	fields_init(&fields);
 	if (hello_encode_accepted(words, &fields) < 0 ||

@@ -44,6 +44,8 @@ static void note_rtt(struct session *s, uint64_t rtt_us)
 {
 	uint64_t before = s->least_rtt_us + s->least_rtt_us / 8 + 1;
 
+	if (s->limits.peer == SESSION_PEER_AGENT || s->limits.peer == SESSION_PEER_RELAY)
+		durations_add(s->worker->counters.durations, DURATIONS_RTT, rtt_us);
 	s->rtt_us = rtt_us;
 	s->least_rtt_us = s->least_rtt_us && before < rtt_us ? before : rtt_us ? rtt_us : 1;
 }
