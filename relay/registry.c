@@ -435,6 +435,20 @@ enum reason registry_add(struct registry *r, struct registration *t, const struc
 	return why;
 }
 
+enum reason registry_ask(struct registry *r, struct registration *t, uint64_t max_per_owner,
+			 uint64_t max)
+{
+	struct arrival a = { .t = t, .owner = hash_string(&r->key, t->owner) };
+	struct registration *old;
+	enum reason why;
+
+	a.instance = hash_instance(r, a.owner, t->instance);
+	pthread_mutex_lock(&r->lock);
+	why = judge(r, &a, max_per_owner, max, &old);
+	pthread_mutex_unlock(&r->lock);
+	return why;
+}
+
 /* ---- there, and going ---- */
 
 void registry_retire(struct registry *r, struct registration *t)

@@ -65,6 +65,9 @@ struct offered {
  */
 enum reason registry_add(struct registry *r, struct registration *t, const struct offered *services,
 			 size_t n, uint64_t max_per_owner, uint64_t max, struct offer *stale);
+/* What registry_add would say; nothing is listed, and nothing changes. */
+enum reason registry_ask(struct registry *r, struct registration *t, uint64_t max_per_owner,
+			 uint64_t max);
 /* Takes its services out (no new streams); it stays known until registry_remove. */
 void registry_retire(struct registry *r, struct registration *t);
 void registry_remove(struct registry *r, struct registration *t); /* not listed: nothing */

@@ -85,7 +85,8 @@ int hello_encode(const struct hello *h, struct fields *f)
 	for (unsigned i = 0; r == 0 && i < h->n_offers; i++) {
 		snprintf(text, sizeof(text), "%s%s", h->offers[i].name,
 			 h->offers[i].eager ? EAGER : "");
-		r = fields_add(f, "attest-service", text, false);
+		r = fields_add(f, h->question ? "attest-would-offer" : "attest-service", text,
+			       false);
 	}
 	return r;
 }
@@ -146,6 +147,7 @@ int hello_decode(struct hello *out, const struct fields *f, char why[HELLO_WHY_M
 	const char *instance = fields_get(f, "attest-instance");
 	const char *generation = fields_get(f, "attest-generation");
 	struct hello h = { .token = token && *token ? token : NULL };
+	const char *field;
 
 	if (!instance || !hello_is_instance(instance))
 		return refuse(why,
@@ -156,10 +158,15 @@ int hello_decode(struct hello *out, const struct fields *f, char why[HELLO_WHY_M
 		return refuse(why,
 			      "attest-generation is %s; a decimal number below 2^63 is expected",
 			      generation ? "malformed" : "missing");
+	h.question = fields_get(f, "attest-would-offer");
+	field = h.question ? "attest-would-offer" : "attest-service";
+	if (h.question && fields_get(f, "attest-service"))
+		return refuse(why,
+			      "attest-would-offer beside attest-service: a hello offers, or asks");
 	for (unsigned i = 0; i < f->n; i++) {
 		int r;
 
-		if (strcmp(f->at[i].name, "attest-service") != 0)
+		if (strcmp(f->at[i].name, field) != 0)
 			continue;
 		r = decode_offer(&h, f->at[i].value, why);
 		if (r < 0)

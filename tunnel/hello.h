@@ -40,6 +40,7 @@ struct hello {
 	const char *token; /* NULL: none sent. Secret. Decoded, it lies in the fields: not owned */
 	char instance[HELLO_INSTANCE_MAX];
 	uint64_t generation;
+	bool question; /* only: would these be accepted? Nothing is offered */
 	unsigned n_offers; /* at least one, each name once */
 	struct hello_offer offers[HELLO_SERVICES_MAX];
 };

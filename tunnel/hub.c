@@ -62,6 +62,7 @@ struct tunnel {
 	uint32_t slot;
 	int32_t hello; /* the hello's stream */
 	bool websocket, listed;
+	bool answered; /* it has only asked, and was told; it was never to be listed */
 	bool moved; /* by our wish: its streams stay for as long as they live */
 	struct client client;
 	struct timer timer;
@@ -193,6 +194,9 @@ static void log_ended(const struct tunnel *t, enum reason why, const char *detai
 			   " s",
 			   name, both, carrier_word(t), reason_word(why), detail, streams,
 			   ms / 1000);
+	else if (t->answered)
+		log_info("agent %s from %s (%s) has asked what it may offer", name, both,
+			 carrier_word(t));
 	else
 		log_limited(LOG_LEVEL_WARNING, fields, n, "tunnel %s from %s (%s) refused: %s: %s",
 			    name, both, carrier_word(t), reason_word(why), detail);
@@ -233,7 +237,8 @@ static void out_of_service(struct tunnel *t, enum reason why, const char *detail
 	if (t->state == OVER)
 		return;
 	log_ended(t, why, detail);
-	record(t, t->listed ? AUDIT_SESSION_END : AUDIT_SESSION_REFUSED, why, detail, NULL);
+	if (!t->answered)
+		record(t, t->listed ? AUDIT_SESSION_END : AUDIT_SESSION_REFUSED, why, detail, NULL);
 	t->state = OVER;
 	timer_cancel(t->worker, &t->timer);
 	handshake_end(&t->handshake);
@@ -454,15 +459,70 @@ static bool join_owner(struct tunnel *t)
 	return false;
 }
 
+/* It may not be listed: says why. */
+static void refuse_listing(struct tunnel *t, enum reason why)
+{
+	if (why == REASON_STALE)
+		refuse(t, HELLO_STALE, why,
+		       "another agent with this instance name is connected and newer; if both are "
+		       "yours, give each its own --instance");
+	else if (why == REASON_OWNER_LIMIT)
+		refuse(t, HELLO_LIMIT, why,
+		       "this owner has as many tunnels as it may (limits.per_owner.tunnels)");
+	else
+		refuse(t, HELLO_LIMIT, why,
+		       "the relay has as many tunnels as it may (limits.tunnels)");
+}
+
+/* Its services' full names. */
+static struct hello_accepted name_services(const struct tunnel *t, const struct hello *hello)
+{
+	struct hello_accepted words = { .n_services = hello->n_offers };
+
+	snprintf(words.owner, sizeof(words.owner), "%s", t->owner);
+	for (unsigned i = 0; i < hello->n_offers; i++)
+		snprintf(words.services[i], sizeof(words.services[i]), "%s.%s",
+			 hello->offers[i].name, t->owner);
+	return words;
+}
+
+/* It has only asked: is told what would come of it, and nothing else changes. */
+static void answer_question(struct tunnel *t, const struct hello *hello)
+{
+	const struct hello_accepted words = name_services(t, hello);
+	struct registration asked = { .owner = t->owner,
+				      .instance = t->instance,
+				      .generation = hello->generation };
+	struct fields fields;
+	enum reason why;
+
+	t->quota = tenants_owner(&t->gateway->tenants, t->owner);
+	if (!t->quota) {
+		tunnel_close(t, REASON_NO_MEMORY, "out of memory");
+		return;
+	}
+	why = registry_ask(t->gateway->registry, &asked,
+			   quota_most(&t->quota->quota, QUOTA_TUNNELS),
+			   gateway_settings(t->worker)->config->limits.tunnels);
+	if (why != REASON_NONE) {
+		refuse_listing(t, why);
+		return;
+	}
+	fields_init(&fields);
+	if (hello_encode_accepted(&words, &fields) == 0)
+		session_request(t->session, HELLO_PATH_ACCEPTED, &fields);
+	t->answered = true;
+	tunnel_close(t, REASON_EOF, "the question is answered");
+}
+
 static void enroll(struct tunnel *t, const struct hello *hello)
 {
 	const struct relay_limits *limits = &gateway_settings(t->worker)->config->limits;
+	const struct hello_accepted words = name_services(t, hello);
 	struct offered services[HELLO_SERVICES_MAX];
-	struct hello_accepted words = { .n_services = hello->n_offers };
 	struct offer stale;
 	enum reason why;
 
-	snprintf(words.owner, sizeof(words.owner), "%s", t->owner);
 	/* NOLINTNEXTLINE(clang-analyzer-optin.portability.UnixAPI): a hello has one at least */
 	t->offers = calloc(hello->n_offers, sizeof(*t->offers));
 	if (!t->offers || !join_owner(t)) {
@@ -471,8 +531,6 @@ static void enroll(struct tunnel *t, const struct hello *hello)
 	}
 	t->n_offers = hello->n_offers;
 	for (unsigned i = 0; i < hello->n_offers; i++) {
-		snprintf(words.services[i], sizeof(words.services[i]), "%s.%s",
-			 hello->offers[i].name, t->owner);
 		services[i] = (struct offered){ words.services[i], hello->offers[i].eager };
 		memcpy(t->offers[i], hello->offers[i].name, sizeof(t->offers[i]));
 	}
@@ -483,16 +541,8 @@ static void enroll(struct tunnel *t, const struct hello *hello)
 						 .generation = hello->generation };
 	why = registry_add(t->gateway->registry, &t->registration, services, hello->n_offers,
 			   quota_most(&t->quota->quota, QUOTA_TUNNELS), limits->tunnels, &stale);
-	if (why == REASON_STALE) {
-		refuse(t, HELLO_STALE, why,
-		       "another agent with this instance name is connected and newer; if both are "
-		       "yours, give each its own --instance");
-	} else if (why == REASON_OWNER_LIMIT) {
-		refuse(t, HELLO_LIMIT, why,
-		       "this owner has as many tunnels as it may (limits.per_owner.tunnels)");
-	} else if (why != REASON_NONE) {
-		refuse(t, HELLO_LIMIT, why,
-		       "the relay has as many tunnels as it may (limits.tunnels)");
+	if (why != REASON_NONE) {
+		refuse_listing(t, why);
 	} else {
 		if (stale.tunnel)
 			replace(&stale);
@@ -536,7 +586,10 @@ static void on_hello(struct tunnel *t, const struct fields *fields)
 		refuse(t, HELLO_FORBIDDEN, REASON_FORBIDDEN, message);
 		return;
 	}
-	enroll(t, &hello);
+	if (hello.question)
+		answer_question(t, &hello);
+	else
+		enroll(t, &hello);
 }
 
 static void on_reply(struct session *s, int32_t id, int status, const struct fields *fields)

@@ -130,6 +130,26 @@ static void test_refused_hellos(void)
 	refused(&fields, "more than 64");
 }
 
+/* A question is none to a relay that does not know it: without an attest-service it is refused. */
+static void test_question(void)
+{
+	static struct hello in = { .instance = "a", .generation = 7, .question = true };
+	static struct hello out;
+	char why[HELLO_WHY_MAX];
+
+	in.n_offers = 1;
+	strcpy(in.offers[0].name, "kbs");
+	fields_init(&fields);
+	CHECK_INT(hello_encode(&in, &fields), 0);
+	CHECK(!fields_get(&fields, "attest-service"));
+	CHECK_INT(hello_decode(&out, &fields, why), 0);
+	CHECK(out.question);
+	CHECK_INT(out.n_offers, 1);
+	CHECK_STR(out.offers[0].name, "kbs");
+	CHECK_INT(fields_add(&fields, "attest-service", "kbs", false), 0);
+	refused(&fields, "attest-would-offer beside attest-service");
+}
+
 static void test_accepted(void)
 {
 	static struct hello_accepted in, out;
@@ -196,6 +216,7 @@ int main(void)
 	test_round_trip();
 	test_tolerant();
 	test_refused_hellos();
+	test_question();
 	test_accepted();
 	test_refused();
 	test_move();
