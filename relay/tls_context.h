@@ -27,4 +27,7 @@ struct identity *tls_context_identity(const SSL *ssl);
 /* The context's own copy of the ALPN name that was agreed on, or "". */
 const char *tls_context_alpn(const struct tls_context *t, const SSL *ssl);
 
+/* A client expects a server of that name, or IP address. False: no memory, or no name. */
+bool tls_expect(SSL *ssl, const char *name);
+
 #endif

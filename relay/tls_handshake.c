@@ -209,7 +209,7 @@ void tls_handshake_step(struct tls_conduit *t)
 }
 
 /* SNI for names, verification for names and addresses. */
-static bool expect(SSL *ssl, const char *name)
+bool tls_expect(SSL *ssl, const char *name)
 {
 	X509_VERIFY_PARAM *param = SSL_get0_param(ssl);
 	uint8_t ip[16];
@@ -243,7 +243,7 @@ static struct tls_handshake *start(struct worker *w, int fd, struct tls_context 
 	ERR_clear_error();
 	t->ssl = SSL_new(context->ssl);
 	bio = tls_bio_new(t);
-	if (!t->ssl || !bio || (name && !expect(t->ssl, name)) || tls_watch(t) < 0)
+	if (!t->ssl || !bio || (name && !tls_expect(t->ssl, name)) || tls_watch(t) < 0)
 		goto fail;
 	SSL_set_bio(t->ssl, bio, bio);
 	SSL_set_msg_callback(t->ssl, tls_on_message);

@@ -40,6 +40,7 @@
 #include "relay/worker.h"
 #include "tunnel/agent.h"
 #include "tunnel/confine.h"
+#include "tunnel/doctor.h"
 #include "tunnel/egress.h"
 #include "tunnel/enroll.h"
 #include "tunnel/hello.h"
@@ -459,6 +460,8 @@ int main(int argc, char **argv)
 
 	if (argc > 1 && strcmp(argv[1], "enroll") == 0)
 		return enroll_run(argc - 1, argv + 1);
+	if (argc > 1 && strcmp(argv[1], "doctor") == 0)
+		return doctor_tunnel(argc, argv);
 	o = options_read(argc, argv);
 	switch (o.action) {
 	case OPTIONS_DONE:

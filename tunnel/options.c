@@ -368,10 +368,9 @@ static bool check(const struct tunnel_config *c, const char *name, struct config
 	return e->n == 0;
 }
 
-struct options options_read(int argc, char **argv)
+struct options options_judge(int argc, char **argv, struct config_errors *errors)
 {
 	struct options o = { .action = OPTIONS_RUN };
-	struct config_errors errors = { 0 };
 	const char *path = NULL;
 	bool good = true;
 	int option;
@@ -379,12 +378,9 @@ struct options options_read(int argc, char **argv)
 	if (!first_pass(argc, argv, &path, &o))
 		return o;
 	o.path = path;
-	o.config = path ? tunnel_config_load(path, &errors) : tunnel_config_new();
-	if (!o.config) {
-		config_errors_print(&errors, stderr);
-		config_errors_deinit(&errors);
+	o.config = path ? tunnel_config_load(path, errors) : tunnel_config_new();
+	if (!o.config)
 		return end(o, STATUS_FAILED);
-	}
 	optind = 0;
 	while ((option = getopt_long(argc, argv, short_options, long_options, NULL)) != -1)
 		good = apply(&o, option, optarg) && good;
@@ -395,10 +391,19 @@ struct options options_read(int argc, char **argv)
 			 "is no service; expected --service NAME=ADDRESS, or no --once");
 		return end_usage(o);
 	}
-	good = check(o.config, path ? path : PROGRAM, &errors);
+	if (!check(o.config, path ? path : PROGRAM, errors))
+		return end(o, path ? STATUS_FAILED : STATUS_USAGE);
+	return o;
+}
+
+struct options options_read(int argc, char **argv)
+{
+	struct config_errors errors = { 0 };
+	struct options o = options_judge(argc, argv, &errors);
+
 	config_errors_print(&errors, stderr);
+	if (errors.n && o.status == STATUS_USAGE)
+		fputs("Try " PROGRAM " --help.\n", stderr);
 	config_errors_deinit(&errors);
-	if (!good)
-		return path ? end(o, STATUS_FAILED) : end_usage(o);
 	return o;
 }

@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 
+struct config_errors;
 struct tunnel_config;
 
 enum options_action { OPTIONS_RUN, OPTIONS_CHECK, OPTIONS_DUMP, OPTIONS_DONE };
@@ -20,5 +21,7 @@ struct options {
 };
 
 struct options options_read(int argc, char **argv);
+/* The same; what is wrong with the config is left in errors, the caller's. */
+struct options options_judge(int argc, char **argv, struct config_errors *errors);
 
 #endif
