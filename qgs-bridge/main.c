@@ -7,8 +7,9 @@
  *   options   flags and file become one config; --check-config and --dump-config end here
  *   log       from here on everything is said through the log
  *   harden    no core dumps: requests pass through memory
- *   prepare   worker; SIGTERM and SIGINT: end in order, a second one at once; SIGHUP: read the
- *             config again; SIGUSR1: a line on how things are; as many descriptors as we may have
+ *   prepare   worker; signals; as many descriptors as we may have. SIGTERM and SIGINT: end in
+ *             order, a second one at once (relay/ending.h); SIGHUP: read the config again; SIGUSR1:
+ *             a line on how things are
  *   bridge    every listener is tried once; then those are opened that may be
  *   metrics
  *   sandbox   what is needed no more is given up: rights, files, system calls
@@ -26,8 +27,6 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <systemd/sd-daemon.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "config/bridge.h"
@@ -36,13 +35,14 @@
 #include "qgs-bridge/metrics.h"
 #include "qgs-bridge/options.h"
 #include "relay/edge.h"
+#include "relay/ending.h"
 #include "relay/log.h"
 #include "relay/metrics_http.h"
+#include "relay/notify.h"
 #include "relay/worker.h"
 
-#define TICK_MS 100	     /* how often it is looked whether all are gone */
-#define STATUS_MS 10000	     /* how often systemd gets a line */
-#define END_MS 3000	     /* lingering closes take 2 s at most */
+#define TICK_MS 100          /* how often it is looked whether all are gone */
+#define END_MS 3000          /* lingering closes take 2 s at most */
 #define DESCRIPTORS_SPARE 64 /* for files, watches, probes, metrics; of few, a quarter */
 
 struct program {
@@ -56,7 +56,8 @@ struct program {
 	struct timer tick, watchdog, status;
 	uint64_t end_at; /* draining, or ending: no longer than this (worker_now) */
 	uint64_t watchdog_ms;
-	bool ending;
+	struct ending ending;
+	bool cut; /* what is left is being closed */
 };
 
 static struct program program;
@@ -103,37 +104,34 @@ static void tell_status(void)
 {
 	char text[256];
 
-	sd_notifyf(0, "STATUS=%s", bridge_status(&program.bridge, text, sizeof(text)));
+	notify_status("%s%s", program.ending.draining ? "ending: " : "",
+		      bridge_status(&program.bridge, text, sizeof(text)));
 }
 
 static void on_status(struct timer *t)
 {
-	if (!program.bridge.draining)
-		tell_status();
-	timer_set(program.worker, t, STATUS_MS, on_status);
+	tell_status();
+	timer_set(program.worker, t, NOTIFY_STATUS_MS, on_status);
 }
 
 static void on_watchdog(struct timer *t)
 {
-	sd_notify(0, "WATCHDOG=1");
+	notify_watchdog();
 	timer_set(program.worker, t, program.watchdog_ms, on_watchdog);
 }
 
 static void start_watchdog(struct program *p)
 {
-	uint64_t us;
-
-	if (sd_watchdog_enabled(0, &us) <= 0)
-		return;
-	p->watchdog_ms = us / 2000;
-	on_watchdog(&p->watchdog);
+	p->watchdog_ms = notify_watchdog_ms();
+	if (p->watchdog_ms)
+		on_watchdog(&p->watchdog);
 }
 
 /* ---- the end ---- */
 
 static void end_now(struct program *p)
 {
-	p->ending = true;
+	p->cut = true;
 	p->end_at = worker_now(p->worker) + END_MS;
 	bridge_end(&p->bridge);
 }
@@ -144,7 +142,7 @@ static void on_tick(struct timer *t)
 	struct program *p = &program;
 	bool late = worker_now(p->worker) >= p->end_at;
 
-	if (p->ending) {
+	if (p->cut) {
 		if (p->worker->conduits == 0 || late) {
 			worker_stop(p->worker);
 			return;
@@ -158,36 +156,39 @@ static void on_tick(struct timer *t)
 	timer_set(p->worker, t, TICK_MS, on_tick);
 }
 
-static void terminate(void)
+static void drain(struct program *p)
 {
-	struct program *p = &program;
 	uint64_t drain = p->bridge.config->timeouts.common.drain;
 
-	if (p->ending)
-		return;
-	if (p->bridge.draining) {
-		log_info("second signal: ending at once");
-		end_now(p);
-		return;
-	}
 	log_info("ending: no new connections; %u have %" PRIu64 " s to finish",
 		 p->bridge.connections, drain / 1000);
-	sd_notify(0, "STOPPING=1\nSTATUS=waiting for requests and streams to finish");
+	notify_stopping();
 	p->end_at = worker_now(p->worker) + drain;
 	bridge_drain(&p->bridge);
+	tell_status();
 	timer_set(p->worker, &p->tick, 0, on_tick);
 }
 
-/* ---- signals ---- */
-
-static void tell_reloading(void)
+static void terminate(void)
 {
-	struct timespec now;
+	struct program *p = &program;
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%" PRIu64,
-		   (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000);
+	if (p->cut)
+		return;
+	switch (ending_signalled(&p->ending, worker_now(p->worker))) {
+	case ENDING_BEGIN:
+		drain(p);
+		break;
+	case ENDING_SAME:
+		log_info(ENDING_SAME_TEXT);
+		break;
+	case ENDING_NOW:
+		log_info("second signal: ending at once");
+		end_now(p);
+	}
 }
+
+/* ---- signals ---- */
 
 static void reload(void)
 {
@@ -202,7 +203,7 @@ static void reload(void)
 		log_info("SIGHUP: there is no config file to read again");
 		return;
 	}
-	tell_reloading();
+	notify_reloading();
 	config = bridge_options_reload(p->argc, p->argv);
 	if (config && bridge_reload(&p->bridge, config)) {
 		log_set_level((enum log_level)config->log.level);
@@ -212,7 +213,7 @@ static void reload(void)
 		log_error("SIGHUP: the config is as it was before: the new one cannot be used");
 	}
 	bridge_config_unref(config);
-	sd_notify(0, "READY=1");
+	notify_ready();
 	tell_status();
 }
 
@@ -320,7 +321,7 @@ static int run(struct program *p, const struct bridge_options *o)
 		start_watchdog(p);
 		log_info("qgs-bridge " VERSION " ready, %zu listener%s", p->bridge.n_entrances,
 			 p->bridge.n_entrances == 1 ? "" : "s");
-		sd_notify(0, "READY=1");
+		notify_ready();
 		on_status(&p->status);
 		worker_run(p->worker);
 		status = BRIDGE_ORDERLY;

@@ -2,8 +2,9 @@
  * daemon: attest-relay as a running program: its stages, its signals, its end.
  *
  * Theory of operation: stages are log, descriptors, TLS, listeners, workers, metrics, sandbox,
- * audit, threads, READY; then the main thread only waits for signals and scrapes. SIGTERM and
- * SIGINT drain (a second one ends at once), SIGHUP reloads, SIGUSR1 logs a status line.
+ * audit, threads, READY; then the main thread waits for signals and requests, looks whether the
+ * workers' loops turn, and tells systemd. SIGTERM and SIGINT drain (see relay/ending.h), SIGHUP
+ * reloads, SIGUSR1 logs a status line.
  */
 #include "relay/daemon.h"
 
@@ -15,46 +16,93 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <systemd/sd-daemon.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "config/config.h"
 #include "relay/audit.h"
 #include "relay/confine.h"
+#include "relay/ending.h"
 #include "relay/gateway.h"
 #include "relay/log.h"
 #include "relay/metrics.h"
 #include "relay/metrics_http.h"
+#include "relay/notify.h"
 #include "relay/registry.h"
+#include "relay/watch.h"
 
+#define STATUS_TEXT 256
 #define DRAIN_TICK_MS 50
+#define LOOK_MS 5000 /* at the workers' loops, if systemd has no wish */
 
 struct daemon {
 	struct gateway gateway;
 	const char *path; /* the config's */
 	struct event_base *base;
-	struct event *drain_timer, *signals[4];
+	struct event *drain_timer, *status_timer, *look_timer, *signals[4];
+	struct watch *watch;
 	struct metrics_http *metrics;
 	uint64_t waited;
 	unsigned idle; /* ticks in a row */
-	bool draining;
+	struct ending ending;
 };
 
 /* ---- running ---- */
 
-static void status_line(struct daemon *d)
+static uint64_t now_ms(void)
 {
-	struct gateway *g = &d->gateway;
-	uint64_t sum[COUNTERS] = { 0 };
+	struct timespec ts;
 
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+static void add_up(const struct gateway *g, uint64_t sum[COUNTERS])
+{
 	for (unsigned i = 0; i < g->n_workers; i++)
 		for (unsigned j = 0; j < COUNTERS; j++)
 			sum[j] += counter_get(&g->workers[i]->counters.value[j]);
-	log_info("status: %" PRIu64 " connections, %" PRIu64 " tunnels, %zu services, %" PRIu64
-		 " streams, %" PRIu64 " parked, %" PRIu64 " accepted so far%s",
-		 (uint64_t)atomic_load(&g->connections), sum[COUNTER_LIVE_TUNNELS],
-		 registry_services(g->registry), sum[COUNTER_LIVE_SPLICES],
-		 sum[COUNTER_LIVE_PARKED], sum[COUNTER_ACCEPTED], d->draining ? ", draining" : "");
+}
+
+/* For the log and for systemctl status. */
+static const char *status_text(const struct daemon *d, char *text, size_t size)
+{
+	const struct gateway *g = &d->gateway;
+	const unsigned stuck = d->watch ? watch_stuck(d->watch) : 0;
+	uint64_t sum[COUNTERS] = { 0 };
+	int n;
+
+	add_up(g, sum);
+	n = snprintf(text, size,
+		     "%s%" PRIu64 " connections, %" PRIu64 " tunnels, %zu services, %" PRIu64
+		     " streams, %" PRIu64 " parked, %" PRIu64 " accepted so far",
+		     d->ending.draining ? "draining: " : "", (uint64_t)atomic_load(&g->connections),
+		     sum[COUNTER_LIVE_TUNNELS], registry_services(g->registry),
+		     sum[COUNTER_LIVE_SPLICES], sum[COUNTER_LIVE_PARKED], sum[COUNTER_ACCEPTED]);
+	if (stuck && n > 0 && (size_t)n < size)
+		snprintf(text + n, size - (size_t)n, "; %u of %u workers are stuck", stuck,
+			 g->n_workers);
+	return text;
+}
+
+static void tell_status(const struct daemon *d)
+{
+	char text[STATUS_TEXT];
+
+	notify_status("%s", status_text(d, text, sizeof(text)));
+}
+
+static void on_status(evutil_socket_t fd, short what, void *arg)
+{
+	tell_status(arg);
+}
+
+static void on_look(evutil_socket_t fd, short what, void *arg)
+{
+	const struct daemon *d = arg;
+
+	if (watch_look(d->watch))
+		notify_watchdog();
 }
 
 static void on_drain_tick(evutil_socket_t fd, short what, void *arg)
@@ -68,15 +116,15 @@ static void on_drain_tick(evutil_socket_t fd, short what, void *arg)
 		event_base_loopbreak(d->base);
 }
 
-static void start_draining(struct daemon *d)
+static void drain(struct daemon *d)
 {
 	const struct timeval tick = { .tv_usec = DRAIN_TICK_MS * 1000 };
 
-	d->draining = true;
 	log_info("ending: no new connections; streams have %" PRIu64 " s to finish",
 		 d->gateway.config->timeouts.drain / 1000);
-	sd_notify(0, "STOPPING=1\nSTATUS=draining");
+	notify_stopping();
 	gateway_drain(&d->gateway);
+	tell_status(d);
 	event_add(d->drain_timer, &tick);
 }
 
@@ -84,17 +132,24 @@ static void on_terminate(evutil_socket_t signal, short what, void *arg)
 {
 	struct daemon *d = arg;
 
-	if (!d->draining) {
-		start_draining(d);
-		return;
+	switch (ending_signalled(&d->ending, now_ms())) {
+	case ENDING_BEGIN:
+		drain(d);
+		break;
+	case ENDING_SAME:
+		log_info(ENDING_SAME_TEXT);
+		break;
+	case ENDING_NOW:
+		log_info("second signal: ending at once");
+		event_base_loopbreak(d->base);
 	}
-	log_info("second signal: ending at once");
-	event_base_loopbreak(d->base);
 }
 
 static void on_usr1(evutil_socket_t signal, short what, void *arg)
 {
-	status_line(arg);
+	char text[STATUS_TEXT];
+
+	log_info("status: %s", status_text(arg, text, sizeof(text)));
 }
 
 /* All that is wrong with it, in a line. NULL: out of memory. */
@@ -121,11 +176,12 @@ bool daemon_reload(struct daemon *d, char **why)
 
 	audit_reopen(d->gateway.audit); /* whatever comes of the rest */
 	*why = NULL;
-	if (d->draining) {
+	if (d->ending.draining) {
 		log_info("reload: not while draining");
 		*why = strdup("not while draining");
 		return false;
 	}
+	notify_reloading();
 	config = relay_config_load(d->path, &errors);
 	for (size_t i = 0; i < errors.n; i++)
 		log_error("reload: %s", errors.at[i]);
@@ -140,6 +196,8 @@ bool daemon_reload(struct daemon *d, char **why)
 	}
 	config_errors_deinit(&errors);
 	relay_config_unref(config);
+	notify_ready();
+	tell_status(d);
 	return good;
 }
 
@@ -158,13 +216,18 @@ struct gateway *daemon_gateway(struct daemon *d)
 
 void daemon_drain(struct daemon *d)
 {
-	if (!d->draining)
-		start_draining(d);
+	if (ending_asked(&d->ending))
+		drain(d);
 }
 
 bool daemon_is_draining(const struct daemon *d)
 {
-	return d->draining;
+	return d->ending.draining;
+}
+
+unsigned daemon_stuck_workers(const struct daemon *d)
+{
+	return d->watch ? watch_stuck(d->watch) : 0;
 }
 
 void daemon_hand_over(struct daemon *d, int fd)
@@ -186,12 +249,60 @@ static bool prepare(struct daemon *d)
 	if (!d->base)
 		return false;
 	d->drain_timer = event_new(d->base, -1, EV_PERSIST, on_drain_tick, d);
+	d->status_timer = event_new(d->base, -1, EV_PERSIST, on_status, d);
+	d->look_timer = event_new(d->base, -1, EV_PERSIST, on_look, d);
 	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) {
 		d->signals[i] = evsignal_new(d->base, signals[i].signal, signals[i].fn, d);
 		if (!d->signals[i] || event_add(d->signals[i], NULL) < 0)
 			return false;
 	}
-	return d->drain_timer;
+	return d->drain_timer && d->status_timer && d->look_timer;
+}
+
+static void every(struct event *timer, uint64_t ms)
+{
+	event_add(timer, &(struct timeval){ .tv_sec = (time_t)(ms / 1000),
+					    .tv_usec = (suseconds_t)(ms % 1000 * 1000) });
+}
+
+/* The workers run. False: out of memory. */
+static bool start_watching(struct daemon *d)
+{
+	const uint64_t wish = notify_watchdog_ms();
+
+	d->watch = watch_new(d->gateway.workers, d->gateway.n_workers);
+	if (!d->watch)
+		return false;
+	every(d->look_timer, wish ? wish : LOOK_MS);
+	every(d->status_timer, NOTIFY_STATUS_MS);
+	return true;
+}
+
+static void ready(struct daemon *d)
+{
+	log_info("attest-relay " VERSION " ready, %u workers", d->gateway.n_workers);
+	notify_ready();
+	tell_status(d);
+}
+
+static void release(struct daemon *d)
+{
+	metrics_http_stop(d->metrics);
+	audit_stop(d->gateway.audit);
+	gateway_deinit(&d->gateway);
+	watch_free(d->watch); /* its letters are gone with the workers */
+	for (size_t i = 0; i < sizeof(d->signals) / sizeof(d->signals[0]); i++)
+		if (d->signals[i])
+			event_free(d->signals[i]);
+	if (d->drain_timer)
+		event_free(d->drain_timer);
+	if (d->status_timer)
+		event_free(d->status_timer);
+	if (d->look_timer)
+		event_free(d->look_timer);
+	if (d->base)
+		event_base_free(d->base);
+	libevent_global_shutdown();
 }
 
 static bool start_audit(struct gateway *g)
@@ -235,24 +346,13 @@ int daemon_run(const struct daemon_options *o)
 	o->install(&d.gateway);
 	good = prepare(&d) && gateway_prepare(&d.gateway) && start_admin(&d) &&
 	       confine_relay(config, o->sandbox ? o->path : NULL) && start_audit(&d.gateway) &&
-	       gateway_start(&d.gateway);
+	       gateway_start(&d.gateway) && start_watching(&d);
 	if (good) {
-		log_info("attest-relay " VERSION " ready, %u workers", d.gateway.n_workers);
-		sd_notify(0, "READY=1\nSTATUS=relaying");
+		ready(&d);
 		event_base_dispatch(d.base);
 	}
 	gateway_end(&d.gateway);
-	metrics_http_stop(d.metrics);
-	audit_stop(d.gateway.audit);
-	gateway_deinit(&d.gateway);
-	for (size_t i = 0; i < sizeof(d.signals) / sizeof(d.signals[0]); i++)
-		if (d.signals[i])
-			event_free(d.signals[i]);
-	if (d.drain_timer)
-		event_free(d.drain_timer);
-	if (d.base)
-		event_base_free(d.base);
-	libevent_global_shutdown();
+	release(&d);
 	if (good)
 		log_info("ended");
 	return good ? 0 : 1;

@@ -31,6 +31,8 @@ bool daemon_reload(struct daemon *d, char **why);
 /* As SIGTERM, but never ends what drains already. */
 void daemon_drain(struct daemon *d);
 bool daemon_is_draining(const struct daemon *d);
+/* How many workers' loops do not turn any more. */
+unsigned daemon_stuck_workers(const struct daemon *d);
 /*
  * Another attest-relay, which is to take this one's place, is at fd (of admin_detach): a Unix
  * socket, consumed. See relay/takeover.h.

@@ -14,6 +14,8 @@
 #include <stdint.h>
 
 #define ENDING_SAME_MS 1000
+#define ENDING_SAME_TEXT \
+	"ending already; another signal, a second or more after the first, cuts it short"
 
 /* Zeroed at first. */
 struct ending {

@@ -9,7 +9,8 @@
  *   prepare   the token can be read, the CAs too; the way out; the instance's name; worker, TLS;
  *             local listeners listen
  *   sandbox   what is needed no more is given up: rights, files, system calls
- *   signals   SIGTERM and SIGINT: end in order, a second one at once; SIGHUP: try again now
+ *   signals   SIGTERM and SIGINT: end in order, a second one at once (relay/ending.h); SIGHUP: try
+ *             again now
  *   loop      one worker on this thread, until all is over
  *
  * Two parts, either of which may be absent: the agent (services) and local (local listeners). They
@@ -29,12 +30,13 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include "config/config.h"
 #include "relay/edge.h"
+#include "relay/ending.h"
 #include "relay/log.h"
+#include "relay/notify.h"
 #include "relay/tls.h"
 #include "relay/token.h"
 #include "relay/worker.h"
@@ -59,11 +61,11 @@ struct program {
 	struct local local;
 	bool offers, listens; /* there is an agent; there is a local */
 	unsigned running;     /* of the two: not yet over */
-	bool stopping;
+	struct ending ending;
 	struct egress egress;
 	struct netwatch *netwatch;
 	struct edge signals; /* watches a signalfd */
-	struct timer stop, watchdog;
+	struct timer stop, watchdog, status;
 	uint64_t waited;      /* since the agent was over */
 	uint64_t watchdog_ms; /* 0: none wanted */
 	char instance[HELLO_INSTANCE_MAX];
@@ -192,39 +194,53 @@ static bool make_carriers(struct program *p)
 
 /* ---- telling systemd ---- */
 
+static void tell_status(void)
+{
+	const struct program *p = &program;
+	const uint64_t streams = p->agent.serve.live + p->local.live;
+	const char *what = p->ending.draining ? "ending: " : "";
+
+	if (p->offers)
+		notify_status("%sconnected to %u of %u relays, %" PRIu64 " streams", what,
+			      agent_up(&p->agent), p->agent.n_links, streams);
+	else
+		notify_status("%s%zu local listeners, %" PRIu64 " streams", what,
+			      p->spec.config->n_locals, streams);
+}
+
+static void on_status(struct timer *t)
+{
+	tell_status();
+	timer_set(program.worker, t, NOTIFY_STATUS_MS, on_status);
+}
+
 static void on_changed(struct agent *a)
 {
-	unsigned up = agent_up(a);
-
-	if (up > 0 && !program.ready) {
+	if (agent_up(a) > 0 && !program.ready) {
 		program.ready = true;
-		sd_notify(0, "READY=1");
+		notify_ready();
 	}
-	if (!a->stopping)
-		sd_notifyf(0, "STATUS=connected to %u of %u relays", up, a->n_links);
+	tell_status();
 }
 
 /* Without services: nothing is connected to before somebody comes. */
 static void tell_listening(struct program *p)
 {
 	p->ready = true;
-	sd_notifyf(0, "READY=1\nSTATUS=%zu local listeners", p->spec.config->n_locals);
+	notify_ready();
 }
 
 static void on_watchdog(struct timer *t)
 {
-	sd_notify(0, "WATCHDOG=1");
+	notify_watchdog();
 	timer_set(program.worker, t, program.watchdog_ms, on_watchdog);
 }
 
 static void start_watchdog(struct program *p)
 {
-	uint64_t us;
-
-	if (sd_watchdog_enabled(0, &us) <= 0)
-		return;
-	p->watchdog_ms = us / 2000;
-	on_watchdog(&p->watchdog);
+	p->watchdog_ms = notify_watchdog_ms();
+	if (p->watchdog_ms)
+		on_watchdog(&p->watchdog);
 }
 
 /* ---- events ---- */
@@ -270,23 +286,33 @@ static void kill_parts(struct program *p)
 		local_kill(&p->local);
 }
 
-static void terminate(struct program *p)
+static void stop_parts(struct program *p)
 {
 	const uint64_t live = p->agent.serve.live + p->local.live;
 
-	if (p->stopping) {
-		kill_parts(p);
-		return;
-	}
-	p->stopping = true;
 	if (live)
 		log_info("ending: open streams (%" PRIu64 ") have %" PRIu64 " s to finish", live,
 			 p->spec.config->timeouts.drain / 1000);
-	sd_notify(0, "STOPPING=1\nSTATUS=waiting for streams to finish");
+	notify_stopping();
 	if (p->offers)
 		agent_stop(&p->agent);
 	if (p->listens)
 		local_stop(&p->local);
+	tell_status();
+}
+
+static void terminate(struct program *p)
+{
+	switch (ending_signalled(&p->ending, worker_now(p->worker))) {
+	case ENDING_BEGIN:
+		stop_parts(p);
+		break;
+	case ENDING_SAME:
+		log_info(ENDING_SAME_TEXT);
+		break;
+	case ENDING_NOW:
+		kill_parts(p);
+	}
 }
 
 static void on_hangup(struct program *p)
@@ -298,7 +324,7 @@ static void on_hangup(struct program *p)
 		remake_carriers(p);
 		agent_retry(&p->agent, true);
 	}
-	if (p->listens && !p->stopping) {
+	if (p->listens && !p->ending.draining) {
 		log_info("SIGHUP: reading the certificate and the CAs for local listeners again");
 		local_reload(&p->local);
 	}
@@ -400,6 +426,7 @@ static void release(struct program *p)
 		proxy_end_joints(&p->egress.proxy);
 		timer_cancel(p->worker, &p->stop);
 		timer_cancel(p->worker, &p->watchdog);
+		timer_cancel(p->worker, &p->status);
 	}
 	if (p->signals.worker) {
 		close(p->signals.fd);
@@ -443,10 +470,11 @@ static int run(const struct options *o)
 		log_start(p);
 		if (!p->offers)
 			tell_listening(p);
+		on_status(&p->status);
 		worker_run(p->worker);
-		status = p->outcome == AGENT_ORDERLY ? STATUS_ORDERLY :
-			 p->outcome == AGENT_REFUSED ? STATUS_REFUSED :
-						       STATUS_FAILED;
+		status = p->outcome == AGENT_ORDERLY   ? STATUS_ORDERLY
+			 : p->outcome == AGENT_REFUSED ? STATUS_REFUSED
+						       : STATUS_FAILED;
 		log_info("ended");
 	}
 	release(p);

@@ -164,7 +164,8 @@ class Certificates:
 class Program:
     """One process, its log, how it should end."""
 
-    def __init__(self, world, name, argv, env=None, expect=(0,), stdin=subprocess.DEVNULL):
+    def __init__(self, world, name, argv, env=None, expect=(0,), stdin=subprocess.DEVNULL,
+                 pass_fds=()):
         self.name, self.argv, self.expect = name, argv, expect
         self.err_path = os.path.join(world.folder, f"{name}.err")
         self.out_path = os.path.join(world.folder, f"{name}.out")
@@ -182,7 +183,8 @@ class Program:
             self.at = err.tell()
             self.out_at = out.tell()
             self.process = subprocess.Popen(argv, stdin=stdin, stdout=out, stderr=err,
-                                            env=environment, cwd=world.folder)
+                                            env=environment, cwd=world.folder,
+                                            pass_fds=pass_fds)
         world.programs.append(self)
 
     @property
@@ -248,6 +250,14 @@ class Program:
         if self.running():
             self.signal(signal.SIGTERM)
         self.finish(timeout)
+
+    def cut(self, number=None):
+        """It drains: the signal that ends it at once, and not the echo of the one before."""
+        def said():
+            if self.running():
+                self.signal(number or signal.SIGTERM)
+            return not self.running() or "second signal" in self.log()
+        wait_for(said, lambda: f"the second signal to be taken for one\n{self.tail()}", every=0.1)
 
     def finish(self, timeout=DEADLINE):
         """Waits for its end and checks it."""

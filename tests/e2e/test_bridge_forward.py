@@ -601,7 +601,7 @@ def test_bridge_ends_at_once(world):
     node.bridge.wait_metric("connections", lambda n: n == 2)
     node.bridge.signal(signal.SIGTERM)
     node.bridge.wait_log("ending: no new connections")
-    node.bridge.signal(signal.SIGTERM)
+    node.bridge.cut()
     with pytest.raises(Aborted):
         guest.recv()
     with pytest.raises(Aborted):

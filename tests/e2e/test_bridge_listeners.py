@@ -522,7 +522,7 @@ def test_second_signal(world, qgs):
         bridge.wait_metric("connections", lambda v: v == 2)
         bridge.signal(signal.SIGTERM)
         bridge.wait_log("no new connections")
-        bridge.signal(signal.SIGINT)
+        bridge.cut(signal.SIGINT)
         assert read_all(inside) == read_all(silent) == b""
         bridge.finish()
     assert {x["reason"] for x in bridge.ends()} == {"shutdown"}

@@ -637,10 +637,9 @@ def test_drain(world, svc):
     assert live.read_exactly(1) == b"x"
     again.signal(signal.SIGTERM)
     again.wait_log("ending: open streams")
-    again.signal(signal.SIGTERM)
+    again.cut()
     assert gone(live)
     again.finish()
-    assert "second signal" in again.log()
 
 
 def test_systemd(world, svc):
@@ -652,8 +651,10 @@ def test_systemd(world, svc):
         s.settimeout(30)
         local = Local(world, relay, {"kbs.acme": None}, env={"NOTIFY_SOCKET": path})
         assert b"READY=1" in s.recv(4096)
+        assert b"STATUS=1 local listeners, 0 streams" in s.recv(4096)
         local.stop()
-        assert b"STOPPING=1" in s.recv(4096)
+        while b"STOPPING=1" not in s.recv(4096):
+            pass
 
 
 def test_other_proxy(world, svc):
