@@ -30,6 +30,7 @@ struct h2_client;
 struct httphead;
 struct intake;
 struct health;
+struct history;
 struct opening;
 struct probes;
 struct proxied;
@@ -129,6 +130,7 @@ struct gateway {
 	struct health *health;
 	struct figures *figures; /* what is counted by name */
 	struct audit *audit; /* NULL: none; main's */
+	struct history *history; /* the main thread's; NULL: none */
 	struct probes *probes; /* the first worker's; NULL: none */
 	struct tunnel_side tunnel;
 	struct h2_side h2;

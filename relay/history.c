@@ -26,6 +26,7 @@ struct history {
 	struct history_totals last;
 	uint64_t last_fed; /* 0: never */
 	uint64_t newest;
+	uint64_t began;
 	const struct gateway *gateway;
 	struct event *tick;
 };
@@ -144,6 +145,11 @@ uint64_t history_now(void)
 	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
+uint64_t history_began(const struct history *h)
+{
+	return h->began;
+}
+
 static void add_worker(struct history_totals *t, const struct counters *c)
 {
 	t->bytes_up += counter_get(&c->value[COUNTER_BYTES_UP]);
@@ -175,6 +181,7 @@ int history_begin(struct history *h, struct event_base *base, const struct gatew
 	const struct timeval tick = { .tv_sec = TICK_MS / 1000, .tv_usec = TICK_MS % 1000 * 1000 };
 
 	h->gateway = g;
+	h->began = history_now();
 	h->tick = event_new(base, -1, EV_PERSIST, on_tick, h);
 	if (!h->tick || event_add(h->tick, &tick) < 0)
 		return -1;

@@ -58,6 +58,8 @@ int history_begin(struct history *h, struct event_base *base, const struct gatew
  */
 void history_feed(struct history *h, uint64_t now, const struct history_totals *t);
 uint64_t history_now(void); /* of such a clock */
+/* When history_begin was called, by it. */
+uint64_t history_began(const struct history *h);
 
 /* The slot of the newest sample; 0: there is none yet. */
 uint64_t history_newest(const struct history *h);

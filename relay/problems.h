@@ -10,14 +10,14 @@
 
 struct gateway;
 
-#define PROBLEMS_MAX 64	 /* further ones are counted, not kept */
+#define PROBLEMS_MAX 64  /* further ones are counted, not kept */
 #define PROBLEM_TEXT 256 /* names are long, and there may be two */
 
 /* The worst first. */
 enum problem_severity {
 	PROBLEM_CRITICAL, /* clients are refused */
 	PROBLEM_WARNING,  /* they will be, or something is lost */
-	PROBLEM_NOTICE,	  /* as intended, but worth knowing */
+	PROBLEM_NOTICE,   /* as intended, but worth knowing */
 	PROBLEM_SEVERITIES
 };
 
