@@ -20,8 +20,8 @@
 
 #include "relay/line.h"
 #include "relay/log.h"
+#include "relay/log_out.h"
 
-#define JOURNAL_SOCKET "/run/systemd/journal/socket"
 #define TEXT_MAX 600 /* longer than any address */
 
 enum counted { NOTHING, REFUSED, SESSIONS, CLIENTS };
@@ -253,7 +253,7 @@ int audit_start(struct audit **to, const struct audit_config *config, char **why
 	if (!a)
 		return -1;
 	a->journal = !file;
-	a->sink = audit_sink_new(file ? config->file : JOURNAL_SOCKET, a->journal,
+	a->sink = audit_sink_new(file ? config->file : LOG_OUT_JOURNAL, a->journal,
 				 file ? say_lost_json : say_lost_journal, why);
 	if (a->sink) {
 		*to = a;

@@ -2,7 +2,7 @@
  * log: one line per fact, whole lines only.
  *
  * Theory of operation: a line is formatted into a buffer on the stack (LINE_SIZE bytes; longer text
- * is cut and marked) and leaves in one write(2) or one sd_journal_sendv(3), so lines of several
+ * is cut and marked) and leaves in one write(2) or one datagram (log_out), so lines of several
  * threads never mix. Text for a terminal or a file has a time-stamp; for the journal, which has its
  * own, not. Control characters from outside are replaced: nobody forges a line. The settings are
  * written before threads start, the level may change later (atomic).
@@ -17,13 +17,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <syslog.h>
-#include <systemd/sd-journal.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "relay/line.h"
+#include "relay/log_out.h"
 
 #define LINE_SIZE 2048
 #define FIELDS_LIMIT 24
@@ -53,8 +51,9 @@ void log_setup(enum log_level level, enum log_format format, enum log_target tar
 {
 	log_set_level(level);
 	current_format = format;
-	to_journal = target == LOG_TARGET_JOURNAL ||
-		     (target == LOG_TARGET_AUTO && stderr_is_journal());
+	to_journal =
+		target == LOG_TARGET_JOURNAL || (target == LOG_TARGET_AUTO && stderr_is_journal());
+	log_out_setup(to_journal);
 }
 
 void log_set_level(enum log_level level)
@@ -65,6 +64,11 @@ void log_set_level(enum log_level level)
 bool log_is_journal(void)
 {
 	return to_journal;
+}
+
+uint64_t log_lost(void)
+{
+	return log_out_lost();
 }
 
 bool log_enabled(enum log_level level)
@@ -91,7 +95,8 @@ static void to_stderr_text(enum log_level level, const char *message)
 	line_text(&l, ": ");
 	line_plain(&l, message);
 	text[l.used++] = '\n';
-	(void)!write(2, text, l.used);
+	if (!log_out_put(false, text, l.used))
+		log_out_lose();
 }
 
 static void to_stderr_json(enum log_level level, const struct log_field *fields, unsigned n,
@@ -124,42 +129,45 @@ static void to_stderr_json(enum log_level level, const struct log_field *fields,
 	}
 	line_put(&l, '}');
 	text[l.used++] = '\n';
-	(void)!write(2, text, l.used);
+	if (!log_out_put(false, text, l.used))
+		log_out_lose();
 }
 
-static int journal_field(char *buf, const struct log_field *f)
+/* As it is named there: in capitals, with '_'. */
+static void put_field(struct line *l, const struct log_field *f)
 {
-	size_t i = 0;
-	int n;
+	struct line to = { l->text, l->used, l->used + FIELD_SIZE - 1 }; /* and the newline */
 
-	for (; i < 60 && f->key[i]; i++)
-		buf[i] = f->key[i] == '-'	 ? '_' :
-			 f->key[i] >= 'a' && f->key[i] <= 'z' ? (char)(f->key[i] - 'a' + 'A') :
-							f->key[i];
+	for (const char *k = f->key; *k; k++)
+		line_put(&to, *k == '-'                ? '_'
+			      : *k >= 'a' && *k <= 'z' ? (char)(*k - 'a' + 'A')
+						       : *k);
+	line_put(&to, '=');
 	if (f->text)
-		n = snprintf(buf + i, FIELD_SIZE - i, "=%s", f->text);
+		line_plain(&to, f->text);
 	else
-		n = snprintf(buf + i, FIELD_SIZE - i, "=%llu", (unsigned long long)f->number);
-	n += (int)i;
-	return n < FIELD_SIZE ? n : FIELD_SIZE - 1;
+		line_number(&to, f->number);
+	l->used = to.used;
+	l->text[l->used++] = '\n';
 }
 
+/* journald's native protocol: KEY=value in lines, one datagram. */
 static void to_journald(enum log_level level, const struct log_field *fields, unsigned n,
 			const char *message)
 {
-	char text[LINE_SIZE], priority[16], extra[FIELDS_LIMIT][FIELD_SIZE];
-	struct iovec iov[FIELDS_LIMIT + 2];
-	int len, count = 0;
+	char text[LINE_SIZE + FIELDS_LIMIT * FIELD_SIZE];
+	struct line l = { text, 0, LINE_SIZE - 1 };
 
-	len = snprintf(text, sizeof(text), "MESSAGE=%s", message);
-	iov[count++] = (struct iovec){ text, len < LINE_SIZE ? (size_t)len : LINE_SIZE - 1 };
-	len = snprintf(priority, sizeof(priority), "PRIORITY=%d", level_priority[level]);
-	iov[count++] = (struct iovec){ priority, (size_t)len };
-	for (unsigned i = 0; i < n && i < FIELDS_LIMIT; i++) {
-		len = journal_field(extra[i], &fields[i]);
-		iov[count++] = (struct iovec){ extra[i], (size_t)len };
-	}
-	if (sd_journal_sendv(iov, count) < 0)
+	line_text(&l, "SYSLOG_IDENTIFIER=");
+	line_text(&l, program_invocation_short_name);
+	line_text(&l, "\nPRIORITY=");
+	line_number(&l, (uint64_t)level_priority[level]);
+	line_text(&l, "\nMESSAGE=");
+	line_plain(&l, message);
+	text[l.used++] = '\n';
+	for (unsigned i = 0; i < n && i < FIELDS_LIMIT; i++)
+		put_field(&l, &fields[i]);
+	if (!log_out_put(true, text, l.used))
 		to_stderr_text(level, message);
 }
 

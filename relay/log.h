@@ -19,6 +19,8 @@ void log_setup(enum log_level level, enum log_format format, enum log_target tar
 void log_set_level(enum log_level level);
 bool log_is_journal(void); /* whether that is where lines go */
 bool log_enabled(enum log_level level);
+/* Lines that nobody took in time, since the start: a line never waits for its reader. */
+uint64_t log_lost(void);
 
 /* One more fact of a line: a key of its own in JSON and in the journal (upper-cased there). */
 struct log_field {

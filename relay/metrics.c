@@ -16,6 +16,7 @@
 #include "relay/audit.h"
 #include "relay/gateway.h"
 #include "relay/health.h"
+#include "relay/log.h"
 #include "relay/metrics_http.h"
 #include "relay/registry.h"
 
@@ -120,6 +121,8 @@ static void put_audit(struct evbuffer *out, const struct gateway *g)
 	evbuffer_add_printf(out, "attest_relay_audit_lost_total %" PRIu64 "\n", c.lost);
 	put_header(out, "audit_queued", "gauge", "Audit records that wait to be written.");
 	evbuffer_add_printf(out, "attest_relay_audit_queued %" PRIu64 "\n", c.queued);
+	put_header(out, "log_lost_total", "counter", "Lines of the log that nobody took in time.");
+	evbuffer_add_printf(out, "attest_relay_log_lost_total %" PRIu64 "\n", log_lost());
 }
 
 /* ---- limits: what is used, and what there may be ---- */
