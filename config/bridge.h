@@ -115,6 +115,7 @@ struct bridge_limits {
 struct bridge_config {
 	struct log_config log;
 	struct address metrics; /* tcp or unix; NONE: none */
+	struct admin_config admin;
 	struct entrance_config *listeners;
 	size_t n_listeners;
 	struct qgs_config qgs;

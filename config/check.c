@@ -57,7 +57,7 @@ const struct node *check_find(const struct check *k, const char *list, size_t at
 }
 
 const struct node *check_find_sub(const struct check *k, const char *list, size_t at,
-				   const char *key, size_t sub)
+				  const char *key, size_t sub)
 {
 	const struct node *node = check_find(k, list, at, key), *entry = node_at(node, sub);
 
@@ -74,14 +74,31 @@ static void listener_name_again(const struct check *k, const struct use *first,
 		     use->text, k->c->listeners[first->at].line);
 }
 
+/* What else listens, behind the listeners in a list of all. */
+static const char *const own_keys[] = { "metrics", "status", "admin" };
+enum { OWN_KEYS = sizeof(own_keys) / sizeof(own_keys[0]) };
+
+static const struct address *nth_address(const struct relay_config *c, size_t i)
+{
+	const struct address *const own[OWN_KEYS] = { &c->metrics, &c->status, &c->admin.address };
+
+	return i < c->n_listeners ? &c->listeners[i].address : own[i - c->n_listeners];
+}
+
 static void listener_address_again(const struct check *k, const struct use *first,
 				   const struct use *use)
 {
-	if (use->at == k->c->n_listeners)
-		source_error(k->s, node_get(k->root, "metrics"),
-			     "metrics: %s is the address of the listener on line %d already; "
+	size_t n = k->c->n_listeners;
+
+	if (use->at >= n && first->at >= n)
+		source_error(k->s, node_get(k->root, own_keys[use->at - n]),
+			     "%s: %s is the address of %s already; expected another",
+			     own_keys[use->at - n], use->text, own_keys[first->at - n]);
+	else if (use->at >= n)
+		source_error(k->s, node_get(k->root, own_keys[use->at - n]),
+			     "%s: %s is the address of the listener on line %d already; "
 			     "expected another",
-			     use->text, k->c->listeners[first->at].line);
+			     own_keys[use->at - n], use->text, k->c->listeners[first->at].line);
 	else
 		source_error(k->s, check_find(k, "listeners", use->at, "address"),
 			     "address: %s is the address of the listener on line %d already; "
@@ -109,8 +126,8 @@ static void check_listener_doors(const struct check *k, size_t i)
 
 static void check_listeners(const struct check *k, const struct relay_config *c)
 {
-	struct use *uses = xcalloc(c->n_listeners + 1, sizeof(*uses));
-	char(*texts)[ADDRESS_TEXT_MAX] = xcalloc(c->n_listeners + 1, sizeof(*texts));
+	struct use *uses = xcalloc(c->n_listeners + OWN_KEYS, sizeof(*uses));
+	char(*texts)[ADDRESS_TEXT_MAX] = xcalloc(c->n_listeners + OWN_KEYS, sizeof(*texts));
 	size_t n = 0;
 
 	for (size_t i = 0; i < c->n_listeners; i++) {
@@ -120,9 +137,8 @@ static void check_listeners(const struct check *k, const struct relay_config *c)
 	}
 	check_duplicates(k, uses, n, listener_name_again);
 	n = 0;
-	for (size_t i = 0; i <= c->n_listeners; i++) {
-		const struct address *a =
-			i < c->n_listeners ? &c->listeners[i].address : &c->metrics;
+	for (size_t i = 0; i < c->n_listeners + OWN_KEYS; i++) {
+		const struct address *a = nth_address(c, i);
 
 		/* Port 0 is another port each time. */
 		if (a->kind == ADDRESS_NONE || (a->kind == ADDRESS_TCP && a->port == 0))
@@ -477,6 +493,8 @@ void check_relay(const struct source *s, struct relay_config *c, const struct no
 	check_owners(&k, c);
 	check_services(&k, c);
 	check_enrolment(s, c, root);
+	check_status(s, c, root);
+	check_admin(s, &c->admin, root);
 	check_timeouts(s, &c->timeouts, root);
 	check_windows(s, c->limits.stream_window, c->limits.session_window,
 		      node_get(root, "limits"));
@@ -494,6 +512,7 @@ void check_relay(const struct source *s, struct relay_config *c, const struct no
 
 void check_tunnel(const struct source *s, const struct tunnel_config *c, const struct node *root)
 {
+	check_admin(s, &c->admin, root);
 	check_timeouts(s, &c->timeouts, root);
 	check_windows(s, c->limits.stream_window, c->limits.session_window,
 		      node_get(root, "limits"));

@@ -302,6 +302,7 @@ void check_bridge(const struct source *s, struct bridge_config *c, const struct 
 	check_relay_leg(s, &c->relay, node_get(root, "relay"));
 	check_command(s, &c->qgs.stuck_command, root);
 	check_metrics(s, c, root);
+	check_admin(s, &c->admin, root);
 	check_timeouts(s, &c->timeouts.common, root);
 	if (clean)
 		check_forwards(s, c, root);

@@ -164,9 +164,10 @@ struct relay_config *relay_config_unref(struct relay_config *c)
 
 const char *relay_config_differs(const struct relay_config *a, const struct relay_config *b)
 {
-	static const char *const fixed[] = { "workers", "domain",   "metrics", "log",
-					     "audit",	"listeners", "services", "timeouts",
-					     "limits",	"penalties", "enrolment" };
+	static const char *const fixed[] = { "workers",	 "domain",    "metrics",  "status",
+					     "admin",	 "log",	      "audit",	  "listeners",
+					     "services", "timeouts",  "limits",	  "penalties",
+					     "enrolment" };
 
 	for (size_t i = 0; i < sizeof(fixed) / sizeof(fixed[0]); i++)
 		if (!table_same(&relay_table, fixed[i], a, b))

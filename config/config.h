@@ -58,6 +58,13 @@ struct log_config {
 	int target; /* auto */
 };
 
+/* The admin socket: who may connect to it may change things. */
+struct admin_config {
+	struct address address; /* unix; NONE: there is none */
+	char *owner, *group;	/* of a path: a name or a number; NULL: the process's */
+	char *mode;		/* octal, nothing for others; "0600" by default */
+};
+
 /* Where audit records go. */
 enum config_audit_target {
 	CONFIG_AUDIT_AUTO, /* file, if there is one; or the journal, if the log goes there */
@@ -239,6 +246,8 @@ struct relay_config {
 		char *key;
 	} tls;
 	struct address metrics; /* tcp or unix; NONE: none */
+	struct address status;	/* tcp on loopback, or unix; NONE: none */
+	struct admin_config admin;
 	struct log_config log;
 	struct audit_config audit;
 	struct listener_config *listeners;
@@ -296,6 +305,7 @@ struct tunnel_config {
 	struct strings no_proxy; /* relays that are reached without; n > 0: instead of NO_PROXY */
 	int transport;		 /* enum transport; auto */
 	char *instance;		 /* stable name of this agent; NULL: from machine-id and offers */
+	struct admin_config admin;
 	struct log_config log;
 	struct offer_config *services;
 	size_t n_services;

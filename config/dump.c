@@ -135,7 +135,11 @@ static bool is_set(const struct field *f, const void *base)
 	case FIELD_STRUCTS:
 		list_of(f, base, &n);
 		return n > 0;
-	case FIELD_STRUCT:
+	case FIELD_STRUCT: /* without what it requires it is none, whatever has defaults in it */
+		for (size_t i = 0; i < f->table->n; i++)
+			if ((f->table->fields[i].flags & FIELD_REQUIRED) &&
+			    !is_set(&f->table->fields[i], at))
+				return false;
 		for (size_t i = 0; i < f->table->n; i++)
 			if (is_set(&f->table->fields[i], at))
 				return true;

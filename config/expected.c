@@ -86,6 +86,16 @@ static bool is_list(const struct field *f)
 	       f->type == FIELD_NETWORKS || f->type == FIELD_STRUCTS;
 }
 
+static void expected_short(const struct field *f, struct joined *j)
+{
+	char text[EXPECTED_MAX];
+
+	if (!(f->flags & FIELD_SHORT))
+		return;
+	join(j, ", or ", true, false);
+	join(j, field_expected(&f->table->fields[0], false, text, sizeof(text)), true, false);
+}
+
 const char *field_expected(const struct field *f, bool entry, char *buf, size_t size)
 {
 	struct joined j = { .buf = buf, .size = size };
@@ -125,18 +135,12 @@ const char *field_expected(const struct field *f, bool entry, char *buf, size_t 
 		break;
 	case FIELD_STRUCT:
 		join(&j, "keys and values", true, false);
+		expected_short(f, &j);
 		break;
 	case FIELD_STRUCTS:
 		join(&j, f->table->what, true, false);
 		join(&j, "s, each of keys and values", true, false);
-		if (f->flags & FIELD_SHORT) {
-			char short_form[EXPECTED_MAX];
-
-			join(&j, ", or ", true, false);
-			join(&j, field_expected(&f->table->fields[0], false, short_form,
-						sizeof(short_form)),
-			     true, false);
-		}
+		expected_short(f, &j);
 		break;
 	case FIELD_REFUSED:
 	case FIELD_TYPES:

@@ -401,6 +401,10 @@ static void read_field(const struct source *s, const struct field *f, const stru
 		read_flags(s, f, node, to);
 		break;
 	case FIELD_STRUCT:
+		if (f->flags & FIELD_SHORT && node->type == NODE_SCALAR && !is_null(node)) {
+			read_short(s, f->table, node, to);
+			break;
+		}
 		if (node->type != NODE_MAP && node->type != NODE_BAD)
 			wrong(s, node, f, false, type_text(node));
 		table_read(s, f->table, node->type == NODE_MAP ? node : NULL, to);

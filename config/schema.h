@@ -41,7 +41,7 @@ enum {
 	FIELD_LOWER = 1 << 3,    /* TEXT(S): kept in lower case */
 	FIELD_AUTO = 1 << 4,     /* NUMBER: "auto" is 0 */
 	FIELD_DIAL = 1 << 5,     /* ADDRESS(ES): to connect to, so no wildcards */
-	FIELD_SHORT = 1 << 6,    /* STRUCTS: an entry may be its first field alone */
+	FIELD_SHORT = 1 << 6,    /* STRUCT(S): it, or an entry, may be its first field alone */
 	FIELD_HIDDEN = 1 << 7,   /* TEXT: may hold a secret by mistake: no error quotes it */
 };
 
@@ -127,6 +127,8 @@ void check_tunnel(const struct source *s, const struct tunnel_config *c, const s
 void check_locals(const struct source *s, const struct tunnel_config *c, const struct node *root);
 /* certificate and key; what flags may complete, so for the whole only. */
 void check_identity(const struct tunnel_config *c, const char *name, struct config_errors *e);
+void check_status(const struct source *s, const struct relay_config *c, const struct node *root);
+void check_admin(const struct source *s, const struct admin_config *a, const struct node *root);
 /* Those of several programs. limits: the map that the windows stand in. */
 void check_timeouts(const struct source *s, const struct timeouts_config *t,
 		    const struct node *root);

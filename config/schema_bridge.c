@@ -18,15 +18,6 @@
 /* ---- well-formed texts ---- */
 
 /* Whatever passwd(5) can hold: directories of people have stranger names than systems have. */
-static bool is_account(const char *text)
-{
-	uint64_t id;
-
-	if (text[strspn(text, "0123456789")] == '\0')
-		return !scalar_number(text, &id) && id < UINT32_MAX;
-	return strlen(text) <= 255 && text[0] != '-' && !strpbrk(text, ":/ ");
-}
-
 /* USER:ROLE:TYPE, with MLS or MCS :LEVEL; whether the policy knows it is the kernel's to say. */
 static bool is_label(const char *text)
 {
@@ -80,7 +71,6 @@ static bool is_socket_path(const char *text)
 	return (text[0] == '/' || text[0] == '@') && text[1] && strlen(text) < ADDRESS_TEXT_MAX;
 }
 
-#define EXPECTED_ACCOUNT "a name, or a number up to 4294967294"
 #define EXPECTED_FOLDER "the path of a folder"
 #define EXPECTED_SELINUX "an SELinux label such as system_u:object_r:container_file_t:s0"
 #define EXPECTED_FORWARD "service:SERVICE.OWNER or by-vm"
@@ -129,13 +119,13 @@ static const struct field entrance_fields[] = {
 	{ .key = "owner",
 	  .type = FIELD_TEXT,
 	  MEMBER(struct entrance_config, owner),
-	  .is = is_account,
+	  .is = schema_is_account,
 	  .expected = EXPECTED_ACCOUNT,
 	  .help = "user that the socket belongs to; left out, the process's" },
 	{ .key = "group",
 	  .type = FIELD_TEXT,
 	  MEMBER(struct entrance_config, group),
-	  .is = is_account,
+	  .is = schema_is_account,
 	  .expected = EXPECTED_ACCOUNT,
 	  .help = "group that the socket belongs to; left out, the process's" },
 	{ .key = "mode",
@@ -491,7 +481,8 @@ static const struct field bridge_fields[] = {
 	  .type = FIELD_ADDRESS,
 	  MEMBER(struct bridge_config, metrics),
 	  .kinds = KIND(TCP) | KIND(UNIX),
-	  .help = "where to serve metrics for Prometheus" },
+	  .help = "where to serve metrics for Prometheus, and health" },
+	ADMIN(struct bridge_config),
 	LISTENERS(struct bridge_config,
 		  "where guests come in; at least one, here, by --listen or in vms_dir"),
 	{ .key = "qgs",

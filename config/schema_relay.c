@@ -659,7 +659,13 @@ static const struct field relay_fields[] = {
 	  .type = FIELD_ADDRESS,
 	  MEMBER(struct relay_config, metrics),
 	  .kinds = KIND(TCP) | KIND(UNIX),
-	  .help = "where to serve metrics for Prometheus" },
+	  .help = "where to serve metrics for Prometheus, and health" },
+	{ .key = "status",
+	  .type = FIELD_ADDRESS,
+	  MEMBER(struct relay_config, status),
+	  .kinds = KIND(TCP) | KIND(UNIX),
+	  .help = "where to serve a page of the relay's state, to be read only" },
+	ADMIN(struct relay_config),
 	{ .key = "log",
 	  .type = FIELD_STRUCT,
 	  MEMBER(struct relay_config, log),
@@ -718,7 +724,6 @@ static const struct field relay_fields[] = {
 	  .table = &penalty_table,
 	  .help = "for sources that fail to authenticate again and again" },
 	REFUSED("client_ca"),
-	REFUSED("admin"),
 };
 
 const struct table relay_table = { .what = "the relay's config",

@@ -71,6 +71,15 @@ bool schema_is_certificate_name(const char *text)
 	return strncmp(text, "uri:", 4) == 0 && strchr(rest, ':') > rest;
 }
 
+bool schema_is_account(const char *text)
+{
+	uint64_t id;
+
+	if (text[strspn(text, "0123456789")] == '\0')
+		return !scalar_number(text, &id) && id < UINT32_MAX;
+	return strlen(text) <= 255 && text[0] != '-' && !strpbrk(text, ":/ ");
+}
+
 bool schema_is_range(const char *text)
 {
 	uint64_t from, to;
@@ -133,3 +142,36 @@ const struct table log_table = { .what = "the log settings",
 					TABLE(log_fields),
 					.size = sizeof(struct log_config),
 					.line = NO_LINE };
+
+static const struct field admin_fields[] = {
+	{ .key = "address",
+	  .type = FIELD_ADDRESS,
+	  MEMBER(struct admin_config, address),
+	  .flags = FIELD_REQUIRED,
+	  .kinds = KIND(TCP) | KIND(UNIX), /* check_admin says why it must be unix */
+	  .help = "where it is: unix only" },
+	{ .key = "owner",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct admin_config, owner),
+	  .is = schema_is_account,
+	  .expected = EXPECTED_ACCOUNT,
+	  .help = "user that the socket belongs to; left out, the process's" },
+	{ .key = "group",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct admin_config, group),
+	  .is = schema_is_account,
+	  .expected = EXPECTED_ACCOUNT,
+	  .help = "group that the socket belongs to; left out, the process's" },
+	{ .key = "mode",
+	  .type = FIELD_TEXT,
+	  MEMBER(struct admin_config, mode),
+	  .def = "0600",
+	  .is = schema_is_mode,
+	  .expected = EXPECTED_MODE,
+	  .help = "of the socket, octal; nothing for others" },
+};
+
+const struct table admin_table = { .what = "the admin socket",
+				   TABLE(admin_fields),
+				   .size = sizeof(struct admin_config),
+				   .line = NO_LINE };

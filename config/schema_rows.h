@@ -71,4 +71,15 @@ extern const struct word schema_proxy_sent[];
 
 extern const struct table log_table;
 
+/* A user or group of the system. */
+bool schema_is_account(const char *text);
+#define EXPECTED_ACCOUNT "a name, or a number up to 4294967294"
+extern const struct table admin_table;
+#define ADMIN(of)                                                                        \
+	{                                                                                \
+		.key = "admin", .type = FIELD_STRUCT, MEMBER(of, admin),                 \
+		.flags = FIELD_SHORT, .table = &admin_table,                             \
+		.help = "the socket at which attestctl, and who may open it, asks and controls" \
+	}
+
 #endif

@@ -211,6 +211,7 @@ static const struct field tunnel_fields[] = {
 	  .is = schema_is_word,
 	  .expected = EXPECTED_WORD,
 	  .help = "stable name of this agent; left out, made from machine-id and services" },
+	ADMIN(struct tunnel_config),
 	{ .key = "log",
 	  .type = FIELD_STRUCT,
 	  MEMBER(struct tunnel_config, log),

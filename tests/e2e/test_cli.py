@@ -187,10 +187,10 @@ def test_auth_configured_but_empty(tmp_path, certificates):
 
 def test_settings_of_other_versions(tmp_path, certificates):
     """Restrictions this version cannot keep are refused, never dropped in silence."""
-    path = write(tmp_path / "r.yaml", yaml.safe_dump(relay_yaml(certificates, admin="unix:/x")))
+    path = write(tmp_path / "r.yaml", yaml.safe_dump(relay_yaml(certificates, client_ca="ca.pem")))
     p = run(RELAY, "--config", path, "--check-config")
     assert p.returncode == 1
-    assert "admin: not supported by this version" in p.stderr, p.stderr
+    assert "client_ca: not supported by this version" in p.stderr, p.stderr
 
 
 def test_unusable_certificates(tmp_path, certificates):

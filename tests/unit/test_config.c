@@ -327,6 +327,33 @@ static void test_aliases(void)
 	config_errors_deinit(&e);
 }
 
+/* Where the program is asked about itself. */
+static void test_admin(void)
+{
+	struct relay_config *c = relay(LISTENER "admin: unix:/a\nstatus: 'tcp:[::1]:9'\n");
+
+	CHECK_STR(c->admin.address.name, "/a");
+	CHECK_STR(c->admin.mode, "0600");
+	CHECK_INT(c->status.kind, ADDRESS_TCP);
+	relay_config_unref(c);
+	c = relay(LISTENER "admin: {address: unix:/a, mode: 0660, group: adm}\n");
+	CHECK_STR(c->admin.mode, "0660");
+	CHECK_STR(c->admin.group, "adm");
+	relay_config_unref(c);
+	c = relay(LISTENER);
+	CHECK_INT(c->admin.address.kind, ADDRESS_NONE);
+	relay_config_unref(c);
+	refuses(LISTENER "admin: tcp:127.0.0.1:9\n", "r.yaml:2:8: ", "who he is; expected unix");
+	refuses(LISTENER "admin: {mode: 0600}\n", "r.yaml:2:8: ", "address: missing");
+	refuses(LISTENER "admin: {address: unix:/a, mode: 0606}\n",
+		"r.yaml:2:33: ", "nothing for others");
+	refuses(LISTENER "admin: {address: unix:@a, group: adm}\n", "r.yaml:2:8: ", "of a path");
+	refuses(LISTENER "admin: vsock:any:9\n", "r.yaml:2:8: ", "cannot stand here");
+	refuses(LISTENER "admin: unix:/a\nmetrics: unix:/a\n",
+		"r.yaml:2:8: ", "the address of metrics already");
+	refuses(LISTENER "status: tcp:192.0.2.1:9\n", "r.yaml:2:9: ", "other machines");
+}
+
 static void test_keys(void)
 {
 	refuses(LISTENER "wrokers: 3\n", "r.yaml:2:1: ", "did you mean workers?");
@@ -336,7 +363,7 @@ static void test_keys(void)
 		"r.yaml:2:1: ", "unknown key \"bananas\"; expected one of workers, domain");
 	refuses(LISTENER "workers: 3\nworkers: 3\n", "r.yaml:3:1: ", "line 2 already");
 	refuses(LISTENER "clients: []\n", "r.yaml:2:10: ", "clients: an empty list");
-	refuses(LISTENER "admin: unix:/x\n", "r.yaml:2:1: ", "not supported by this version");
+	refuses(LISTENER "client_ca: x\n", "r.yaml:2:1: ", "not supported by this version");
 	refuses(LISTENER "tls: {client_ca: x}\n", "r.yaml:2:7: ", "not supported");
 	refuses("workers: 1\n", "r.yaml:1:1: ", "listeners: missing; expected a list, not empty");
 	refuses("listeners: []\n", "r.yaml:1:12: ", "listeners: an empty list; expected");
@@ -985,6 +1012,7 @@ int main(void)
 {
 	test_scalars();
 	test_defaults();
+	test_admin();
 	test_values();
 	test_lookup();
 	test_lookup_many();
