@@ -24,6 +24,7 @@
 #include "relay/log.h"
 #include "relay/opening.h"
 #include "relay/probe.h"
+#include "relay/process.h"
 #include "relay/proxied.h"
 #include "relay/registry.h"
 #include "relay/sockets.h"
@@ -296,6 +297,7 @@ static bool make_workers(struct gateway *g)
 bool gateway_prepare(struct gateway *g)
 {
 	fit_descriptors(g);
+	process_open();
 	g->registry = registry_new();
 	if (!enrolment_check(g))
 		return false;
@@ -477,4 +479,5 @@ void gateway_deinit(struct gateway *g)
 	tenants_deinit(&g->tenants);
 	settings_unref(g->settings);
 	figures_free(g->figures);
+	process_close();
 }

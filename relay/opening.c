@@ -75,6 +75,13 @@ const char *opening_via(const struct opening *o, char text[ADDRESS_TEXT_MAX])
 void opening_count(const struct opening *o, enum counter which, int change)
 {
 	counter_add(&o->worker->counters.value[which], (uint64_t)(int64_t)change);
+	if (which == COUNTER_LIVE_PARKED)
+		figure_add(o->figure, o->worker->index, FIGURE_PARKED, (uint64_t)(int64_t)change);
+}
+
+void opening_note_time(const struct opening *o, enum durations_kind kind, uint64_t since)
+{
+	durations_add(o->worker->counters.durations, kind, (worker_now(o->worker) - since) * 1000);
 }
 
 static void count_bytes(struct opening *o, const struct splice *s)
@@ -194,9 +201,10 @@ static void count_joined(struct opening *o)
 	}
 	figure_add(o->figure, o->worker->index, FIGURE_STREAMS, 1);
 	figure_add(o->figure, o->worker->index, FIGURE_LIVE, 1);
-	if (o->search->parked_at && o->in_tunnel)
-		durations_add(o->worker->counters.durations, DURATIONS_PICKUP,
-			      (worker_now(o->worker) - o->search->parked_at) * 1000);
+	if (!o->in_tunnel)
+		opening_note_time(o, DURATIONS_DIAL, o->search->dialled_at);
+	else if (o->search->parked_at)
+		opening_note_time(o, DURATIONS_PICKUP, o->search->parked_at);
 }
 
 /* The door's yes: REASON_NONE, or why the client, if there still is one, did not get it. */

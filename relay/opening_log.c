@@ -114,8 +114,7 @@ void opening_log_end(const struct opening *o, enum reason why, uint64_t up, uint
 
 	figure_ended(o->figure, o->worker->index, why);
 	if (o->splice)
-		durations_add(o->worker->counters.durations, DURATIONS_STREAM,
-			      r.duration_ms * 1000);
+		opening_note_time(o, DURATIONS_STREAM, o->began);
 	else
 		figure_ended(o->listener->figure, o->worker->index, why);
 	r.why = why;

@@ -63,6 +63,8 @@ static inline struct gateway *opening_gateway(const struct opening *o)
 void opening_enlist(struct opening *o, struct opening **list);
 void opening_delist(struct opening *o);
 void opening_count(const struct opening *o, enum counter which, int change);
+/* It has taken from since (worker_now) until now. */
+void opening_note_time(const struct opening *o, enum durations_kind kind, uint64_t since);
 /* The target in use, for people. */
 const char *opening_via(const struct opening *o, char text[ADDRESS_TEXT_MAX]);
 void opening_set_text(char **to, const char *text);

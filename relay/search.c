@@ -31,7 +31,6 @@
 #include "relay/conduit.h"
 #include "relay/crossing.h"
 #include "relay/dial.h"
-#include "relay/figures.h"
 #include "relay/health.h"
 #include "relay/identity.h"
 #include "relay/opening_state.h"
@@ -301,9 +300,6 @@ static void on_dialled(void *user, struct conduit *c, enum reason why, const cha
 	if (c || why != REASON_NO_MEMORY)
 		tell_health(o, c, detail);
 	if (c)
-		durations_add(o->worker->counters.durations, DURATIONS_DIAL,
-			      (worker_now(o->worker) - o->search->dialled_at) * 1000);
-	if (c)
 		opening_join(o, c);
 	else
 		target_failed(o, why, detail);
@@ -335,7 +331,6 @@ static void unpark(struct opening *o)
 	timer_cancel(o->worker, &o->search->timer);
 	claim_unpark(&o->claim);
 	opening_count(o, COUNTER_LIVE_PARKED, -1);
-	figure_add(o->figure, o->worker->index, FIGURE_PARKED, (uint64_t)-1);
 }
 
 static void on_client_gone(struct conduit *c, unsigned events)
@@ -393,9 +388,7 @@ static void park(struct opening *o)
 	f->tries = 0;
 	f->tried = 0;
 	opening_count(o, COUNTER_LIVE_PARKED, 1);
-	figure_add(o->figure, o->worker->index, FIGURE_PARKED, 1);
-	if (!f->parked_at)
-		f->parked_at = worker_now(o->worker);
+	f->parked_at = f->parked_at ? f->parked_at : o->began + waited;
 	watch_client(o);
 	left = gateway_settings(o->worker)->config->timeouts.pickup - waited;
 	timer_set(o->worker, &f->timer, left, on_pickup_timeout);

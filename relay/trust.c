@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "relay/why.h"
 
@@ -33,6 +34,7 @@ struct trust {
 	X509_STORE *store;
 	STACK_OF(X509_NAME) * names;
 	struct digests anchors, revoked;
+	uint64_t expires, next_update; /* the first of its CAs, the first of its lists */
 };
 
 /* ---- digests ---- */
@@ -64,6 +66,19 @@ static bool has(const struct digests *d, const uint8_t *digest)
 
 /* ---- reading ---- */
 
+/* Lowers *first to this time, in seconds since 1970. */
+static void note_time(uint64_t *first, const ASN1_TIME *t)
+{
+	struct tm tm;
+	time_t at;
+
+	if (ASN1_TIME_to_tm(t, &tm) != 1)
+		return;
+	at = timegm(&tm) > 0 ? timegm(&tm) : 0;
+	if ((uint64_t)at < *first)
+		*first = (uint64_t)at;
+}
+
 static bool add_ca(struct trust *t, X509 *ca)
 {
 	uint8_t *digest = digest_add(&t->anchors);
@@ -75,6 +90,7 @@ static bool add_ca(struct trust *t, X509 *ca)
 		X509_NAME_free(name);
 		return false;
 	}
+	note_time(&t->expires, X509_get0_notAfter(ca));
 	/* its extensions are read here, once, and not by the first workers to meet it */
 	return X509_check_purpose(ca, -1, 0) == 1 && X509_STORE_add_cert(t->store, ca) == 1;
 }
@@ -180,6 +196,8 @@ static bool read_crls(struct trust *t, const char *path, char **warning, char **
 		if (!crl)
 			continue;
 		n++;
+		if (next)
+			note_time(&t->next_update, next);
 		good = add_crl(t, crl);
 		if (next && X509_cmp_current_time(next) < 0 && !*warning)
 			why_say(warning,
@@ -216,6 +234,7 @@ struct trust *trust_new(enum identity_kind kind, const char *ca, const char *crl
 		return NULL;
 	atomic_init(&t->refs, 1);
 	t->kind = kind;
+	t->expires = t->next_update = UINT64_MAX;
 	t->store = X509_STORE_new();
 	t->names = sk_X509_NAME_new_null();
 	if (!t->store || !t->names || !read_cas(t, ca, why) ||
@@ -254,6 +273,16 @@ struct trust *trust_unref(struct trust *t)
 }
 
 /* ---- asking ---- */
+
+uint64_t trust_expires(const struct trust *t)
+{
+	return t->expires;
+}
+
+uint64_t trust_next_update(const struct trust *t)
+{
+	return t->next_update;
+}
 
 struct identity *trust_verify(const struct trust *t, X509 *leaf, STACK_OF(X509) * others,
 			      int *error)

@@ -36,6 +36,13 @@ struct identity *trust_verify(const struct trust *t, X509 *leaf, STACK_OF(X509) 
  */
 bool trust_holds(const struct trust *t, const struct identity *i);
 
+/*
+ * When the first of its CAs ends, and when the first of its revocation lists is to be replaced, in
+ * seconds since 1970. UINT64_MAX: none does.
+ */
+uint64_t trust_expires(const struct trust *t);
+uint64_t trust_next_update(const struct trust *t);
+
 /* The names of the CAs, for a server to tell its clients; the caller's. NULL: out of memory. */
 STACK_OF(X509_NAME) *trust_names(const struct trust *t);
 

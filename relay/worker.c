@@ -398,10 +398,10 @@ static void sleep_in_libevent(struct worker *w, int ms)
 static void note_turn(struct worker *w)
 {
 	atomic_uint_fast64_t *since = &w->counters.turn_since;
-	uint64_t now = worker_now(w), began = counter_get(since);
+	uint64_t ms = worker_now(w) - counter_get(since);
 
 	counter_set(since, 0);
-	durations_add(w->counters.durations, DURATIONS_TURN, now > began ? (now - began) * 1000 : 0);
+	durations_add(w->counters.durations, DURATIONS_TURN, ms * 1000);
 }
 
 void worker_turn(struct worker *w, bool wait)
