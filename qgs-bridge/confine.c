@@ -79,6 +79,7 @@ static void add_all(struct sandbox_spec *s, const struct bridge_config *config)
 		add_namespace(s, NULL);
 	}
 	sandbox_listener(s, &config->metrics);
+	sandbox_listener(s, &config->admin.address);
 	sandbox_target(s, &config->qgs.address);
 	for (size_t i = 0; i < config->relay.addresses.n; i++)
 		sandbox_target(s, &config->relay.addresses.at[i]);

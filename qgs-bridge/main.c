@@ -30,14 +30,14 @@
 #include <unistd.h>
 
 #include "config/bridge.h"
+#include "qgs-bridge/admin_bridge.h"
 #include "qgs-bridge/bridge.h"
 #include "qgs-bridge/confine.h"
-#include "qgs-bridge/metrics.h"
 #include "qgs-bridge/options.h"
+#include "relay/admin.h"
 #include "relay/edge.h"
 #include "relay/ending.h"
 #include "relay/log.h"
-#include "relay/metrics_http.h"
 #include "relay/notify.h"
 #include "relay/worker.h"
 
@@ -51,7 +51,7 @@ struct program {
 	bool has_file;
 	struct worker *worker;
 	struct bridge bridge;
-	struct metrics_http *metrics;
+	struct admin *admin;
 	struct edge signals; /* watches a signalfd */
 	struct timer tick, watchdog, status;
 	uint64_t end_at; /* draining, or ending: no longer than this (worker_now) */
@@ -210,6 +210,7 @@ static void reload(void)
 		log_info("the config was read again");
 		confine_check(config);
 	} else {
+		p->bridge.reload_failures++;
 		log_error("SIGHUP: the config is as it was before: the new one cannot be used");
 	}
 	bridge_config_unref(config);
@@ -258,25 +259,15 @@ static bool watch_signals(struct program *p)
 
 /* ---- the run ---- */
 
-static bool is_draining(void *bridge)
+static bool start_admin(struct program *p)
 {
-	return ((const struct bridge *)bridge)->draining;
-}
+	char *why;
 
-static bool start_metrics(struct program *p, const struct bridge_config *config)
-{
-	char *why = NULL;
-
-	if (config->metrics.kind == ADDRESS_NONE)
-		return true;
-	p->metrics = metrics_http_start(p->worker->base, &config->metrics, metrics_write,
-					&p->bridge, &why);
-	if (p->metrics)
-		metrics_http_health(p->metrics, is_draining);
-	else
-		log_error("metrics: %s", why ? why : "out of memory");
+	p->admin = admin_bridge_start(p->worker->base, &p->bridge, &why);
+	if (!p->admin)
+		log_error("%s", why ? why : "admin: out of memory");
 	free(why);
-	return p->metrics;
+	return p->admin;
 }
 
 static bool prepare(struct program *p, const struct bridge_config *config)
@@ -293,7 +284,7 @@ static bool prepare(struct program *p, const struct bridge_config *config)
 
 static void release(struct program *p)
 {
-	metrics_http_stop(p->metrics);
+	admin_free(p->admin);
 	bridge_deinit(&p->bridge);
 	if (p->worker) {
 		timer_cancel(p->worker, &p->tick);
@@ -317,7 +308,7 @@ static int run(struct program *p, const struct bridge_options *o)
 		  (enum log_target)config->log.target);
 	harden();
 	if (prepare(p, config) && bridge_start(&p->bridge, p->worker, config) &&
-	    start_metrics(p, config) && confine(o)) {
+	    start_admin(p) && confine(o)) {
 		start_watchdog(p);
 		log_info("qgs-bridge " VERSION " ready, %zu listener%s", p->bridge.n_entrances,
 			 p->bridge.n_entrances == 1 ? "" : "s");

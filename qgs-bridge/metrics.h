@@ -4,7 +4,7 @@
 
 struct evbuffer;
 
-/* For metrics_http_start; bridge is a struct bridge. */
+/* bridge is a struct bridge. */
 void metrics_write(void *bridge, struct evbuffer *out);
 
 #endif

@@ -24,8 +24,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "config/config.h"
 #include "relay/admin_private.h"
 #include "relay/log.h"
+#include "relay/why.h"
 
 #define PATH_LOGGED 200
 
@@ -139,6 +141,37 @@ int admin_listen(struct admin *a, const struct address *address, unsigned scopes
 	l->next = a->listeners;
 	a->listeners = l;
 	return 0;
+}
+
+static bool listen_at(struct admin *a, const char *key, const struct address *address,
+		      unsigned scopes, const struct bind_access *access, char **why)
+{
+	char *text;
+
+	*why = NULL;
+	if (address->kind == ADDRESS_NONE || admin_listen(a, address, scopes, access, &text) == 0)
+		return true;
+	why_say(why, "%s: %s", key, text ? text : "out of memory");
+	free(text);
+	return false;
+}
+
+bool admin_listen_at(struct admin *a, const char *key, const struct address *address,
+		     unsigned scopes, char **why)
+{
+	return listen_at(a, key, address, scopes, NULL, why);
+}
+
+bool admin_listen_admin(struct admin *a, const struct admin_config *config, char **why)
+{
+	const bool path = config->address.kind == ADDRESS_UNIX && config->address.name[0] == '/';
+	const struct bind_access access = {
+		.owner = config->owner,
+		.group = config->group,
+		.mode = path ? (mode_t)strtoul(config->mode, NULL, 8) : 0,
+	};
+
+	return listen_at(a, "admin", &config->address, ADMIN_ALL, path ? &access : NULL, why);
 }
 
 struct admin *admin_free(struct admin *a)

@@ -15,6 +15,7 @@
 
 struct address;
 struct admin;
+struct admin_config;
 struct admin_request;
 struct bind_access;
 struct evbuffer;
@@ -32,6 +33,7 @@ enum admin_scope {
 	ADMIN_METRICS = 1 << 1, /* /metrics */
 	ADMIN_READ = 1 << 2,    /* the status page; all of /v1/ that changes nothing */
 	ADMIN_CONTROL = 1 << 3, /* the rest: a Unix socket only, whose peers are asked for */
+	ADMIN_ALL = (1 << 4) - 1,
 };
 
 /* method: "GET" serves HEAD, too. path: whole, or, ending in '/', with one part more. */
@@ -57,6 +59,14 @@ int admin_listen(struct admin *a, const struct address *address, unsigned scopes
  */
 void admin_on_control(struct admin *a,
 		      void (*control)(const struct admin_request *r, const char *what, void *user));
+/*
+ * The same for a listener of a config, if there is one: "key: why" if it cannot be. False: it
+ * cannot, or out of memory.
+ */
+bool admin_listen_at(struct admin *a, const char *key, const struct address *address,
+		     unsigned scopes, char **why);
+/* The admin socket, which serves everything, by who may open it. The same. */
+bool admin_listen_admin(struct admin *a, const struct admin_config *config, char **why);
 /* Requests that have no answer yet get none. NULL is fine; returns NULL. */
 struct admin *admin_free(struct admin *a);
 

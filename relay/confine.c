@@ -48,6 +48,8 @@ static void fill_sandbox(struct sandbox_spec *s, const struct relay_config *conf
 		sandbox_folder(s, config->enrolment.folder, SANDBOX_READ | SANDBOX_WRITE);
 	}
 	sandbox_listener(s, &config->metrics);
+	sandbox_listener(s, &config->status);
+	sandbox_listener(s, &config->admin.address);
 	for (size_t i = 0; i < config->n_listeners; i++) {
 		sandbox_listener(s, &config->listeners[i].address);
 		sandbox_file(s, config->listeners[i].client_ca);

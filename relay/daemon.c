@@ -20,13 +20,13 @@
 #include <unistd.h>
 
 #include "config/config.h"
+#include "relay/admin.h"
+#include "relay/admin_relay.h"
 #include "relay/audit.h"
 #include "relay/confine.h"
 #include "relay/ending.h"
 #include "relay/gateway.h"
 #include "relay/log.h"
-#include "relay/metrics.h"
-#include "relay/metrics_http.h"
 #include "relay/notify.h"
 #include "relay/registry.h"
 #include "relay/watch.h"
@@ -41,7 +41,7 @@ struct daemon {
 	struct event_base *base;
 	struct event *drain_timer, *status_timer, *look_timer, *signals[4];
 	struct watch *watch;
-	struct metrics_http *metrics;
+	struct admin *admin;
 	uint64_t waited;
 	unsigned idle; /* ticks in a row */
 	struct ending ending;
@@ -287,7 +287,7 @@ static void ready(struct daemon *d)
 
 static void release(struct daemon *d)
 {
-	metrics_http_stop(d->metrics);
+	admin_free(d->admin);
 	audit_stop(d->gateway.audit);
 	gateway_deinit(&d->gateway);
 	watch_free(d->watch); /* its letters are gone with the workers */
@@ -319,15 +319,13 @@ static bool start_audit(struct gateway *g)
 /* Its HTTP listeners. False: what is wrong has been logged. */
 static bool start_admin(struct daemon *d)
 {
-	char *why = NULL;
+	char *why;
 
-	if (d->gateway.config->metrics.kind == ADDRESS_NONE)
-		return true;
-	d->metrics = metrics_start(d->base, &d->gateway, &why);
-	if (!d->metrics)
-		log_error("metrics: %s", why ? why : "out of memory");
+	d->admin = admin_relay_start(d->base, &d->gateway, &why);
+	if (!d->admin)
+		log_error("%s", why ? why : "admin: out of memory");
 	free(why);
-	return d->metrics;
+	return d->admin;
 }
 
 int daemon_run(const struct daemon_options *o)

@@ -16,7 +16,6 @@
 #include "relay/gateway.h"
 #include "relay/health.h"
 #include "relay/log.h"
-#include "relay/metrics_http.h"
 #include "relay/metrics_private.h"
 #include "relay/process.h"
 #include "relay/registry.h"
@@ -210,21 +209,4 @@ void metrics_write(void *gateway, struct evbuffer *out)
 	metrics_files(&e, g);
 	put_logs(&e, g);
 	process_write(&e);
-}
-
-static bool draining(void *gateway)
-{
-	const struct gateway *g = gateway;
-
-	return atomic_load(&g->draining);
-}
-
-struct metrics_http *metrics_start(struct event_base *base, struct gateway *g, char **why)
-{
-	struct metrics_http *m =
-		metrics_http_start(base, &g->config->metrics, metrics_write, g, why);
-
-	if (m)
-		metrics_http_health(m, draining);
-	return m;
 }
