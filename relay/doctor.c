@@ -30,22 +30,20 @@ static const struct {
 };
 _Static_assert(sizeof(statuses) / sizeof(*statuses) == DOCTOR_STATUSES, "words for each status");
 
-bool doctor_arguments(int *argc, char **argv, bool *json)
+bool doctor_arguments(int *argc, char **argv)
 {
+	bool json = false;
 	int n = 1;
 
-	*json = false;
-	if (*argc < 2 || strcmp(argv[1], "doctor") != 0)
-		return false;
-	for (int i = 2; i < *argc; i++) {
+	for (int i = 1; i < *argc; i++) {
 		if (strcmp(argv[i], "--json") == 0)
-			*json = true;
+			json = true;
 		else
 			argv[n++] = argv[i];
 	}
 	argv[n] = NULL;
 	*argc = n;
-	return true;
+	return json;
 }
 
 uint64_t doctor_now(void)

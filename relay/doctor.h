@@ -21,8 +21,8 @@ struct config_errors;
 
 enum doctor_status { DOCTOR_OK, DOCTOR_WARNING, DOCTOR_WRONG, DOCTOR_SKIPPED, DOCTOR_STATUSES };
 
-/* Exit statuses. Wrong usage is 2, as everywhere. */
-enum { DOCTOR_GOOD, DOCTOR_BAD };
+/* Exit statuses. */
+enum { DOCTOR_GOOD, DOCTOR_BAD, DOCTOR_USAGE };
 
 struct doctor {
 	const char *program;
@@ -34,11 +34,8 @@ struct doctor {
 	char what[DOCTOR_WHAT_MAX];
 };
 
-/*
- * Takes "doctor" and --json out of the arguments: what is left is the daemon's. False: argv[1] is
- * not "doctor", and all is as it was.
- */
-bool doctor_arguments(int *argc, char **argv, bool *json);
+/* Takes --json out of the arguments: what is left is the daemon's. True: it was there. */
+bool doctor_arguments(int *argc, char **argv);
 
 void doctor_begin(struct doctor *d, const char *program, bool json, FILE *to);
 int doctor_end(struct doctor *d); /* says how many there were of what; the exit status */

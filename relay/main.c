@@ -10,6 +10,7 @@
 
 #include "config/config.h"
 #include "relay/daemon.h"
+#include "relay/doctor_relay.h"
 #include "relay/enroll_command.h"
 #include "relay/token_command.h"
 #include "relay/version.h"
@@ -73,6 +74,8 @@ static int command(int argc, char **argv)
 {
 	int status;
 
+	if (strcmp(argv[0], "doctor") == 0)
+		return doctor_relay(argc, argv);
 	if (strcmp(argv[0], "enroll") == 0)
 		return (status = enroll_command(argc, argv)) < 0 ? EXIT_USAGE : status;
 	status = token_command(argc, argv);
@@ -97,7 +100,8 @@ int main(int argc, char **argv)
 	struct relay_config *config;
 	int o, r = 0;
 
-	if (argc > 1 && (strcmp(argv[1], "token") == 0 || strcmp(argv[1], "enroll") == 0))
+	if (argc > 1 && (strcmp(argv[1], "token") == 0 || strcmp(argv[1], "enroll") == 0 ||
+			 strcmp(argv[1], "doctor") == 0))
 		return command(argc - 1, argv + 1);
 	while ((o = getopt_long(argc, argv, "c:hV", options, NULL)) != -1) {
 		switch (o) {

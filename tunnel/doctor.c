@@ -16,6 +16,7 @@
 
 #include "config/config.h"
 #include "relay/doctor.h"
+#include "relay/doctor_certificate.h"
 #include "relay/doctor_dial.h"
 #include "relay/doctor_file.h"
 #include "relay/doctor_host.h"
@@ -79,9 +80,9 @@ static void check_files(struct doctor *d, void *patient)
 {
 	const struct tunnel_config *c = ((const struct patient *)patient)->config;
 
-	doctor_check_pair(d, c->certificate, c->key);
-	doctor_check_authorities(d, c->ca_file);
-	doctor_check_authorities(d, c->proxy_ca_file);
+	doctor_certificate_client(d, c->certificate, c->key);
+	doctor_certificate_authorities(d, c->ca_file);
+	doctor_certificate_authorities(d, c->proxy_ca_file);
 }
 
 static void check_egress(struct doctor *d, void *patient)
@@ -203,11 +204,9 @@ int doctor_tunnel(int argc, char **argv)
 	struct config_errors errors = { 0 };
 	struct patient p = { 0 };
 	struct options o;
+	bool json = doctor_arguments(&argc, argv);
 	struct doctor d;
-	bool json;
 
-	if (!doctor_arguments(&argc, argv, &json))
-		return -1;
 	o = options_judge(argc, argv, &errors);
 	if (o.action == OPTIONS_DONE && o.status != STATUS_FAILED) {
 		config_errors_print(&errors, stderr);

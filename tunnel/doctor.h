@@ -2,7 +2,7 @@
 #ifndef TUNNEL_DOCTOR_H
 #define TUNNEL_DOCTOR_H
 
-/* The exit status; -1: argv[1] is not "doctor". */
+/* argv[0] is "doctor". The exit status. */
 int doctor_tunnel(int argc, char **argv);
 
 #endif

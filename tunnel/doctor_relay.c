@@ -22,7 +22,6 @@
 #include "config/config.h"
 #include "relay/doctor.h"
 #include "relay/doctor_dial.h"
-#include "relay/doctor_file.h"
 #include "relay/tls.h"
 #include "relay/worker.h"
 #include "tunnel/carrier.h"
@@ -426,6 +425,10 @@ void doctor_check_relay(struct doctor *d, const struct doctor_relay *r)
 	bool reached = true;
 
 	address_format(r->address, way.text, sizeof(way.text));
+	if (doctor_now() >= d->end) {
+		skip(&way, "connect", "the time that the checks before it have taken");
+		return;
+	}
 	host_plain(r->server_name ? r->server_name : r->address->name, way.name);
 	doctor_check(d, "resolve");
 	doctor_about(d, "%s", way.text);
@@ -445,56 +448,4 @@ void doctor_check_relay(struct doctor *d, const struct doctor_relay *r)
 			skip(&way, "tls", "the relay that was not reached");
 	}
 	check_credentials(&way, reached);
-}
-
-/* ---- files ---- */
-
-bool doctor_check_pair(struct doctor *d, const char *certificate, const char *key)
-{
-	STACK_OF(X509) * chain;
-	char *why = NULL, until[32], name[DOCTOR_NAME_MAX];
-	struct tls_context *t;
-	bool good;
-
-	if (!certificate)
-		return true;
-	doctor_check(d, "certificate");
-	doctor_about(d, "%s", certificate);
-	if (!doctor_readable(d, certificate) || !doctor_readable(d, key))
-		return false;
-	doctor_secret(d, key);
-	t = tls_client_context_new(NULL, NULL, &why);
-	good = t && tls_client_context_identify(t, certificate, key, &why) == 0;
-	tls_context_unref(t);
-	if (!good)
-		doctor_wrong(d, "put both halves of one pair there", "%s",
-			     why ? why : "out of memory");
-	free(why);
-	chain = good ? doctor_certificates(certificate) : NULL;
-	if (chain) {
-		X509 *own = sk_X509_value(chain, 0);
-
-		enum doctor_status now = doctor_validity(d, own);
-
-		good = now != DOCTOR_WRONG;
-		if (now == DOCTOR_OK)
-			doctor_ok(d, "%s, with its key, until %s", doctor_subject(own, name),
-				  doctor_date(X509_get0_notAfter(own), until));
-	}
-	sk_X509_pop_free(chain, X509_free);
-	return good;
-}
-
-bool doctor_check_authorities(struct doctor *d, const char *ca_file)
-{
-	enum doctor_status now;
-
-	if (!ca_file)
-		return true;
-	doctor_check(d, "ca");
-	doctor_about(d, "%s", ca_file);
-	now = doctor_authorities(d, ca_file);
-	if (now == DOCTOR_OK)
-		doctor_ok(d, "its CAs are good now");
-	return now != DOCTOR_WRONG;
 }

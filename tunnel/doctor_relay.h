@@ -25,8 +25,5 @@ struct doctor_relay {
 };
 
 void doctor_check_relay(struct doctor *d, const struct doctor_relay *r);
-/* Our own certificate and its key; CAs. For what is NULL, nothing. True: said nothing wrong. */
-bool doctor_check_pair(struct doctor *d, const char *certificate, const char *key);
-bool doctor_check_authorities(struct doctor *d, const char *ca_file);
 
 #endif

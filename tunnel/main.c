@@ -489,7 +489,7 @@ int main(int argc, char **argv)
 	if (argc > 1 && strcmp(argv[1], "enroll") == 0)
 		return enroll_run(argc - 1, argv + 1);
 	if (argc > 1 && strcmp(argv[1], "doctor") == 0)
-		return doctor_tunnel(argc, argv);
+		return doctor_tunnel(argc - 1, argv + 1);
 	o = options_read(argc, argv);
 	switch (o.action) {
 	case OPTIONS_DONE:
