@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <sys/stat.h>
 
 #include "qgs-bridge/entrance.h"
@@ -27,6 +28,7 @@
 #include "qgs-bridge/ticket.h"
 #include "qgs-bridge/vms.h"
 #include "relay/log.h"
+#include "relay/process.h"
 #include "relay/worker.h"
 #include "tunnel/pool.h"
 
@@ -287,6 +289,12 @@ static bool try_entrances(struct bridge *b)
 	return good;
 }
 
+/* Seconds since 1970. */
+static uint64_t now(void)
+{
+	return (uint64_t)time(NULL);
+}
+
 bool bridge_start(struct bridge *b, struct worker *w, struct bridge_config *config)
 {
 	const struct bridge_limits *limits = &config->limits;
@@ -295,6 +303,8 @@ bool bridge_start(struct bridge *b, struct worker *w, struct bridge_config *conf
 	b->worker = w;
 	b->config = bridge_config_ref(config);
 	b->netns = own_netns();
+	b->reloaded_at = now();
+	process_open();
 	fair_init(&b->fair, &none);
 	if (vm_table_init(&b->vms_known, (unsigned)limits->vms, (unsigned)limits->vm_labels) < 0) {
 		log_error("cannot start: no memory, or no randomness to be had");
@@ -395,6 +405,8 @@ bool bridge_reload(struct bridge *b, struct bridge_config *config)
 	bridge_config_unref(old);
 	if (b->qgs)
 		ticket_schedule(b);
+	b->reloads++;
+	b->reloaded_at = now();
 	return true;
 }
 
@@ -422,6 +434,7 @@ void bridge_end(struct bridge *b)
 
 void bridge_deinit(struct bridge *b)
 {
+	process_close();
 	b->pool = pool_free(b->pool);
 	b->vms = vms_free(b->vms);
 	let_qgs_go(b);

@@ -49,6 +49,8 @@ struct bridge {
 	uint64_t next_id;
 	/* By how they ended: requests, streams forwarded, those turned away when they came. */
 	uint64_t requests[REASONS], streams[REASONS], refused[REASONS];
+	uint64_t reloads, reload_failures;
+	uint64_t reloaded_at; /* seconds since 1970: when the config in effect was read */
 	ino_t netns; /* our own; 0: not known */
 	bool draining, ending;
 };

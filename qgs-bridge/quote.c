@@ -61,6 +61,7 @@ struct quote {
 	int error;		/* of the connection to QGS that ended early, or 0 */
 	uint64_t changes;	/* qgs_changes, when it was asked */
 	uint64_t waited_ms;	/* in the line, the first time */
+	uint64_t asked;		/* worker_now, when it was asked */
 	struct conduit *client; /* NULL: gone, or lingers */
 	struct conduit *qgs;	/* ASKING */
 	struct ticket ticket;
@@ -162,12 +163,20 @@ static void write_reply(struct quote *q)
 		conduit_want(q->client, READY_WRITE | READY_ABORT | READY_GONE);
 }
 
+static void met_answer(struct quote *q)
+{
+	struct worker *w = q->bridge->worker;
+
+	durations_add(w->counters.durations, DURATIONS_QGS, (worker_now(w) - q->asked) * 1000);
+	if (q->bridge->qgs)
+		qgs_met_answer(q->bridge->qgs);
+}
+
 static void reply_is_whole(struct quote *q, size_t len)
 {
 	struct bridge *b = q->bridge;
 
-	if (b->qgs)
-		qgs_met_answer(b->qgs);
+	met_answer(q);
 	if (!q->client) {
 		end(q, q->gone, "");
 		return;
@@ -310,8 +319,7 @@ static void raw_ended(struct quote *q, int error)
 		end(q, REASON_CUT_SHORT, error ? strerror(error) : "");
 		return;
 	}
-	if (q->bridge->qgs)
-		qgs_met_answer(q->bridge->qgs);
+	met_answer(q);
 	conduit_close(q->qgs, REASON_EOF);
 	q->qgs = NULL;
 	ticket_over(&q->ticket);
@@ -368,6 +376,7 @@ static void on_turn(struct ticket *t, struct conduit *qgs, enum reason why, cons
 		return;
 	}
 	q->state = ASKING;
+	q->asked = worker_now(q->bridge->worker);
 	q->qgs = qgs;
 	qgs->ready = on_qgs;
 	qgs->user = q;

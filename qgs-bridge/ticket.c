@@ -42,6 +42,12 @@ static void note_wait(struct ticket *t)
 	t->waited_ms = worker_now(t->bridge->worker) - t->entered;
 }
 
+/* Once for each: its turn has led to QGS, or never came. */
+static void time_wait(const struct ticket *t)
+{
+	durations_add(t->bridge->worker->counters.durations, DURATIONS_QUEUE, t->waited_ms * 1000);
+}
+
 static void fail(struct ticket *t, enum reason why, const char *detail)
 {
 	leave(t);
@@ -64,6 +70,7 @@ static void on_queue_timeout(struct timer *timer)
 	struct ticket *t = (struct ticket *)((char *)timer - offsetof(struct ticket, timer));
 
 	note_wait(t);
+	time_wait(t);
 	fail(t, REASON_QUEUE_TIMEOUT, "");
 }
 
@@ -115,6 +122,7 @@ static void on_dialled(void *user, struct conduit *c, enum reason why, const cha
 	t->dial = NULL;
 	t->config = bridge_config_unref(t->config);
 	if (c) {
+		time_wait(t);
 		t->done(t, c, REASON_NONE, "");
 		return;
 	}

@@ -617,6 +617,11 @@ const char *pool_via(const struct pool *p)
 	return p->via;
 }
 
+uint64_t pool_expires(const struct pool *p)
+{
+	return tls_context_expires(p->tls);
+}
+
 struct pool_counts pool_counts(const struct pool *p)
 {
 	struct pool_counts c = p->counts;

@@ -80,5 +80,7 @@ struct pool_counts {
 	uint64_t sessions_made, sessions_failed; /* ever */
 };
 struct pool_counts pool_counts(const struct pool *p);
+/* As tls_context_expires: of our own certificate. */
+uint64_t pool_expires(const struct pool *p);
 
 #endif
