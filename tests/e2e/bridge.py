@@ -148,7 +148,7 @@ class Bridge(Program):
             base, _, label = key.partition('{reason="')
             if base in ("qgs_bridge_requests_total", "qgs_bridge_refused_total"):
                 found[label.removesuffix('"}')] += int(value)
-        return found
+        return +found  # those that there were
 
 
 def settled(qgs):
