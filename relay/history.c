@@ -142,7 +142,9 @@ uint64_t history_now(void)
 	struct timespec now;
 
 	clock_gettime(CLOCK_BOOTTIME, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+	/* on a machine that has just begun there is a time an hour ago, too */
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000 +
+	       (uint64_t)HISTORY_SAMPLES * HISTORY_STEP_MS;
 }
 
 uint64_t history_began(const struct history *h)

@@ -9,9 +9,9 @@
 
 struct admin_request;
 
-void status_page_html(struct admin_request *r, void *gateway);	  /* GET / */
-void status_page_css(struct admin_request *r, void *gateway);	  /* GET /status.css */
-void status_page_js(struct admin_request *r, void *gateway);	  /* GET /status.js */
+void status_page_html(struct admin_request *r, void *gateway);    /* GET / */
+void status_page_css(struct admin_request *r, void *gateway);     /* GET /status.css */
+void status_page_js(struct admin_request *r, void *gateway);      /* GET /status.js */
 void status_page_history(struct admin_request *r, void *gateway); /* GET /v1/history */
 
 #endif
