@@ -139,7 +139,7 @@ static void put_plots(struct evbuffer *out, const struct hour *h)
 
 		p.n = HISTORY_SAMPLES;
 		p.end = h->end;
-		p.seconds = (HISTORY_SAMPLES - 1) * (HISTORY_STEP_MS / 1000);
+		p.seconds = HISTORY_SAMPLES * (HISTORY_STEP_MS / 1000);
 		plot_write(out, &p);
 	}
 	html_raw(out, "</div>");
@@ -242,12 +242,18 @@ static void put_trend(struct evbuffer *out, const struct hour *h, const struct r
 	double minute[SPARK_POINTS];
 
 	for (unsigned i = 0; i < SPARK_POINTS; i++) {
-		minute[i] = 0;
-		for (unsigned j = 0; j < SPARK_STEPS; j++)
-			minute[i] += count_of(
-				r, history_at(h->view->history, h->first + i * SPARK_STEPS + j));
+		uint64_t n = 0, ms = 0;
+
+		for (unsigned j = 0; j < SPARK_STEPS; j++) {
+			const struct history_sample *s = history_at(
+				h->view->history, h->first + (uint64_t)i * SPARK_STEPS + j);
+
+			n += count_of(r, s);
+			ms += s ? s->ms : 0;
+		}
+		minute[i] = ms ? per_second(n, ms) : NAN;
 	}
-	plot_spark(out, "Each minute of the last hour", minute, SPARK_POINTS);
+	plot_spark(out, "How often, in each minute of the last hour", minute, SPARK_POINTS);
 }
 
 static void put_reason(struct evbuffer *out, const struct hour *h, const struct reason_row *r)

@@ -23,7 +23,7 @@
 
 double plot_top(double most)
 {
-	double top = 1;
+	double top = most > 0 ? 0.1 : 1;
 
 	while (top < most && top < 1e18) {
 		if (top * 2 >= most)
@@ -210,12 +210,14 @@ void plot_write(struct evbuffer *out, const struct plot *p)
 
 void plot_spark(struct evbuffer *out, const char *title, const double *at, size_t n)
 {
+	const double most = most_of(at, n);
+
 	html_format(out,
 		    "<svg class=\"spark\" viewBox=\"0 0 %zu %d\" preserveAspectRatio=\"none\" "
 		    "role=\"img\"><title>",
 		    (n - 1) * STEP_X, SPARK_HEIGHT);
 	html_text(out, title);
 	html_raw(out, "</title><path class=\"curve curve-0\" ");
-	put_path(out, at, n, plot_top(most_of(at, n)), SPARK_HEIGHT);
+	put_path(out, at, n, most > 0 ? most : 1, SPARK_HEIGHT);
 	html_raw(out, "/></svg>");
 }

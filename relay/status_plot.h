@@ -23,7 +23,7 @@ struct plot {
 	const char *id;                           /* unique in the page; a word */
 	const char *title;                        /* and in what unit */
 	char *(*format)(char *buf, double value); /* into HTML_NUMBER_MAX bytes */
-	uint64_t end, seconds; /* when the last value is of, since 1970; and the first, before it */
+	uint64_t end, seconds; /* of the last value, since 1970; of all of them */
 	size_t n;              /* two at least */
 	const struct plot_curve *curves;
 	unsigned n_curves;
@@ -35,7 +35,7 @@ void plot_write(struct evbuffer *out, const struct plot *p);
 /* A curve alone, for a row of a table; its numbers stand beside it. title: what it shows. */
 void plot_spark(struct evbuffer *out, const char *title, const double *at, size_t n);
 
-/* The least of 1, 2, 5, 10, 20, ... that is not below most; 1: nothing is. */
+/* The least of 0.1, 0.2, 0.5, 1, 2, ... that is not below most; 1: there is nothing. */
 double plot_top(double most);
 
 #endif
