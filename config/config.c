@@ -29,7 +29,7 @@ struct index {
 
 struct box {
 	atomic_uint refs;
-	struct index owners, services, hostnames;
+	struct index owners, services, hostnames, listeners;
 	struct relay_config config;
 };
 
@@ -70,6 +70,10 @@ static void make_indexes(struct box *box)
 	box->owners.at = xcalloc(c->n_owners, sizeof(struct entry));
 	box->services.at = xcalloc(c->n_services, sizeof(struct entry));
 	box->hostnames.at = xcalloc(hostnames, sizeof(struct entry));
+	box->listeners.at = xcalloc(c->n_listeners, sizeof(struct entry));
+	for (size_t i = 0; i < c->n_listeners; i++)
+		box->listeners.at[box->listeners.n++] =
+			(struct entry){ c->listeners[i].name, &c->listeners[i] };
 	for (size_t i = 0; i < c->n_owners; i++)
 		box->owners.at[box->owners.n++] =
 			(struct entry){ c->owners[i].name, &c->owners[i] };
@@ -81,6 +85,7 @@ static void make_indexes(struct box *box)
 			box->hostnames.at[box->hostnames.n++] =
 				(struct entry){ service->hostnames.at[j], service };
 	}
+	sort(&box->listeners);
 	sort(&box->owners);
 	sort(&box->services);
 	sort(&box->hostnames);
@@ -155,6 +160,7 @@ struct relay_config *relay_config_unref(struct relay_config *c)
 	if (atomic_fetch_sub_explicit(&box->refs, 1, memory_order_acq_rel) > 1)
 		return NULL;
 	table_free(&relay_table, c);
+	free(box->listeners.at);
 	free(box->owners.at);
 	free(box->services.at);
 	free(box->hostnames.at);
@@ -164,15 +170,18 @@ struct relay_config *relay_config_unref(struct relay_config *c)
 
 const char *relay_config_differs(const struct relay_config *a, const struct relay_config *b)
 {
-	static const char *const fixed[] = { "workers",	 "domain",    "metrics",  "status",
-					     "admin",	 "log",	      "audit",	  "listeners",
-					     "services", "timeouts",  "limits",	  "penalties",
-					     "enrolment" };
+	for (size_t i = 0; i < relay_table.n; i++) {
+		const struct field *f = &relay_table.fields[i];
 
-	for (size_t i = 0; i < sizeof(fixed) / sizeof(fixed[0]); i++)
-		if (!table_same(&relay_table, fixed[i], a, b))
-			return fixed[i];
+		if (f->flags & FIELD_RESTART && !table_same(&relay_table, f->key, a, b))
+			return f->key;
+	}
 	return NULL;
+}
+
+bool relay_config_same_service(const struct service_config *a, const struct service_config *b)
+{
+	return table_equal(&relay_service_table, a, b);
 }
 
 void relay_config_dump(const struct relay_config *c, FILE *to)
@@ -193,4 +202,9 @@ const struct service_config *relay_config_hostname(const struct relay_config *c,
 const struct owner_config *relay_config_owner(const struct relay_config *c, const char *name)
 {
 	return look_up(&box_of(c)->owners, name);
+}
+
+const struct listener_config *relay_config_listener(const struct relay_config *c, const char *name)
+{
+	return look_up(&box_of(c)->listeners, name);
 }

@@ -16,8 +16,8 @@
 #include "config/network.h"
 
 #define CONFIG_FILE_MAX (1024 * 1024) /* bytes of a config file */
-#define CONFIG_LIST_MAX 65536	      /* entries of one list */
-#define TOKEN_HASH_SIZE 32	      /* SHA-256 */
+#define CONFIG_LIST_MAX 65536         /* entries of one list */
+#define TOKEN_HASH_SIZE 32            /* SHA-256 */
 #define CERTIFICATE_NAME_MAX 512      /* "dns:..." and the like */
 
 /* All durations are milliseconds, all sizes bytes. */
@@ -44,7 +44,7 @@ enum proxy_sent { PROXY_SENT_NONE, PROXY_SENT_V1, PROXY_SENT_V2 };
 enum balance {
 	BALANCE_PRIMARY,       /* the instance that came first; the others stand by */
 	BALANCE_LEAST_STREAMS, /* the one with the fewest streams */
-	BALANCE_STICKY,	       /* by who the client is: the same one each time */
+	BALANCE_STICKY,        /* by who the client is: the same one each time */
 };
 
 /* The same for all programs. Values are those of relay/log.h (config/ may not include it). */
@@ -74,20 +74,20 @@ enum config_audit_target {
 };
 
 struct audit_config {
-	int target;	      /* auto */
-	char *file;	      /* CONFIG_AUDIT_FILE: its path; AUTO: its path or NULL; else NULL */
+	int target;           /* auto */
+	char *file;           /* CONFIG_AUDIT_FILE: its path; AUTO: its path or NULL; else NULL */
 	uint64_t start_after; /* 1min: a stream that lasts so long gets a record then, too */
 };
 
 struct timeouts_config {
 	uint64_t handshake;   /* 10s: until a client has said what it wants, TLS included */
 	uint64_t pickup;      /* 10s: parked, waiting for a tunnel */
-	uint64_t dial;	      /* 5s: one target, all its addresses */
-	uint64_t idle;	      /* 10min: no byte either way */
+	uint64_t dial;        /* 5s: one target, all its addresses */
+	uint64_t idle;        /* 10min: no byte either way */
 	uint64_t half_closed; /* 60s: one direction ended, the other silent */
-	uint64_t ping;	      /* 5s: between pings in a tunnel */
-	uint64_t dead;	      /* 10s: a tunnel with nothing received for so long is dead */
-	uint64_t drain;	      /* 60s: shutting down, for streams to finish */
+	uint64_t ping;        /* 5s: between pings in a tunnel */
+	uint64_t dead;        /* 10s: a tunnel with nothing received for so long is dead */
+	uint64_t drain;       /* 60s: shutting down, for streams to finish */
 };
 
 /* ---- attest-relay ---- */
@@ -117,14 +117,14 @@ enum certificates_wanted {
 struct listener_config {
 	char *name;
 	struct address address; /* tcp, unix, vsock, fd */
-	unsigned doors;		/* of enum door */
-	char *service;		/* DOOR_STATIC: the service, else NULL */
+	unsigned doors;         /* of enum door */
+	char *service;          /* DOOR_STATIC: the service, else NULL */
 	char *client_ca;  /* PEM: whose certificates clients and agents may show; NULL: none */
 	char *client_crl; /* PEM: those of them that are revoked; NULL: none is asked for */
-	int client_certificates; /* enum certificates_wanted, at DOORS_HTTP */
-	int proxy_protocol;	/* enum proxy_taken; off */
+	int client_certificates;        /* enum certificates_wanted, at DOORS_HTTP */
+	int proxy_protocol;             /* enum proxy_taken; off */
 	struct networks proxy_networks; /* whose PROXY headers are taken; n == 0 if off */
-	int line;		/* where it stands in the file */
+	int line;                       /* where it stands in the file */
 };
 
 struct token_hash {
@@ -134,8 +134,8 @@ struct token_hash {
 /* How an owner's agents show whose they are: one of hash and name. */
 struct credential_config {
 	struct token_hash hash; /* of a token */
-	char *name;	  /* in a certificate: "dns:...", "uri:..." or "email:..."; NULL: a token */
-	char *label;	  /* for logs and audit; NULL: none */
+	char *name;       /* in a certificate: "dns:...", "uri:..." or "email:..."; NULL: a token */
+	char *label;      /* for logs and audit; NULL: none */
 	uint64_t expires; /* seconds since 1970; 0: never */
 	int line;
 };
@@ -150,21 +150,21 @@ struct credentials_config {
  * owner's or client's own, 0 stands for the general one's. Not all keys are for all.
  */
 struct tenant_limits {
-	uint64_t connections;	   /* streams in HTTP/2 connections, too */
-	uint64_t handshakes;	   /* connections that have not said yet what they want */
+	uint64_t connections; /* streams in HTTP/2 connections, too */
+	uint64_t handshakes;  /* connections that have not said yet what they want */
 	uint64_t tunnels;
 	uint64_t streams;
 	uint64_t parked;
 	uint64_t opens_per_second; /* streams */
 	uint64_t bytes_per_second; /* both ways together; 0: no limit */
-	uint64_t memory;	   /* of HTTP/2 sessions: bytes that wait in them for readers */
+	uint64_t memory;           /* of HTTP/2 sessions: bytes that wait in them for readers */
 };
 
 struct owner_config {
-	char *name; /* one label */
+	char *name;                                     /* one label */
 	struct credentials_config tokens, certificates; /* one of all at least */
-	struct strings services; /* labels it may offer; n == 0: any */
-	struct tenant_limits limits; /* its own, where not 0 */
+	struct strings services;                        /* labels it may offer; n == 0: any */
+	struct tenant_limits limits;                    /* its own, where not 0 */
 	int line;
 };
 
@@ -179,7 +179,7 @@ struct client_config {
 	struct strings listeners;    /* by their names */
 	struct strings uids, cids;   /* at a Unix socket; by vsock: numbers and ranges */
 	struct strings services;     /* SERVICE.OWNER, *.OWNER, SERVICE.*, or * */
-	uint64_t expires; /* seconds since 1970; 0: never */
+	uint64_t expires;            /* seconds since 1970; 0: never */
 	struct tenant_limits limits; /* its own, where not 0 */
 	int line;
 };
@@ -192,8 +192,8 @@ enum check_kind {
 };
 
 struct check_config {
-	int kind;	   /* enum check_kind; off */
-	uint64_t every;	   /* 5s */
+	int kind;          /* enum check_kind; off */
+	uint64_t every;    /* 5s */
 	char *server_name; /* CHECK_TLS: asked for; NULL: no name is sent */
 };
 
@@ -201,46 +201,46 @@ struct service_config {
 	char *name; /* SERVICE.OWNER; the owner exists, or all its targets are addresses */
 	struct strings hostnames;  /* for SNI, besides NAME.<domain>; unique over all services */
 	struct addresses targets;  /* tunnel, tcp, unix, vsock, hybrid; default: [tunnel] */
-	int balance;		   /* enum balance, among tunnels; primary */
+	int balance;               /* enum balance, among tunnels; primary */
 	struct check_config check; /* of targets that are addresses */
-	uint64_t idle;		   /* 0: timeouts.idle */
-	int proxy_protocol;	   /* enum proxy_sent, to targets that are addresses; off */
+	uint64_t idle;             /* 0: timeouts.idle */
+	int proxy_protocol;        /* enum proxy_sent, to targets that are addresses; off */
 	int line;
 };
 
 /* Certificates for owners' agents, by a CA of the relay's own. Off: ca is NULL. */
 struct enrolment_config {
-	char *ca, *key;		    /* PEM; both or neither */
-	char *folder;		    /* what is kept of codes and certificates */
+	char *ca, *key;             /* PEM; both or neither */
+	char *folder;               /* what is kept of codes and certificates */
 	uint64_t certificate_valid; /* 90d */
-	uint64_t code_valid;	    /* 15min */
+	uint64_t code_valid;        /* 15min */
 };
 
 /* Sources that fail to authenticate. */
 struct penalties_config {
 	uint64_t failures;  /* 10, then it is blocked; 0: never */
 	uint64_t half_life; /* 60s: after it, a failure counts half */
-	uint64_t block;	    /* 10s: the first; each further one twice as long, up to ... */
+	uint64_t block;     /* 10s: the first; each further one twice as long, up to ... */
 	uint64_t block_max; /* 10min */
 	struct networks exempt;
 };
 
 struct relay_limits {
-	uint64_t connections;	     /* 16384: clients and tunnels together, and clients' streams */
-	uint64_t handshakes;	     /* 4096: of these, those that have not said what they want */
-	uint64_t parked;	     /* 1024: streams waiting for a tunnel */
-	uint64_t tunnels;	     /* 1024 */
-	uint64_t memory;	     /* 1GiB */
+	uint64_t connections;        /* 16384: clients and tunnels together, and clients' streams */
+	uint64_t handshakes;         /* 4096: of these, those that have not said what they want */
+	uint64_t parked;             /* 1024: streams waiting for a tunnel */
+	uint64_t tunnels;            /* 1024 */
+	uint64_t memory;             /* 1GiB */
 	uint64_t streams_per_tunnel; /* 4096 at a time */
 	uint64_t streams_per_session; /* 2^29, then a fresh session takes over; at most 2^30 - 1 */
-	uint64_t stream_window;	    /* 256KiB: unread bytes of one stream */
-	uint64_t session_window;    /* 32MiB: unread bytes of all streams of a tunnel */
+	uint64_t stream_window;       /* 256KiB: unread bytes of one stream */
+	uint64_t session_window;      /* 32MiB: unread bytes of all streams of a tunnel */
 	struct tenant_limits per_source, per_owner, per_client;
 };
 
 struct relay_config {
 	unsigned workers; /* 0: auto, one per core */
-	char *domain;	  /* or NULL: then no SERVICE.OWNER.<domain> */
+	char *domain;     /* or NULL: then no SERVICE.OWNER.<domain> */
 	struct {
 		char *certificate; /* PEM chain, or NULL */
 		char *key;
@@ -267,7 +267,7 @@ struct relay_config {
 /* ---- attest-tunnel ---- */
 
 enum dial_mode {
-	DIAL_LAZY, /* first-byte: the target is dialled when the client's first byte is there */
+	DIAL_LAZY,  /* first-byte: the target is dialled when the client's first byte is there */
 	DIAL_EAGER, /* for protocols in which the server speaks first */
 };
 
@@ -276,32 +276,32 @@ enum transport { TRANSPORT_AUTO, TRANSPORT_DIRECT, TRANSPORT_WEBSOCKET };
 #define PROXY_NONE "none" /* no proxy, whatever the environment says */
 
 struct offer_config {
-	char *name; /* one label; the owner is the credential's */
+	char *name;            /* one label; the owner is the credential's */
 	struct address target; /* tcp, unix, vsock, hybrid */
-	int dial;	       /* enum dial_mode; first-byte */
+	int dial;              /* enum dial_mode; first-byte */
 	int proxy_protocol;    /* enum proxy_sent; off */
 	struct strings allow;  /* "client:NAME", "dns:...", ...; n == 0: whom the relay lets in */
-	uint64_t idle;	       /* 0: timeouts.idle */
+	uint64_t idle;         /* 0: timeouts.idle */
 	int line;
 };
 
 /* A local listener: connections to it become streams to a service behind a relay. */
 struct local_config {
 	struct address address; /* tcp on loopback, or unix */
-	char *service;		/* SERVICE.OWNER */
-	char *mode;		/* octal, of a path; NULL: by the umask */
+	char *service;          /* SERVICE.OWNER */
+	char *mode;             /* octal, of a path; NULL: by the umask */
 	int line;
 };
 
 struct tunnel_config {
 	struct addresses relays; /* tcp or unix; at least one */
-	char *server_name;	 /* for SNI and verification; NULL: the relay's host */
-	char *token_file;	 /* with services this or certificate */
-	char *ca_file;		 /* NULL: the system's CAs */
+	char *server_name;       /* for SNI and verification; NULL: the relay's host */
+	char *token_file;        /* with services this or certificate */
+	char *ca_file;           /* NULL: the system's CAs */
 	char *certificate, *key; /* shown to relays; both or neither */
 	char *proxy; /* its URL, without a password; PROXY_NONE; NULL: as the environment says */
 	char *proxy_credentials_file; /* USER:PASSWORD; NULL: none */
-	char *proxy_ca_file;	      /* for an https proxy; NULL: the system's CAs */
+	char *proxy_ca_file;          /* for an https proxy; NULL: the system's CAs */
 	struct strings no_proxy; /* relays that are reached without; n > 0: instead of NO_PROXY */
 	int transport;		 /* enum transport; auto */
 	char *instance;		 /* stable name of this agent; NULL: from machine-id and offers */
@@ -313,8 +313,8 @@ struct tunnel_config {
 	size_t n_locals;
 	struct timeouts_config timeouts; /* all but pickup are for both: local listeners only */
 	struct {
-		uint64_t streams;	 /* 4096 at a time */
-		uint64_t stream_window;	 /* 256KiB */
+		uint64_t streams;        /* 4096 at a time */
+		uint64_t stream_window;  /* 256KiB */
 		uint64_t session_window; /* 32MiB */
 	} limits;
 };
@@ -342,6 +342,8 @@ struct relay_config *relay_config_ref(struct relay_config *c);
 struct relay_config *relay_config_unref(struct relay_config *c); /* NULL is fine */
 /* The first key in which they differ that a running relay cannot change; NULL: none. Static. */
 const char *relay_config_differs(const struct relay_config *a, const struct relay_config *b);
+/* As they would be written; what follows from other settings (timeouts.idle) is not looked at. */
+bool relay_config_same_service(const struct service_config *a, const struct service_config *b);
 /* Effective values as YAML that loads again to the same. Token hashes are shown: only hashes. */
 void relay_config_dump(const struct relay_config *c, FILE *to);
 
@@ -367,6 +369,7 @@ void tunnel_config_dump(const struct tunnel_config *c, FILE *to);
 /* Looked up without case; NULL: none. By host name: the hostnames only, not NAME.<domain>. */
 const struct service_config *relay_config_service(const struct relay_config *c, const char *name);
 const struct service_config *relay_config_hostname(const struct relay_config *c, const char *host);
+const struct listener_config *relay_config_listener(const struct relay_config *c, const char *name);
 const struct owner_config *relay_config_owner(const struct relay_config *c, const char *name);
 
 #endif

@@ -270,8 +270,7 @@ static void table_dump_at(const struct table *t, const void *of, int indent, boo
 		} else if (f->type == FIELD_FLAGS) {
 			dump_flags(f, at, to);
 		} else if (f->type == FIELD_TEXTS || f->type == FIELD_ADDRESSES ||
-			   f->type == FIELD_NETWORKS ||
-			   f->type == FIELD_STRUCTS) {
+			   f->type == FIELD_NETWORKS || f->type == FIELD_STRUCTS) {
 			dump_list(f, of, indent, to);
 		} else {
 			dump_scalar(f, at, to);
@@ -279,31 +278,38 @@ static void table_dump_at(const struct table *t, const void *of, int indent, boo
 	}
 }
 
-static char *text_of_key(const struct table *t, const char *key, const void *of)
+/* NULL: out of memory. */
+static char *text_of(const struct table *t, const void *of)
 {
-	struct table one = *t;
 	char *text = NULL;
 	size_t size;
 	FILE *to = open_memstream(&text, &size);
 
 	if (!to)
 		return NULL;
-	while (one.n && strcmp(one.fields->key, key) != 0)
-		one.fields++, one.n--;
-	one.n = one.n ? 1 : 0;
-	table_dump_at(&one, of, 0, false, to);
+	table_dump_at(t, of, 0, false, to);
 	fclose(to);
 	return text;
 }
 
-bool table_same(const struct table *t, const char *key, const void *a, const void *b)
+bool table_equal(const struct table *t, const void *a, const void *b)
 {
-	char *x = text_of_key(t, key, a), *y = text_of_key(t, key, b);
+	char *x = text_of(t, a), *y = text_of(t, b);
 	bool same = x && y && strcmp(x, y) == 0;
 
 	free(x);
 	free(y);
 	return same;
+}
+
+bool table_same(const struct table *t, const char *key, const void *a, const void *b)
+{
+	struct table one = *t;
+
+	while (one.n && strcmp(one.fields->key, key) != 0)
+		one.fields++, one.n--;
+	one.n = one.n ? 1 : 0;
+	return table_equal(&one, a, b);
 }
 
 void table_dump(const struct table *t, const void *of, FILE *to)

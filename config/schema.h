@@ -43,6 +43,7 @@ enum {
 	FIELD_DIAL = 1 << 5,     /* ADDRESS(ES): to connect to, so no wildcards */
 	FIELD_SHORT = 1 << 6,    /* STRUCT(S): it, or an entry, may be its first field alone */
 	FIELD_HIDDEN = 1 << 7,   /* TEXT: may hold a secret by mistake: no error quotes it */
+	FIELD_RESTART = 1 << 8,  /* of relay_table: a reload cannot change it */
 };
 
 struct word {
@@ -60,7 +61,7 @@ struct field {
 	size_t count;  /* of a list's size_t */
 	size_t width;  /* NUMBER: of the member */
 	uint64_t min;
-	uint64_t max; /* of numbers; of a list: entries, 0: CONFIG_LIST_MAX */
+	uint64_t max;    /* of numbers; of a list: entries, 0: CONFIG_LIST_MAX */
 	const char *def; /* as a file would have it (of a list: its one entry), or NULL: none */
 	const struct word *words;     /* ENUM, FLAGS; ends with a NULL text */
 	const struct table *table;    /* STRUCT(S) */
@@ -81,6 +82,7 @@ struct table {
 #define TABLE_FIELDS_MAX 32
 
 extern const struct table relay_table;
+extern const struct table relay_service_table; /* of one of its services */
 extern const struct table tunnel_table;
 
 /* Where values come from, and where errors go. */
@@ -99,6 +101,9 @@ void table_free(const struct table *t, void *of); /* what the struct holds, not 
 void table_dump(const struct table *t, const void *of, FILE *to);
 /* Of one of its keys: are the values the same? As they would be written. */
 bool table_same(const struct table *t, const char *key, const void *a, const void *b);
+
+/* Of all of its keys. */
+bool table_equal(const struct table *t, const void *a, const void *b);
 
 /* An error at node, or at the file's start if there is none. */
 void source_error(const struct source *s, const struct node *at, const char *fmt, ...)

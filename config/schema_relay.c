@@ -82,11 +82,8 @@ static const struct table audit_table = { .what = "the audit settings",
 					  .line = NO_LINE };
 
 static const struct word doors[] = {
-	{ "tunnel", DOOR_TUNNEL },
-	{ "sni", DOOR_SNI },
-	{ "connect", DOOR_CONNECT },
-	{ "websocket", DOOR_WEBSOCKET },
-	{ NULL, 0 },
+	{ "tunnel", DOOR_TUNNEL },       { "sni", DOOR_SNI }, { "connect", DOOR_CONNECT },
+	{ "websocket", DOOR_WEBSOCKET }, { NULL, 0 },
 };
 
 static const struct word certificates_wanted[] = {
@@ -194,18 +191,17 @@ static const struct table listener_table = { .what = "listener",
 					     .size = sizeof(struct listener_config),
 					     .line = offsetof(struct listener_config, line) };
 
-#define CREDENTIAL_LABEL                                        \
-	{ .key = "label",                                       \
-	  .type = FIELD_TEXT,                                   \
-	  MEMBER(struct credential_config, label),              \
-	  .is = schema_is_word,                                 \
-	  .expected = EXPECTED_WORD,                            \
-	  .help = "names it in the log and in audit records" }
-#define CREDENTIAL_EXPIRES                                      \
-	{ .key = "expires",                                     \
-	  .type = FIELD_TIME,                                   \
-	  MEMBER(struct credential_config, expires),            \
-	  .help = "from then on it is void, and tunnels by it end" }
+#define CREDENTIAL_LABEL                                                                     \
+	{                                                                                    \
+		.key = "label", .type = FIELD_TEXT, MEMBER(struct credential_config, label), \
+		.is = schema_is_word, .expected = EXPECTED_WORD,                             \
+		.help = "names it in the log and in audit records"                           \
+	}
+#define CREDENTIAL_EXPIRES                                                                       \
+	{                                                                                        \
+		.key = "expires", .type = FIELD_TIME, MEMBER(struct credential_config, expires), \
+		.help = "from then on it is void, and tunnels by it end"                         \
+	}
 
 static const struct field token_fields[] = {
 	{ .key = "hash",
@@ -239,15 +235,15 @@ static const struct table certificate_table = { .what = "certificate",
 						.size = sizeof(struct credential_config),
 						.line = offsetof(struct credential_config, line) };
 
-#define TENANT_NUMBER(name, least, value, text)                                                  \
-	{                                                                                        \
-		.key = #name, .type = FIELD_NUMBER, MEMBER(struct tenant_limits, name),          \
-		.min = (least), .max = 1048576, .def = (value), .help = (text)                   \
+#define TENANT_NUMBER(name, least, value, text)                                         \
+	{                                                                               \
+		.key = #name, .type = FIELD_NUMBER, MEMBER(struct tenant_limits, name), \
+		.min = (least), .max = 1048576, .def = (value), .help = (text)          \
 	}
-#define TENANT_SIZE(name, least, value, text)                                                    \
-	{                                                                                        \
-		.key = #name, .type = FIELD_SIZE, MEMBER(struct tenant_limits, name),            \
-		.min = (least), .max = 1024 * GIB, .def = (value), .help = (text)                \
+#define TENANT_SIZE(name, least, value, text)                                         \
+	{                                                                             \
+		.key = #name, .type = FIELD_SIZE, MEMBER(struct tenant_limits, name), \
+		.min = (least), .max = 1024 * GIB, .def = (value), .help = (text)     \
 	}
 
 static const struct field own_limit_fields[] = {
@@ -403,16 +399,15 @@ static const struct field service_fields[] = {
 		   "a PROXY header to targets that are addresses, first of all"),
 };
 
-static const struct table service_table = { .what = "service",
-					    TABLE(service_fields),
-					    .size = sizeof(struct service_config),
-					    .line = offsetof(struct service_config, line) };
+const struct table relay_service_table = { .what = "service",
+					   TABLE(service_fields),
+					   .size = sizeof(struct service_config),
+					   .line = offsetof(struct service_config, line) };
 
-#define CLIENT_TEXTS(key_, is_, expected_, text)                                           \
-	{                                                                                  \
-		.key = #key_, .type = FIELD_TEXTS, LIST(struct client_config, key_),       \
-		.flags = FIELD_NONEMPTY, .is = (is_), .expected = (expected_),             \
-		.help = (text)                                                             \
+#define CLIENT_TEXTS(key_, is_, expected_, text)                                              \
+	{                                                                                     \
+		.key = #key_, .type = FIELD_TEXTS, LIST(struct client_config, key_),          \
+		.flags = FIELD_NONEMPTY, .is = (is_), .expected = (expected_), .help = (text) \
 	}
 
 static const struct field client_fields[] = {
@@ -638,7 +633,7 @@ static const struct field relay_fields[] = {
 	{ .key = "workers",
 	  .type = FIELD_NUMBER,
 	  MEMBER(struct relay_config, workers),
-	  .flags = FIELD_AUTO,
+	  .flags = FIELD_AUTO | FIELD_RESTART,
 	  .min = 1,
 	  .max = 256,
 	  .def = "auto",
@@ -658,11 +653,13 @@ static const struct field relay_fields[] = {
 	{ .key = "metrics",
 	  .type = FIELD_ADDRESS,
 	  MEMBER(struct relay_config, metrics),
+	  .flags = FIELD_RESTART,
 	  .kinds = KIND(TCP) | KIND(UNIX),
 	  .help = "where to serve metrics for Prometheus, and health" },
 	{ .key = "status",
 	  .type = FIELD_ADDRESS,
 	  MEMBER(struct relay_config, status),
+	  .flags = FIELD_RESTART,
 	  .kinds = KIND(TCP) | KIND(UNIX),
 	  .help = "where to serve a page of the relay's state, to be read only" },
 	ADMIN(struct relay_config),
@@ -694,7 +691,7 @@ static const struct field relay_fields[] = {
 	  .type = FIELD_STRUCTS,
 	  .offset = offsetof(struct relay_config, services),
 	  .count = offsetof(struct relay_config, n_services),
-	  .table = &service_table,
+	  .table = &relay_service_table,
 	  .help = "what differs from the defaults: owners' services need no entry" },
 	{ .key = "clients",
 	  .type = FIELD_STRUCTS,

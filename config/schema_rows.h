@@ -78,7 +78,7 @@ extern const struct table admin_table;
 #define ADMIN(of)                                                                        \
 	{                                                                                \
 		.key = "admin", .type = FIELD_STRUCT, MEMBER(of, admin),                 \
-		.flags = FIELD_SHORT, .table = &admin_table,                             \
+		.flags = FIELD_SHORT | FIELD_RESTART, .table = &admin_table,             \
 		.help = "the socket at which attestctl, and who may open it, asks and controls" \
 	}
 

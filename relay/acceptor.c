@@ -104,6 +104,15 @@ int acceptor_start(struct acceptor *a, struct worker *w, int fd, const char *nam
 	return r;
 }
 
+void acceptor_insist(struct acceptor *a, struct worker *w, int fd, const char *name,
+		     const struct acceptor_events *events)
+{
+	if (acceptor_start(a, w, fd, name, events) == 0)
+		return;
+	a->fd = fd;
+	timer_set(w, &a->resume, ACCEPTOR_PAUSE_MS, on_resume);
+}
+
 void acceptor_stop(struct acceptor *a)
 {
 	/* whoever is in the kernel's queue came in time; closing it would reset them */

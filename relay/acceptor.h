@@ -32,15 +32,18 @@ struct acceptor {
 	const struct acceptor_events *events;
 	struct worker *worker;
 	const char *name; /* the listener's, for log lines; the owner's */
-	int fd;		  /* stays the owner's; -1: stopped */
-	unsigned burst;	  /* how many to accept at the next wake-up */
+	int fd;           /* stays the owner's; -1: stopped */
+	unsigned burst;   /* how many to accept at the next wake-up */
 	struct edge watch;
 	struct timer resume;
 };
 
-/* Zeroed before; may be shared with other workers' acceptors. 0 or -errno. */
+/* Zeroed before, or stopped; may be shared with other workers' acceptors. 0 or -errno. */
 int acceptor_start(struct acceptor *a, struct worker *w, int fd, const char *name,
 		   const struct acceptor_events *events);
+/* The same; if it cannot be watched now, that is tried again until it can. */
+void acceptor_insist(struct acceptor *a, struct worker *w, int fd, const char *name,
+		     const struct acceptor_events *events);
 /* Takes in whoever is in the kernel's queue already, then accepts no more; fd stays open. */
 void acceptor_stop(struct acceptor *a);
 void acceptor_abandon(struct acceptor *a); /* the same without the first part; twice is fine */

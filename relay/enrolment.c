@@ -43,6 +43,7 @@
 #include "relay/log.h"
 #include "relay/opening.h"
 #include "relay/timer.h"
+#include "relay/why.h"
 #include "relay/worker.h"
 
 #define BEARER "Bearer "
@@ -121,7 +122,7 @@ static void note_refused(struct listener *l, struct worker *w, const struct clie
 			 const struct verdict *v, const char *detail)
 {
 	counter_add(&w->counters.value[COUNTER_ENROLMENTS_REFUSED], 1);
-	opening_log_refused(w, l->config->name, client, "enrolment", v->why, detail);
+	opening_log_refused(w, l->name, client, "enrolment", v->why, detail);
 	if (v->why == REASON_BAD_CREDENTIAL)
 		gateway_failed_to_authenticate(client, worker_now(w));
 }
@@ -130,27 +131,27 @@ static void note_granted(const struct enrolment *e, const struct issued *record)
 {
 	char both[CLIENT_TEXT_MAX], until[ISSUED_TIME];
 	const struct log_field fields[] = {
-		{ "client", record->client, 0 }, { "listener", e->listener->config->name, 0 },
+		{ "client", record->client, 0 }, { "listener", e->listener->name, 0 },
 		{ "owner", record->owner, 0 },   { "serial", record->serial, 0 },
 		{ "label", record->label, 0 },
 	};
 
 	const struct audit_record r = {
 		.kind = AUDIT_CERTIFICATE_ISSUED,
-		.listener = e->listener->config->name,
+		.listener = e->listener->name,
 		.client = record->client,
 		.owner = record->owner,
 		.credential = record->label,
 		.serial = record->serial,
 	};
 
-	audit_write(e->listener->gateway->audit, &e->worker->counters, &r);
+	audit_write(gateway_audit(e->worker), &e->worker->counters, &r);
 	counter_add(&e->worker->counters.value[COUNTER_ENROLMENTS], 1);
 	log_fields(LOG_LEVEL_INFO, fields, sizeof(fields) / sizeof(*fields),
 		   "%s (%s) enrolled as %s%s%s%s: certificate %s until %s",
-		   client_format(&e->client, both, sizeof(both)), e->listener->config->name,
-		   record->owner, *record->label ? " (" : "", record->label,
-		   *record->label ? ")" : "", record->serial, issued_time(record->expires, until));
+		   client_format(&e->client, both, sizeof(both)), e->listener->name, record->owner,
+		   *record->label ? " (" : "", record->label, *record->label ? ")" : "",
+		   record->serial, issued_time(record->expires, until));
 }
 
 /* Consumes the conduit. detail: for the log and the other end. */
@@ -173,6 +174,7 @@ static void on_free(struct reapable *r)
 		(struct enrolment *)((char *)r - offsetof(struct enrolment, reapable));
 
 	OPENSSL_cleanse(e->code, sizeof(e->code));
+	listener_unref(e->listener);
 	free(e);
 }
 
@@ -203,7 +205,7 @@ static void vanish(struct enrolment *e, enum reason why)
 {
 	struct source *source = e->client.source;
 
-	opening_log_vanished(e->worker, e->listener->config->name, &e->client, why);
+	opening_log_vanished(e->worker, e->listener->name, &e->client, why);
 	conduit_close(leave(e), why);
 	gateway_connection_over(source);
 }
@@ -216,28 +218,29 @@ static const struct relay_config *config_of(const struct worker *w)
 
 /* ---- the certificate ---- */
 
-/* The CA as its files are now. NULL: it has been logged. */
-static struct authority *load(const struct relay_config *c)
+/* The CA as its files are now. NULL and *why. */
+static struct authority *load(const struct relay_config *c, char **why)
 {
 	bool exposed;
-	char *why;
-	struct authority *a = authority_load(c->enrolment.ca, c->enrolment.key, &exposed, &why);
+	struct authority *a = authority_load(c->enrolment.ca, c->enrolment.key, &exposed, why);
+	char *said = *why;
 
-	if (!a)
-		log_error("enrolment: %s%s", why ? why : "out of memory",
-			  access(c->enrolment.ca, F_OK) < 0 && errno == ENOENT
-				  ? "; attest-relay enroll init makes a CA"
-				  : "");
-	else if (exposed)
+	if (!a) {
+		why_say(why, "enrolment: %s%s", said ? said : "out of memory",
+			access(c->enrolment.ca, F_OK) < 0 && errno == ENOENT
+				? "; attest-relay enroll init makes a CA"
+				: "");
+		free(said);
+	} else if (exposed) {
 		log_warning("enrolment: %s is a secret that other users of this machine can read: "
 			    "chmod 600 it",
 			    c->enrolment.key);
-	free(why);
+	}
 	return a;
 }
 
 /* A sandbox closes later, and would leave what is above a folder that is not there. */
-static bool prepare(const char *folder)
+static bool prepare(const char *folder, char **why)
 {
 	int r = mkdir(folder, 0700) < 0 && errno != EEXIST ? -errno : 0;
 
@@ -246,7 +249,7 @@ static bool prepare(const char *folder)
 	if (r == 0)
 		r = issued_prepare(folder);
 	if (r < 0)
-		log_error("enrolment: cannot use the folder %s: %s", folder, strerror(-r));
+		why_say(why, "enrolment: cannot use the folder %s: %s", folder, strerror(-r));
 	return r == 0;
 }
 
@@ -265,17 +268,18 @@ static void mark_list(const struct relay_config *c)
 	free(crl);
 }
 
-bool enrolment_check(const struct gateway *g)
+bool enrolment_check(const struct relay_config *c, char **why)
 {
 	struct authority *a;
 
-	if (!g->config->enrolment.ca)
+	*why = NULL;
+	if (!c->enrolment.ca)
 		return true;
-	a = load(g->config);
+	a = load(c, why);
 	authority_free(a);
-	if (!a || !prepare(g->config->enrolment.folder))
+	if (!a || !prepare(c->enrolment.folder, why))
 		return false;
-	mark_list(g->config);
+	mark_list(c);
 	return true;
 }
 
@@ -329,13 +333,15 @@ static void sign(struct enrolment *e, const struct codes_grant *good)
 {
 	const struct relay_config *c = config_of(e->worker);
 	const struct verdict bad_request = { 400, "Bad Request", REASON_PROTOCOL, "" };
-	struct authority *a = load(c);
+	char detail[256], *said;
+	struct authority *a = load(c, &said);
 	struct authority_certificate made;
-	char detail[256];
 	const char *why;
 	int r;
 
 	if (!a) {
+		log_error("%s", said ? said : "enrolment: out of memory");
+		free(said);
 		fail(e, &broken, broken.words);
 		return;
 	}
@@ -487,7 +493,7 @@ static struct enrolment *enlist(struct listener *l, struct worker *w, struct con
 
 	if (!e)
 		return NULL;
-	e->listener = l;
+	e->listener = listener_ref(l);
 	e->worker = w;
 	e->conduit = c;
 	e->client = *client;

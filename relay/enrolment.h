@@ -19,13 +19,14 @@ struct gateway;
 struct gateway_worker;
 struct httphead;
 struct listener;
+struct relay_config;
 struct worker;
 
 /*
- * Main thread, at the start: sees that the CA is good, and makes the folder. False: what is wrong
- * has been logged.
+ * Main thread, before this config is in effect: sees that the CA is good, and makes the folder.
+ * False, and *why is what is wrong, allocated; or NULL: out of memory.
  */
-bool enrolment_check(const struct gateway *g);
+bool enrolment_check(const struct relay_config *c, char **why);
 
 /* Whatever the method. */
 bool enrolment_is_wanted(const struct httphead *head);

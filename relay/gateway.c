@@ -1,11 +1,11 @@
 /*
  * gateway: puts the parts of attest-relay together and takes them apart again.
  *
- * Theory of operation: prepare binds every listener first (so that all that is wrong is said at
- * once), then makes the workers; start starts their threads. Draining closes the listeners, tells
- * HTTP/2 clients to open no more streams, and waits for streams to end and for those clients to
- * have them whole, at most timeouts.drain; ending cuts what is left, tells the agents, and stops
- * each worker when its last conduit is gone, or after END_MS.
+ * Theory of operation: prepare opens every socket first (so that all that is wrong is said at
+ * once), then makes the workers; start starts their threads. Reloads are gateway_reload.c's.
+ * Draining closes the listeners, tells HTTP/2 clients to open no more streams, and waits for
+ * streams to end and for those clients to have them whole, at most timeouts.drain; ending cuts what
+ * is left, tells the agents, and stops each worker when its last conduit is gone, or after END_MS.
  */
 #include "relay/gateway.h"
 
@@ -16,9 +16,10 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "relay/audit.h"
 #include "relay/enrolment.h"
 #include "relay/figures.h"
-#include "relay/health.h"
+#include "relay/gateway_private.h"
 #include "relay/intake.h"
 #include "relay/listener.h"
 #include "relay/log.h"
@@ -36,21 +37,27 @@
 #define END_TICK_MS 20
 #define SWEEP_MS 1000 /* how late an end by time may come */
 
-/* What descriptors allow: a stream takes two. */
-static void fit_descriptors(struct gateway *g)
+static void find_files_max(struct gateway *g)
 {
 	struct rlimit limit;
-	uint64_t wanted = g->config->limits.connections, fit, reserved;
 
-	g->connections_max = wanted;
-	g->descriptors_max = wanted * 2;
 	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
 		return;
 	limit.rlim_cur = limit.rlim_max;
 	setrlimit(RLIMIT_NOFILE, &limit);
-	reserved = limit.rlim_cur / 4 < FDS_RESERVED ? limit.rlim_cur / 4 : FDS_RESERVED;
-	fit = limit.rlim_cur - reserved;
-	if (fit < g->descriptors_max) {
+	g->files_max = limit.rlim_cur;
+}
+
+void gateway_fit_descriptors(struct gateway *g, const struct relay_config *c)
+{
+	const uint64_t wanted = c->limits.connections;
+	uint64_t most = wanted * 2, fit = most, reserved = FDS_RESERVED;
+
+	if (g->files_max) {
+		reserved = g->files_max / 4 < reserved ? g->files_max / 4 : reserved;
+		fit = g->files_max - reserved;
+	}
+	if (fit < most) {
 		log_warning("limits.connections is %llu but descriptors allow %llu tunnels and "
 			    "streams in tunnels, or %llu clients of other targets: raise "
 			    "LimitNOFILE= (ulimit -n) to %llu",
@@ -58,11 +65,11 @@ static void fit_descriptors(struct gateway *g)
 			    (unsigned long long)(fit < wanted ? fit : wanted),
 			    (unsigned long long)(fit / 2),
 			    (unsigned long long)(wanted * 2 + FDS_RESERVED));
-		g->descriptors_max = fit;
+		most = fit;
 	}
-	if (fit < wanted)
-		g->connections_max = fit;
-	g->pipes_max = (limit.rlim_cur - g->descriptors_max - reserved / 2) / 2;
+	atomic_store(&g->connections_max, fit < wanted ? fit : wanted);
+	atomic_store(&g->descriptors_max, most);
+	atomic_store(&g->pipes_max, g->files_max ? (g->files_max - most - reserved / 2) / 2 : 0);
 }
 
 /* Sockets there are: also those that nobody counts any more, since they only still close. */
@@ -81,12 +88,13 @@ static const char *begin(struct gateway *g, unsigned descriptors)
 	const char *short_of = NULL;
 
 	/* taken first, so that workers together never go over */
-	if (atomic_fetch_add(&g->connections, 1) >= g->connections_max)
+	if (atomic_fetch_add(&g->connections, 1) >= counter_get(&g->connections_max))
 		short_of = "the connection limit is reached (limits.connections)";
-	if (atomic_fetch_add(&g->descriptors, descriptors) + descriptors > g->descriptors_max &&
+	if (atomic_fetch_add(&g->descriptors, descriptors) + descriptors >
+		    counter_get(&g->descriptors_max) &&
 	    !short_of)
 		short_of = "all descriptors are set aside (LimitNOFILE=)";
-	if (!short_of && live_sockets(g) + descriptors > g->descriptors_max)
+	if (!short_of && live_sockets(g) + descriptors > counter_get(&g->descriptors_max))
 		short_of = "too many connections are still closing";
 	return short_of;
 }
@@ -179,24 +187,11 @@ void gateway_stream_over(struct source *source)
 	leave(source);
 }
 
-/* Ends what is not allowed any more: by its time, and, all: by the settings. */
-static void recheck(struct gateway_worker *gw, bool all)
+void gateway_recheck(struct gateway_worker *gw, const struct settings *before)
 {
-	opening_recheck(gw, all);
-	gw->gateway->tunnel.recheck(gw->worker, all);
-	gw->gateway->h2.recheck(gw->worker, all);
-}
-
-static void exchange_settings(struct worker *w, void *arg)
-{
-	struct gateway_worker *gw = gateway_worker(w);
-	struct settings *old = gw->settings, *next = atomic_exchange(&gw->next_settings, NULL);
-
-	if (!next)
-		return;
-	gw->settings = next;
-	recheck(gw, true);
-	settings_unref(old);
+	opening_recheck(gw, before);
+	gw->gateway->tunnel.recheck(gw->worker, before);
+	gw->gateway->h2.recheck(gw->worker, before);
 }
 
 static void on_sweep(struct timer *t)
@@ -204,30 +199,21 @@ static void on_sweep(struct timer *t)
 	struct gateway_worker *gw =
 		(struct gateway_worker *)((char *)t - offsetof(struct gateway_worker, sweep));
 
-	exchange_settings(gw->worker, NULL);
-	recheck(gw, false);
+	gateway_take_orders(gw->worker, NULL);
+	gateway_recheck(gw, NULL);
 	timer_set(gw->worker, t, SWEEP_MS, on_sweep);
 }
 
-static bool make_splice_specs(struct gateway *g)
+void gateway_set_shares(struct worker *w)
 {
-	const struct relay_config *c = g->config;
+	struct gateway_worker *gw = gateway_worker(w);
+	const struct gateway *g = gw->gateway;
+	const uint64_t n = g->n_workers, pipes = counter_get(&g->pipes_max) / n;
 
-	g->splice = (struct splice_spec){ .idle_ms = c->timeouts.idle,
-					  .half_closed_ms = c->timeouts.half_closed,
-					  .may_pass = opening_may_pass,
-					  .passed = opening_passed,
-					  .end = opening_on_splice_end };
-	g->service_splice = calloc(c->n_services + 1, sizeof(*g->service_splice));
-	if (!g->service_splice)
-		return false;
-	for (size_t i = 0; i < c->n_services; i++) {
-		g->service_splice[i] = g->splice;
-		g->tells_clients |= c->services[i].proxy_protocol != PROXY_SENT_NONE;
-		if (c->services[i].idle)
-			g->service_splice[i].idle_ms = c->services[i].idle;
-	}
-	return true;
+	gw->handshakes.max = (gw->settings->config->limits.handshakes + n - 1) / n;
+	w->pipes_max = pipes < PIPES_MIN          ? PIPES_MIN
+		       : pipes < WORKER_PIPES_MAX ? (unsigned)pipes
+						  : WORKER_PIPES_MAX;
 }
 
 static bool open_sockets(struct gateway *g)
@@ -260,11 +246,12 @@ static bool make_worker(struct gateway *g, unsigned index)
 	g->workers[g->n_workers++] = w;
 	timer_set(w, &gw->sweep, SWEEP_MS, on_sweep);
 	for (size_t i = 0; i < g->config->n_listeners; i++) {
-		struct listener *l =
-			listener_new(g, w, &g->config->listeners[i], g->sockets->at[i]);
+		struct listener *l = listener_new(g, w, g->settings, &g->config->listeners[i],
+						  g->sockets->at[i]);
 
 		if (!l)
 			return false;
+		listener_start(l);
 		l->next = gw->listeners;
 		gw->listeners = l;
 	}
@@ -281,42 +268,67 @@ static bool make_workers(struct gateway *g)
 	g->figures = figures_new(n);
 	if (!g->figures || !figures_declare(g->figures, g->config))
 		return false;
-	for (unsigned i = 0; i < n; i++) {
+	for (unsigned i = 0; i < n; i++)
 		if (!make_worker(g, i))
 			return false;
-		gateway_worker(g->workers[i])->handshakes.max =
-			(g->config->limits.handshakes + n - 1) / n;
-		if (g->pipes_max / n < WORKER_PIPES_MAX)
-			g->workers[i]->pipes_max = (unsigned)(g->pipes_max / n);
-		if (g->workers[i]->pipes_max < PIPES_MIN)
-			g->workers[i]->pipes_max = PIPES_MIN;
-	}
-	return true;
+	for (unsigned i = 0; i < n; i++)
+		gateway_set_shares(g->workers[i]);
+	g->prober = prober_new(g->workers[0]);
+	return g->prober;
+}
+
+static bool make_settings(struct gateway *g)
+{
+	char *why;
+
+	g->settings = settings_new((struct relay_config *)g->config, NULL, &why);
+	if (!g->settings)
+		log_error("%s", why ? why : "settings: out of memory");
+	free(why);
+	return g->settings;
+}
+
+static bool check_enrolment(const struct gateway *g)
+{
+	char *why;
+	bool good = enrolment_check(g->config, &why);
+
+	if (!good)
+		log_error("%s", why ? why : "enrolment: out of memory");
+	free(why);
+	return good;
 }
 
 bool gateway_prepare(struct gateway *g)
 {
-	fit_descriptors(g);
+	pthread_mutex_init(&g->lock, NULL);
+	gateway_init_exchanged(g);
+	find_files_max(g);
+	gateway_fit_descriptors(g, g->config);
 	process_open();
 	g->registry = registry_new();
-	if (!enrolment_check(g))
+	if (!check_enrolment(g) || !make_settings(g) || !open_sockets(g))
 		return false;
-	g->settings = settings_new((struct relay_config *)g->config, NULL);
-	if (!g->settings || !open_sockets(g))
-		return false;
-	listener_warn_of_strangers(g, g->config);
-	g->health = health_new(g->config);
-	if (!g->registry || !g->health || !tenants_init(&g->tenants, g->config, g) ||
-	    !make_splice_specs(g) || !make_workers(g) ||
-	    probes_new(&g->probes, g->workers[0], g->config, g->health) < 0) {
+	listener_warn_of_strangers(g);
+	if (!g->registry || !tenants_init(&g->tenants, g->settings->config, g) ||
+	    !make_workers(g)) {
 		log_error("cannot make the workers: %s", strerror(errno));
 		return false;
 	}
+	atomic_store(&g->generation, g->settings->generation);
+	atomic_store(&g->reloaded_at, settings_now());
 	return true;
+}
+
+static void begin_probes(struct worker *w, void *arg)
+{
+	gateway_exchange_probes(w, NULL);
 }
 
 bool gateway_start(struct gateway *g)
 {
+	for (unsigned i = 0; i < g->n_workers; i++)
+		gateway_worker(g->workers[i])->audit = g->audit;
 	for (unsigned i = 0; i < g->n_workers; i++) {
 		int r = worker_start(g->workers[i]);
 
@@ -325,40 +337,10 @@ bool gateway_start(struct gateway *g)
 			return false;
 		}
 	}
-	return !g->probes || worker_post(g->workers[0], probes_begin, g->probes) == 0;
+	return worker_post(g->workers[0], begin_probes, NULL) == 0;
 }
 
-/* ---- what may be taken back ---- */
-
-bool gateway_reload(struct gateway *g, struct relay_config *config)
-{
-	const char *differs = relay_config_differs(g->config, config);
-	struct settings *s;
-
-	if (differs) {
-		log_error("reload: %s cannot change without a restart; nothing has changed",
-			  differs);
-		return false;
-	}
-	s = settings_new(config, g->settings);
-	if (s && !tenants_apply(&g->tenants, config))
-		s = settings_unref(s);
-	if (!s) {
-		log_error("reload: nothing has changed");
-		return false;
-	}
-	for (unsigned i = 0; i < g->n_workers; i++) {
-		struct gateway_worker *gw = gateway_worker(g->workers[i]);
-
-		settings_unref(atomic_exchange(&gw->next_settings, settings_ref(s)));
-		worker_post(g->workers[i], exchange_settings, NULL); /* or at its next sweep */
-	}
-	settings_unref(g->settings);
-	g->settings = s;
-	figures_declare(g->figures, config); /* out of memory: new names are counted with others */
-	listener_warn_of_strangers(g, config);
-	return true;
-}
+/* ---- the end ---- */
 
 static void stop_listening(struct worker *w, void *arg)
 {
@@ -427,7 +409,7 @@ static void end_worker(struct worker *w, void *arg)
 
 	stop_listening(w, NULL);
 	if (w == gw->gateway->workers[0])
-		probes_end(gw->gateway->probes);
+		gateway_end_probes(w);
 	proxied_end_all(gw);
 	intake_end_all(gw);
 	enrolment_end_all(gw);
@@ -456,12 +438,13 @@ static void free_worker(struct gateway *g, struct worker *w)
 
 	while ((l = gw->listeners)) {
 		gw->listeners = l->next;
-		listener_free(l);
+		acceptor_abandon(&l->acceptor); /* its thread may never have run */
+		listener_unref(l);
 	}
 	timer_cancel(w, &gw->sweep);
 	g->tunnel.stop(w);
 	settings_unref(gw->settings);
-	settings_unref(atomic_load(&gw->next_settings));
+	gateway_free_orders(atomic_load(&gw->orders));
 	worker_free(w);
 	free(gw);
 }
@@ -471,11 +454,10 @@ void gateway_deinit(struct gateway *g)
 	for (unsigned i = 0; i < g->n_workers; i++)
 		free_worker(g, g->workers[i]);
 	g->n_workers = 0;
+	audit_stop(g->audit_before);
 	g->sockets = sockets_close(g->sockets);
-	free(g->service_splice);
 	registry_free(g->registry);
-	probes_free(g->probes);
-	health_free(g->health);
+	prober_free(g->prober);
 	tenants_deinit(&g->tenants);
 	settings_unref(g->settings);
 	figures_free(g->figures);

@@ -1,12 +1,15 @@
 /*
  * gateway: what the parts of attest-relay share: the config in effect, the registry, the workers.
  *
- * Everything here is set before the workers start and does not change; what changes is inside the
- * registry (which locks) or atomic.
+ * Everything here is set before the workers start and does not change, but for what is atomic,
+ * what is inside the registry and the tenants (which lock), and what is said to be the main
+ * thread's: settings, sockets, audit. Workers have those of their own (struct gateway_worker),
+ * which a reload exchanges in their own threads.
  */
 #ifndef RELAY_GATEWAY_H
 #define RELAY_GATEWAY_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -29,20 +32,20 @@ struct gateway;
 struct h2_client;
 struct httphead;
 struct intake;
-struct health;
 struct history;
 struct opening;
-struct probes;
+struct orders;
+struct prober;
 struct proxied;
 struct registry;
 struct sockets;
 
 /* A stream through a tunnel: what the tunnel side reports about it. */
 struct tunnel_stream {
-	struct conduit *conduit; /* the callee's */
-	char label[136];	 /* "acme/instance" for logs */
+	struct conduit *conduit;     /* the callee's */
+	char label[136];             /* "acme/instance" for logs */
 	char address[PEER_TEXT_MAX]; /* of the agent */
-	const char *carrier;	 /* static: "direct" or "websocket" */
+	const char *carrier;         /* static: "direct" or "websocket" */
 };
 
 /* What the tunnel side gives the gateway; set by main, so that relay/ need not know tunnel/. */
@@ -58,8 +61,7 @@ struct tunnel_side {
 			const struct client *client);
 	/* Opens a stream in a tunnel of this worker. False and *why: GOING_AWAY if it is gone. */
 	bool (*open)(struct worker *w, uint64_t tunnel, const char *service,
-		     const struct client_words *words, struct tunnel_stream *out,
-		     enum reason *why);
+		     const struct client_words *words, struct tunnel_stream *out, enum reason *why);
 	/*
 	 * Ends this worker's tunnels whose credential's time is over, and, all: those that the
 	 * worker's new settings would not let in.
@@ -100,54 +102,64 @@ struct websocket_side {
 struct gateway_worker {
 	struct gateway *gateway;
 	struct worker *worker;
-	struct settings *settings; /* in effect here; its reference */
-	_Atomic(struct settings *) next_settings; /* to be taken; or NULL */
-	struct timer sweep;	   /* each SWEEP_MS: for what has expired */
+	struct settings *settings;       /* in effect here; its reference */
+	struct audit *audit;             /* NULL: none; the gateway's */
+	_Atomic(struct orders *) orders; /* of a reload, to be taken; or NULL */
+	atomic_uint_fast64_t generation; /* of settings, for the main thread */
+	struct timer sweep;              /* each SWEEP_MS: for what has expired */
 	struct listener *listeners;
-	struct proxied *proxied;  /* list: those whose PROXY header comes before the intake */
-	struct intake *intakes;	  /* list */
+	struct proxied *proxied;      /* list: those whose PROXY header comes before the intake */
+	struct intake *intakes;       /* list */
 	struct handshakes handshakes; /* of proxied, intakes and tunnels */
 	struct enrolment *enrolments; /* list */
 	unsigned n_enrolments;
-	struct opening *openings; /* list: on their way */
-	struct opening *parked;	  /* list: waiting for a tunnel */
+	struct opening *openings;              /* list: on their way */
+	struct opening *parked;                /* list: waiting for a tunnel */
 	struct opening *joined, **joined_last; /* list, the oldest first: streams, ... */
-	struct opening *lasting;	       /* ... and those that are recorded to go on */
-	struct timer lasts;		       /* for the first of joined to do so */
-	void *tunnels;		  /* the tunnel side's */
-	struct h2_client *h2_clients; /* list; the HTTP/2 side's */
-	bool stopped;		  /* listens no more */
-	struct timer ending;	  /* shutting down: waits for the last conduits, ... */
-	uint64_t end_at;	  /* ... no longer than this */
+	struct opening *lasting;               /* ... and those that are recorded to go on */
+	struct timer lasts;                    /* for the first of joined to do so */
+	void *tunnels;                         /* the tunnel side's */
+	struct h2_client *h2_clients;          /* list; the HTTP/2 side's */
+	bool stopped;                          /* listens no more */
+	struct timer ending;                   /* shutting down: waits for the last conduits, ... */
+	uint64_t end_at;                       /* ... no longer than this */
 };
 
 struct gateway {
-	/* What it was started with: listeners, services and all else that no reload changes. */
+	/* What it was started with. For what no reload changes; all else is gateway_config's. */
 	const struct relay_config *config;
-	struct settings *settings; /* in effect, for the main thread; workers have their own */
+	/* The main thread's: in effect, or on its way to the workers. */
+	struct settings *settings;
+	struct sockets *sockets;    /* listened at; NULL: none any more */
+	struct audit *audit;        /* NULL: none; stopped by the daemon */
+	struct audit *audit_before; /* a worker may still have it; or NULL */
 	struct tenants tenants;
 	struct registry *registry;
-	struct health *health;
+	struct prober *prober;	 /* the first worker's */
 	struct figures *figures; /* what is counted by name */
-	struct audit *audit; /* NULL: none; main's */
 	struct history *history; /* the main thread's; NULL: none */
-	struct probes *probes; /* the first worker's; NULL: none */
 	struct tunnel_side tunnel;
 	struct h2_side h2;
 	struct websocket_side websocket;
-	bool tells_clients; /* some service's targets are sent PROXY headers */
-	struct sockets *sockets; /* listened at; the main thread's. NULL: none any more */
 	struct worker *workers[WORKERS_MAX];
 	unsigned n_workers;
-	struct splice_spec splice;   /* with the default time-outs */
-	struct splice_spec *service_splice; /* by index of config->services */
-	uint64_t pipes_max;	     /* for splice(2), all workers together */
-	uint64_t connections_max;    /* limits.connections, or what descriptors allow */
-	uint64_t descriptors_max;    /* for connections and their targets */
+	uint64_t files_max;             /* descriptors that the process may have; 0: nobody knows */
+	atomic_uint_fast64_t pipes_max; /* for splice(2), all workers together */
+	atomic_uint_fast64_t connections_max; /* limits.connections, or what descriptors allow */
+	atomic_uint_fast64_t descriptors_max; /* for connections and their targets */
+	/*
+	 * For metrics. Reloads that have changed all they were to, certificates read again
+	 * included, and those that have changed nothing; when the last good one was, or the start:
+	 * seconds since 1970. The generation is that of settings: 1, and one more with each good
+	 * reload.
+	 */
+	atomic_uint_fast64_t reloads, reload_failures, reloaded_at, generation;
+	pthread_mutex_t lock;             /* for exchanged */
+	pthread_cond_t exchanged;         /* a worker has taken its orders */
 	atomic_uint_fast64_t connections; /* clients and agents, from accept to the end */
 	/* Set aside: one for each connection, and one for its target unless that has none. */
 	atomic_uint_fast64_t descriptors;
-	atomic_uint_fast64_t moving; /* openings on their way to another worker */
+	atomic_uint_fast64_t moving;  /* openings on their way to another worker */
 	atomic_uint_fast64_t next_id; /* of streams and tunnels, for logs and look-ups */
 	atomic_bool draining, ending;
 };
@@ -160,13 +172,17 @@ struct gateway {
 bool gateway_prepare(struct gateway *g);
 bool gateway_start(struct gateway *g);
 /*
- * Main thread: from now on this config is in effect. False: what is wrong has been logged, and
- * nothing has changed. What it does not allow any more ends within a second or two.
+ * Main thread: from now on this config is in effect, whole; the one that is in effect is fine, its
+ * files are read again then. False: nothing has changed. Both ways *why is an allocated line for
+ * people, or NULL (nothing to say, or out of memory); it has been logged. What the config does not
+ * allow any more ends within a second or two; all workers have it when this returns, unless one is
+ * kept busy for RELOAD_WAIT_MS.
  */
-bool gateway_reload(struct gateway *g, struct relay_config *config);
-void gateway_drain(struct gateway *g); /* no new connections */
+#define RELOAD_WAIT_MS 2000
+bool gateway_reload(struct gateway *g, struct relay_config *config, char **why);
+void gateway_drain(struct gateway *g);         /* no new connections */
 bool gateway_is_idle(const struct gateway *g); /* no client is left */
-void gateway_end(struct gateway *g);	       /* cuts what is left; waits for the threads */
+void gateway_end(struct gateway *g);           /* cuts what is left; waits for the threads */
 void gateway_deinit(struct gateway *g);
 
 static inline struct gateway_worker *gateway_worker(const struct worker *w)
@@ -174,10 +190,16 @@ static inline struct gateway_worker *gateway_worker(const struct worker *w)
 	return w->user;
 }
 
-static inline const struct splice_spec *gateway_splice_spec(const struct gateway *g,
-							    const struct service_config *s)
+/* In effect. Main thread, when prepared. */
+static inline const struct relay_config *gateway_config(const struct gateway *g)
 {
-	return s ? &g->service_splice[s - g->config->services] : &g->splice;
+	return g->settings->config;
+}
+
+/* Where records of this worker's go; NULL: nowhere. */
+static inline struct audit *gateway_audit(const struct worker *w)
+{
+	return gateway_worker(w)->audit;
 }
 
 /*
@@ -240,16 +262,10 @@ static inline const struct settings *gateway_settings(const struct worker *w)
 	return gateway_worker(w)->settings;
 }
 
-/* Its index in the lists of configs and settings. */
-static inline size_t gateway_listener_index(const struct listener *l)
-{
-	return (size_t)(l->config - l->gateway->config->listeners);
-}
-
 /* The relay's own TLS at a listener; NULL: none there. */
 static inline struct tls_context *gateway_tls(const struct listener *l)
 {
-	return settings_tls(gateway_settings(l->worker), gateway_listener_index(l));
+	return settings_tls(l->settings, (size_t)(l->config - l->settings->config->listeners));
 }
 
 static inline uint64_t gateway_next_id(struct gateway *g)

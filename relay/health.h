@@ -1,5 +1,6 @@
 /*
- * health: which of the targets that are addresses answer, so that those that do are tried first.
+ * health: which of a service's targets that are addresses answer, so that those that do are tried
+ * first.
  *
  * Told by everybody who dials one, and by probes (relay/probe.h). Any thread.
  */
@@ -22,23 +23,25 @@
 
 struct health;
 
-struct health *health_new(const struct relay_config *c); /* NULL: out of memory */
-void health_free(struct health *h);			 /* NULL is fine */
+/*
+ * s outlives it. before: of the service as it was, or NULL: what is known of targets that are in
+ * both is one and the same from now on, if they are checked as before. NULL: out of memory.
+ */
+struct health *health_new(const struct service_config *s, const struct health *before);
+void health_free(struct health *h); /* NULL is fine */
 
-/* Of each: s is in the config, target the index of one of its targets; now: worker_now. */
+/* Of each: target is the index of one of the service's targets; now: worker_now. */
 
 /*
  * False: others first. When its time is over, one caller is told true and has to try it; the rest
  * wait for what comes of that.
  */
-bool health_admits(struct health *h, const struct service_config *s, size_t target, uint64_t now);
+bool health_admits(struct health *h, size_t target, uint64_t now);
 /* A client's dial is over. detail: why it failed; names the address. */
-void health_tried(struct health *h, const struct service_config *s, size_t target, bool good,
-		  const char *detail, uint64_t now);
+void health_tried(struct health *h, size_t target, bool good, const char *detail, uint64_t now);
 /* A probe is over. One that passes also forgives failed dials. */
-void health_probed(struct health *h, const struct service_config *s, size_t target, bool good,
-		   const char *detail);
+void health_probed(struct health *h, size_t target, bool good, const char *detail);
 /* Neither the last dial nor the last probe failed. */
-bool health_is_up(const struct health *h, const struct service_config *s, size_t target);
+bool health_is_up(const struct health *h, size_t target);
 
 #endif

@@ -50,12 +50,12 @@ static const char preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"; /* RFC 9113 3.
 struct intake {
 	struct listener *listener;
 	struct worker *worker;
-	int fd;			    /* PEEKING */
-	struct edge edge;	    /* PEEKING */
+	int fd;           /* PEEKING */
+	struct edge edge; /* PEEKING */
 	struct handshake handshake;
 	struct tls_handshake *shake; /* SHAKING */
-	struct conduit *conduit;    /* READING */
-	bool secure;		    /* READING inside TLS */
+	struct conduit *conduit;     /* READING */
+	bool secure;                 /* READING inside TLS */
 	char *head;
 	size_t head_len;
 	uint64_t deadline;
@@ -67,7 +67,10 @@ struct intake {
 
 static void on_free(struct reapable *r)
 {
-	free((char *)r - offsetof(struct intake, reapable));
+	struct intake *i = (struct intake *)((char *)r - offsetof(struct intake, reapable));
+
+	listener_unref(i->listener);
+	free(i);
 }
 
 /* The intake has done its part: whatever it still owns is let go. */
@@ -92,7 +95,7 @@ static void leave(struct intake *i)
 static void log_refusal(const struct intake *i, const char *wanted, enum reason why,
 			const char *detail)
 {
-	opening_log_refused(i->worker, i->listener->config->name, &i->client, wanted, why, detail);
+	opening_log_refused(i->worker, i->listener->name, &i->client, wanted, why, detail);
 }
 
 /* From peeking to a conduit; NULL: out of memory, and the intake is over. */
@@ -142,7 +145,7 @@ static void vanish(struct intake *i, enum reason why)
 {
 	struct source *source = i->client.source;
 
-	opening_log_vanished(i->worker, i->listener->config->name, &i->client, why);
+	opening_log_vanished(i->worker, i->listener->name, &i->client, why);
 	leave(i);
 	gateway_connection_over(source);
 }
@@ -163,9 +166,8 @@ static void open_route(struct intake *i, struct conduit *c, enum door door,
 static enum reason judge(const struct intake *i)
 {
 	const struct listener_config *l = i->listener->config;
-	const enum reason why = settings_judge_identity(gateway_settings(i->worker),
-							gateway_listener_index(i->listener),
-							i->client.identity, settings_now());
+	const enum reason why = settings_judge_identity(
+		gateway_settings(i->worker), i->listener->name, i->client.identity, settings_now());
 
 	if (why != REASON_NONE) /* taken back while it shook hands */
 		return why;
@@ -390,14 +392,14 @@ static void start_tls(struct intake *i)
 /* Is this ClientHello for the relay itself? */
 static bool is_for_relay(const struct intake *i, const struct clienthello *hello)
 {
-	const struct gateway *g = i->listener->gateway;
+	const char *domain = gateway_settings(i->worker)->config->domain;
 	const struct tls_context *own = gateway_tls(i->listener);
 
 	if (!own)
 		return false;
 	if (!(i->listener->config->doors & DOOR_SNI) || !*hello->host)
 		return true;
-	return (g->config->domain && strcasecmp(hello->host, g->config->domain) == 0) ||
+	return (domain && strcasecmp(hello->host, domain) == 0) ||
 	       tls_context_has_name(own, hello->host);
 }
 
@@ -493,8 +495,7 @@ static void open_static(struct listener *l, int fd, const struct client *client)
 				    l->config->service) < 0) {
 		enum reason why = c ? REASON_UNKNOWN_SERVICE : REASON_NO_MEMORY;
 
-		opening_log_refused(l->worker, l->config->name, client, l->config->service, why,
-				    "");
+		opening_log_refused(l->worker, l->name, client, l->config->service, why, "");
 		gateway_connection_over(client->source);
 		if (c)
 			conduit_close(c, why);
@@ -511,7 +512,7 @@ void intake_new(struct listener *l, int fd, const struct client *client, uint64_
 	struct client who = *client;
 	struct intake *i;
 
-	if (l->gateway->tells_clients && !who.to.family)
+	if (gateway_settings(l->worker)->tells_clients && !who.to.family)
 		peer_of_local(&who.to, fd);
 	if (l->config->service) {
 		open_static(l, fd, &who);
@@ -519,12 +520,12 @@ void intake_new(struct listener *l, int fd, const struct client *client, uint64_
 	}
 	i = calloc(1, sizeof(*i));
 	if (!i) {
-		opening_log_refused(l->worker, l->config->name, &who, "", REASON_NO_MEMORY, "");
+		opening_log_refused(l->worker, l->name, &who, "", REASON_NO_MEMORY, "");
 		close(fd);
 		gateway_connection_over(client->source);
 		return;
 	}
-	i->listener = l;
+	i->listener = listener_ref(l);
 	i->worker = l->worker;
 	i->fd = fd;
 	i->reapable.free = on_free;

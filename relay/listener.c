@@ -9,6 +9,7 @@
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,7 +70,7 @@ void listener_refuse(const struct listener *l, int fd, const struct client *clie
 {
 	struct conduit *c = fd_conduit_of(l->worker, fd, client_family(client));
 
-	opening_log_refused(l->worker, l->config->name, client, "", why, detail);
+	opening_log_refused(l->worker, l->name, client, "", why, detail);
 	if (c)
 		conduit_close(c, why);
 	else
@@ -104,10 +105,12 @@ static void warn_of_strangers(const struct listener_config *l, int fd)
 		    l->service ? "its service " : "any service", l->service ? l->service : "");
 }
 
-void listener_warn_of_strangers(const struct gateway *g, const struct relay_config *c)
+void listener_warn_of_strangers(const struct gateway *g)
 {
-	for (size_t i = 0; c->n_clients == 0 && i < g->config->n_listeners; i++)
-		warn_of_strangers(&g->config->listeners[i], g->sockets->at[i]->fd);
+	const struct relay_config *c = gateway_config(g);
+
+	for (size_t i = 0; c->n_clients == 0 && i < c->n_listeners; i++)
+		warn_of_strangers(&c->listeners[i], g->sockets->at[i]->fd);
 }
 
 static const struct acceptor_events events = {
@@ -116,39 +119,74 @@ static const struct acceptor_events events = {
 	.accepted = on_accepted,
 };
 
-struct listener *listener_new(struct gateway *g, struct worker *w,
+/* ---- coming and going ---- */
+
+struct listener *listener_new(struct gateway *g, struct worker *w, struct settings *s,
 			      const struct listener_config *config, struct listening *socket)
 {
 	struct listener *l = calloc(1, sizeof(*l));
-	int one = 1;
 
 	if (!l)
 		return NULL;
-	l->config = config;
+	atomic_init(&l->refs, 1);
+	l->acceptor = (struct acceptor){ .worker = w, .fd = -1 };
 	l->gateway = g;
 	l->worker = w;
 	l->figure = figures_of(g->figures, FIGURES_LISTENERS, config->name);
-	/* what it accepts inherits this; others than TCP refuse: fine */
-	setsockopt(socket->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	if (acceptor_start(&l->acceptor, w, socket->fd, config->name, &events) < 0)
-		return listener_free(l);
+	l->settings = settings_ref(s);
+	l->config = config;
 	l->socket = sockets_hold(socket);
-	return l;
+	l->name = strdup(config->name);
+	return l->name ? l : listener_unref(l);
+}
+
+void listener_start(struct listener *l)
+{
+	int one = 1;
+
+	/* what it accepts inherits this; others than TCP refuse: fine */
+	setsockopt(l->socket->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	acceptor_insist(&l->acceptor, l->worker, l->socket->fd, l->name, &events);
 }
 
 void listener_stop(struct listener *l)
 {
+	if (!l->socket)
+		return;
 	acceptor_stop(&l->acceptor);
 	l->socket = sockets_put(l->socket);
 }
 
-struct listener *listener_free(struct listener *l)
+void listener_become(struct listener *l, struct listener *now)
 {
-	if (!l)
+	const bool moves = l->socket != now->socket;
+	struct settings *before = l->settings;
+
+	if (moves)
+		listener_stop(l); /* whoever is in its queue comes in as it was */
+	l->settings = settings_ref(now->settings);
+	l->config = now->config;
+	settings_unref(before);
+	if (moves) {
+		l->socket = sockets_hold(now->socket);
+		listener_start(l);
+	}
+}
+
+struct listener *listener_ref(struct listener *l)
+{
+	atomic_fetch_add_explicit(&l->refs, 1, memory_order_relaxed);
+	return l;
+}
+
+struct listener *listener_unref(struct listener *l)
+{
+	if (!l || atomic_fetch_sub_explicit(&l->refs, 1, memory_order_acq_rel) != 1)
 		return NULL;
-	acceptor_abandon(&l->acceptor);
 	figure_put(l->figure);
 	sockets_put(l->socket);
+	settings_unref(l->settings);
+	free(l->name);
 	free(l);
 	return NULL;
 }

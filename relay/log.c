@@ -5,7 +5,7 @@
  * is cut and marked) and leaves in one write(2) or one datagram (log_out), so lines of several
  * threads never mix. Text for a terminal or a file has a time-stamp; for the journal, which has its
  * own, not. Control characters from outside are replaced: nobody forges a line. The settings are
- * written before threads start, the level may change later (atomic).
+ * atomic: a reload changes them.
  */
 #include "relay/log.h"
 
@@ -32,8 +32,8 @@ static const int level_priority[] = { LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG 
 _Static_assert(sizeof(level_words) / sizeof(level_words[0]) == LOG_LEVELS, "a word for each level");
 
 static atomic_int current_level = LOG_LEVEL_INFO;
-static enum log_format current_format = LOG_FORMAT_TEXT;
-static bool to_journal;
+static atomic_int current_format = LOG_FORMAT_TEXT;
+static atomic_bool to_journal;
 
 /* True when stderr is the stream that systemd says it is (sd_journal_stream_fd(3)). */
 static bool stderr_is_journal(void)
@@ -47,13 +47,26 @@ static bool stderr_is_journal(void)
 	return st.st_dev == device && st.st_ino == inode;
 }
 
+static bool is_for_journal(enum log_target target)
+{
+	return target == LOG_TARGET_JOURNAL || (target == LOG_TARGET_AUTO && stderr_is_journal());
+}
+
 void log_setup(enum log_level level, enum log_format format, enum log_target target)
 {
+	log_out_setup(is_for_journal(target));
+	log_change(level, format, target);
+}
+
+void log_change(enum log_level level, enum log_format format, enum log_target target)
+{
+	bool journal = is_for_journal(target);
+
 	log_set_level(level);
-	current_format = format;
-	to_journal =
-		target == LOG_TARGET_JOURNAL || (target == LOG_TARGET_AUTO && stderr_is_journal());
-	log_out_setup(to_journal);
+	if (journal)
+		log_out_journal();
+	atomic_store(&current_format, (int)format);
+	atomic_store(&to_journal, journal); /* after what it needs */
 }
 
 void log_set_level(enum log_level level)
@@ -63,7 +76,7 @@ void log_set_level(enum log_level level)
 
 bool log_is_journal(void)
 {
-	return to_journal;
+	return atomic_load(&to_journal);
 }
 
 uint64_t log_lost(void)
@@ -184,9 +197,9 @@ void log_fields(enum log_level level, const struct log_field *fields, unsigned n
 	if (vsnprintf(message, sizeof(message), fmt, ap) >= (int)sizeof(message))
 		strcpy(message + sizeof(message) - 4, "...");
 	va_end(ap);
-	if (to_journal)
+	if (atomic_load_explicit(&to_journal, memory_order_acquire))
 		to_journald(level, fields, n, message);
-	else if (current_format == LOG_FORMAT_JSON)
+	else if (atomic_load_explicit(&current_format, memory_order_relaxed) == LOG_FORMAT_JSON)
 		to_stderr_json(level, fields, n, message);
 	else
 		to_stderr_text(level, message);

@@ -16,6 +16,8 @@ enum log_target { LOG_TARGET_AUTO, LOG_TARGET_STDERR, LOG_TARGET_JOURNAL, LOG_TA
 
 /* AUTO: the journal when stderr is connected to it (JOURNAL_STREAM, sd_journal_stream_fd(3)). */
 void log_setup(enum log_level level, enum log_format format, enum log_target target);
+/* The same while other threads log. */
+void log_change(enum log_level level, enum log_format format, enum log_target target);
 void log_set_level(enum log_level level);
 bool log_is_journal(void); /* whether that is where lines go */
 bool log_enabled(enum log_level level);

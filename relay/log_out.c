@@ -84,13 +84,19 @@ static void on_exit_wait(void)
 		poll(NULL, 0, END_TICK_MS);
 }
 
+void log_out_journal(void)
+{
+	if (out.journal < 0)
+		out.journal = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+}
+
 void log_out_setup(bool journal)
 {
 	static bool again;
 
 	open_stderr();
-	if (journal && out.journal < 0)
-		out.journal = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (journal)
+		log_out_journal();
 	if (!again)
 		atexit(on_exit_wait);
 	again = true;

@@ -15,6 +15,8 @@
 
 /* Before there are threads, and before a sandbox closes. journal: some will go there. */
 void log_out_setup(bool journal);
+/* Opens the way there, if it is not; before anybody is told to send to it. */
+void log_out_journal(void);
 
 /*
  * A whole line for stderr, or a datagram for journald. False: nobody is there, so it went nowhere;

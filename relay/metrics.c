@@ -14,6 +14,7 @@
 #include "relay/audit.h"
 #include "relay/exposition.h"
 #include "relay/gateway.h"
+#include "relay/destination.h"
 #include "relay/health.h"
 #include "relay/log.h"
 #include "relay/metrics_private.h"
@@ -89,17 +90,17 @@ static void put_reasons(struct exposition *e, const struct gateway *g, const cha
 /* As many as the config names. */
 static void put_targets(struct exposition *e, const struct gateway *g)
 {
-	const struct relay_config *c = g->config;
 	char text[ADDRESS_TEXT_MAX];
 
 	exposition_head(e, "target_up", "gauge", "1: the last dial and check were good.");
-	for (size_t i = 0; i < c->n_services; i++) {
-		const struct service_config *s = &c->services[i];
+	for (size_t i = 0; i < gateway_config(g)->n_services; i++) {
+		const struct destination *d = g->settings->destinations[i];
+		const struct service_config *s = d->config;
 
 		for (size_t j = 0; j < s->targets.n; j++)
 			if (s->targets.at[j].kind != ADDRESS_TUNNEL)
 				exposition_sample(
-					e, health_is_up(g->health, s, j), "service", s->name,
+					e, health_is_up(d->health, j), "service", s->name,
 					"target",
 					address_format(&s->targets.at[j], text, sizeof(text)),
 					NULL);

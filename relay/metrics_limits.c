@@ -38,7 +38,8 @@ static void put_all(struct pairs *out, const struct gateway *g)
 	const struct relay_limits *l = &g->settings->config->limits;
 	const struct quota *all = &g->tenants.all;
 
-	put(out, "all", "", "connections", counter_get(&g->connections), g->connections_max);
+	put(out, "all", "", "connections", counter_get(&g->connections),
+	    counter_get(&g->connections_max));
 	put(out, "all", "", "handshakes", quota_used(all, QUOTA_HANDSHAKES), l->handshakes);
 	put(out, "all", "", "parked", quota_used(all, QUOTA_PARKED), l->parked);
 	put(out, "all", "", "tunnels", metrics_sum(g, COUNTER_LIVE_TUNNELS), l->tunnels);

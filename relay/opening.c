@@ -108,6 +108,8 @@ static void on_free(struct reapable *r)
 	free(o->rule);
 	identity_unref(o->identity);
 	free(o->target_address);
+	destination_unref(o->to);
+	listener_unref(o->listener);
 	free(o);
 }
 
@@ -239,8 +241,7 @@ void opening_join(struct opening *o, struct conduit *target)
 	o->answered = true;
 	o->client = o->search->target = NULL; /* consumed */
 	opening_count(o, COUNTER_LIVE_OPENINGS, -1);
-	o->splice = splice_new(o->worker, client, target,
-			       gateway_splice_spec(opening_gateway(o), o->config), o);
+	o->splice = splice_new(o->worker, client, target, &o->to->splice, o);
 	if (o->splice) {
 		o->in_tunnel = in_tunnel;
 		count_joined(o);
@@ -312,9 +313,8 @@ enum reason opening_judge(struct opening *o)
 {
 	const struct settings *s = gateway_settings(o->worker);
 	const struct client_config *by;
-	enum reason why = settings_judge_stream(s, gateway_listener_index(o->listener),
-						o->untold ? NULL : &o->peer, o->identity,
-						o->service, settings_now(), &by);
+	enum reason why = settings_judge_stream(s, o->listener->name, o->untold ? NULL : &o->peer,
+						o->identity, o->service, settings_now(), &by);
 
 	if (why != REASON_NONE)
 		return why;
@@ -352,15 +352,6 @@ static void begin(struct opening *o)
 	opening_refuse(o, why);
 }
 
-/* A route is by the settings of now, whose services are those it was started with: these last. */
-static const struct service_config *lasting(const struct worker *w, const struct route *route)
-{
-	const struct relay_config *now = gateway_settings(w)->config;
-	const struct gateway *g = gateway_worker(w)->gateway;
-
-	return route->config ? &g->config->services[route->config - now->services] : NULL;
-}
-
 void opening_new(struct listener *l, struct worker *w, struct conduit *client, enum door door,
 		 const char *upgrade, const struct client *who, const struct route *route)
 {
@@ -371,7 +362,7 @@ void opening_new(struct listener *l, struct worker *w, struct conduit *client, e
 	if (!o || !f) {
 		free(o);
 		search_free(f);
-		opening_log_refused(w, l->config->name, who, route->service, REASON_NO_MEMORY, "");
+		opening_log_refused(w, l->name, who, route->service, REASON_NO_MEMORY, "");
 		if (client->ops->answer)
 			gateway_stream_over(who->source);
 		else
@@ -380,11 +371,11 @@ void opening_new(struct listener *l, struct worker *w, struct conduit *client, e
 		return;
 	}
 	o->worker = w;
-	o->listener = l;
+	o->listener = listener_ref(l);
 	o->door = door;
 	o->id = gateway_next_id(l->gateway);
 	o->began = worker_now(w);
-	o->config = lasting(w, route);
+	o->to = destination_ref(settings_destination(gateway_settings(w), route->config));
 	o->client = client;
 	o->in_session = client->ops->answer;
 	o->reapable.free = on_free;
@@ -410,28 +401,37 @@ static void end_one(struct opening *o, enum reason why)
 		opening_refuse(o, why);
 }
 
-/* Does its name still lead somewhere? Its owner, or the owner's right to offer it, may be gone. */
-static bool is_routable(const struct opening *o)
+/*
+ * Does its name still lead somewhere? Its owner, or the owner's right to offer it, may be gone. One
+ * that is at an address needs no such right: it goes on without its entry of services, but not
+ * without an owner that there was.
+ */
+static bool is_routable(const struct opening *o, const struct settings *before)
 {
+	const struct relay_config *now = gateway_settings(o->worker)->config;
+	const char *owner = strchr(o->service, '.') + 1;
 	struct route route;
 
-	return router_by_service(&route, gateway_settings(o->worker)->config, o->service) == 0;
+	if (router_by_service(&route, now, o->service) == 0)
+		return true;
+	return o->splice && o->dialled &&
+	       (relay_config_owner(now, owner) || !relay_config_owner(before->config, owner));
 }
 
 /* Another entry of clients may allow it when the time of one is over. */
-static enum reason judge_again(struct opening *o, bool all)
+static enum reason judge_again(struct opening *o, const struct settings *before)
 {
-	enum reason why = !all || is_routable(o) ? opening_judge(o) : REASON_FORBIDDEN;
+	enum reason why = !before || is_routable(o, before) ? opening_judge(o) : REASON_FORBIDDEN;
 
-	return why != REASON_FORBIDDEN ? why : all ? REASON_REVOKED : REASON_EXPIRED;
+	return why != REASON_FORBIDDEN ? why : before ? REASON_REVOKED : REASON_EXPIRED;
 }
 
-static void recheck_list(struct opening *o, bool all, uint64_t now)
+static void recheck_list(struct opening *o, const struct settings *before, uint64_t now)
 {
 	struct opening *next;
 
 	for (; o; o = next) {
-		enum reason why = all || now >= o->until ? judge_again(o, all) : REASON_NONE;
+		enum reason why = before || now >= o->until ? judge_again(o, before) : REASON_NONE;
 
 		next = o->link;
 		if (why != REASON_NONE)
@@ -439,14 +439,14 @@ static void recheck_list(struct opening *o, bool all, uint64_t now)
 	}
 }
 
-void opening_recheck(struct gateway_worker *gw, bool all)
+void opening_recheck(struct gateway_worker *gw, const struct settings *before)
 {
 	uint64_t now = settings_now();
 
-	recheck_list(gw->parked, all, now);
-	recheck_list(gw->openings, all, now);
-	recheck_list(gw->joined, all, now);
-	recheck_list(gw->lasting, all, now);
+	recheck_list(gw->parked, before, now);
+	recheck_list(gw->openings, before, now);
+	recheck_list(gw->joined, before, now);
+	recheck_list(gw->lasting, before, now);
 }
 
 void opening_end_all(struct gateway_worker *gw, enum reason why)

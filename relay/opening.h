@@ -25,10 +25,10 @@ void opening_passed(struct splice *s, size_t bytes);
 void opening_on_splice_end(struct splice *s, enum reason why);
 
 /*
- * Ends this worker's streams whose client's time is over, and, all: those that the worker's new
- * settings would not let begin.
+ * Ends this worker's streams whose client's time is over, and, with the settings before those of
+ * now: those that may not be there any more (opening.c).
  */
-void opening_recheck(struct gateway_worker *gw, bool all);
+void opening_recheck(struct gateway_worker *gw, const struct settings *before);
 
 /* Shutting down: ends all of this worker with this reason. */
 void opening_end_all(struct gateway_worker *gw, enum reason why);

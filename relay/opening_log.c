@@ -45,7 +45,7 @@ static struct audit_record known(const struct opening *o, const char *from, cons
 
 	return (struct audit_record){
 		.id = o->id,
-		.listener = o->listener->config->name,
+		.listener = o->listener->name,
 		.door = door_word(o->door),
 		.client = from,
 		.via_proxy = o->proxy,
@@ -124,7 +124,7 @@ void opening_log_end(const struct opening *o, enum reason why, uint64_t up, uint
 		log_ended(o, why, fields, n, via, &r);
 	else
 		log_refused(o, why, fields, n, &r);
-	audit_write(opening_gateway(o)->audit, &o->worker->counters, &r);
+	audit_write(gateway_audit(o->worker), &o->worker->counters, &r);
 }
 
 /* ---- before there was an opening ---- */
@@ -148,7 +148,7 @@ static void record_refused(struct worker *w, const char *listener, const struct 
 
 	figure_ended(figure, w->index, why);
 	figure_put(figure);
-	audit_write(g->audit, &w->counters, &r);
+	audit_write(gateway_audit(w), &w->counters, &r);
 }
 
 void opening_log_refused(struct worker *w, const char *listener, const struct client *who,
@@ -186,14 +186,14 @@ static void record_start(const struct opening *o)
 	opening_via(o, to);
 	r = known(o, peer_format(&o->peer, from, sizeof(from)), to);
 	r.kind = AUDIT_STREAM_START;
-	audit_write(opening_gateway(o)->audit, &o->worker->counters, &r);
+	audit_write(gateway_audit(o->worker), &o->worker->counters, &r);
 }
 
 static void on_lasts(struct timer *t)
 {
 	struct gateway_worker *gw =
 		(struct gateway_worker *)((char *)t - offsetof(struct gateway_worker, lasts));
-	uint64_t after = gw->gateway->config->audit.start_after, now = worker_now(gw->worker);
+	uint64_t after = gw->settings->config->audit.start_after, now = worker_now(gw->worker);
 
 	for (unsigned i = 0; gw->joined && i < START_BATCH; i++) {
 		struct opening *o = gw->joined;
@@ -215,7 +215,6 @@ static void on_lasts(struct timer *t)
 
 void opening_log_joined(struct opening *o, const struct conduit *target)
 {
-	struct gateway *g = opening_gateway(o);
 	struct gateway_worker *gw = gateway_worker(o->worker);
 	char text[PEER_TEXT_MAX];
 	struct peer peer;
@@ -223,10 +222,10 @@ void opening_log_joined(struct opening *o, const struct conduit *target)
 	opening_delist(o);
 	opening_enlist(o, gw->joined_last);
 	gw->joined_last = &o->link;
-	if (!g->audit)
+	if (!gw->audit)
 		return;
 	if (!timer_is_set(&gw->lasts))
-		timer_set(o->worker, &gw->lasts, g->config->audit.start_after, on_lasts);
+		timer_set(o->worker, &gw->lasts, gw->settings->config->audit.start_after, on_lasts);
 	if (!o->dialled)
 		return;
 	peer_of_remote(&peer, target->ops->fd(target));

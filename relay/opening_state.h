@@ -7,6 +7,7 @@
 #ifndef RELAY_OPENING_STATE_H
 #define RELAY_OPENING_STATE_H
 
+#include "relay/destination.h"
 #include "relay/gateway.h"
 #include "relay/listener.h"
 #include "relay/peer.h"
@@ -19,11 +20,12 @@ struct search;
 /* One per stream for as long as it lives: kept small. */
 struct opening {
 	struct worker *worker;
-	const struct listener *listener;
-	const struct service_config *config;
+	struct listener
+		*listener;      /* a reference; of another worker's, maybe: its name, its gateway */
+	struct destination *to; /* as it was when this began; a reference */
 	struct conduit *client; /* until joined */
-	struct splice *splice;	/* when joined */
-	struct search *search;	/* until joined */
+	struct splice *splice;  /* when joined */
+	struct search *search;  /* until joined */
 	/* For the log: the target in use. tunnel: its label, if it is none that is dialled. */
 	const struct address *dialled;
 	char *tunnel;
@@ -36,22 +38,22 @@ struct opening {
 	struct registry_load *load; /* of the tunnel it is in, or on its way to; or NULL */
 	/* Who the client is, and may be until when; see settings.h. */
 	struct identity *identity; /* a reference, or NULL */
-	char *rule;		   /* the entry of clients that allows it; NULL: none is needed */
-	uint64_t until;		   /* seconds since 1970 */
-	uint64_t judged;	   /* the generation of the settings that allowed it */
-	char *proxy;	    /* for the log: whoever has said who the client is; NULL: nobody */
+	char *rule;                /* the entry of clients that allows it; NULL: none is needed */
+	uint64_t until;            /* seconds since 1970 */
+	uint64_t judged;           /* the generation of the settings that allowed it */
+	char *proxy;        /* for the log: whoever has said who the client is; NULL: nobody */
 	uint64_t id, began; /* began: worker_now */
 	struct opening *link, **prevp;
 	struct reapable reapable;
 	struct peer peer;
 	enum door door;
-	bool answered; /* the door has said yes */
-	bool lingers;  /* the client's connection ends after us, and counts until then */
-	bool in_tunnel; /* joined to a stream, which takes no descriptor */
+	bool answered;   /* the door has said yes */
+	bool lingers;    /* the client's connection ends after us, and counts until then */
+	bool in_tunnel;  /* joined to a stream, which takes no descriptor */
 	bool in_session; /* the client is a stream */
-	bool untold;	 /* peer is a proxy, which has not told whose the stream is */
-	bool crossed;	 /* ... and the crossing it is behind counts until it is over */
-	char service[]; /* its name */
+	bool untold;     /* peer is a proxy, which has not told whose the stream is */
+	bool crossed;    /* ... and the crossing it is behind counts until it is over */
+	char service[];  /* its name */
 };
 
 static inline struct gateway *opening_gateway(const struct opening *o)

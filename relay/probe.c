@@ -1,11 +1,13 @@
 /*
  * probe: one for each address of a service with a check.
  *
- * Theory of operation: all in one worker. WAITING for the next round -> QUEUED, if PROBES_AT_ONCE
- * go on already -> DIALLING -> for a check of TLS, SHAKING hands -> the result goes to health, and
- * it waits again. timeouts.dial bounds the dial, and once more the handshake; so those that do not
- * answer delay the others' rounds, in which the first to come is the first asked. The first rounds
- * are spread over one interval, so that many targets are not asked all at once.
+ * Theory of operation: all in one worker. ENDED -> WAITING for the next round -> QUEUED, if
+ * PROBES_AT_ONCE go on already -> DIALLING -> for a check of TLS, SHAKING hands -> the result goes
+ * to health, and it waits again. timeouts.dial bounds the dial, and once more the handshake; so
+ * those that do not answer delay the others' rounds, in which the first to come is the first asked.
+ * The first rounds are spread over one interval, so that many targets are not asked all at once.
+ * What they share, the queue above all, is in the prober; a service's own are begun and ended with
+ * the service.
  *
  * A target that is sent PROXY headers is sent one here, too, which names nobody: without it, what
  * follows would be refused as garbage.
@@ -36,30 +38,37 @@
 
 #define CHUNK 4096
 
+enum state { ENDED, WAITING, QUEUED, GOING };
+
 struct probe {
-	struct probes *all;
-	const struct service_config *service;
+	struct probes *of;
 	size_t target;
+	enum state state;
 	struct timer timer; /* the next round; shaking hands: its end */
 	struct dial *dial;
 	struct conduit *conduit; /* shaking hands */
 	SSL *ssl;
-	STAILQ_ENTRY(probe) next; /* QUEUED */
+	TAILQ_ENTRY(probe) next; /* QUEUED */
 };
 
 struct probes {
-	struct worker *worker;
+	const struct service_config *service;
 	struct health *health;
-	uint64_t timeout_ms;
-	SSL_CTX *tls;
-	STAILQ_HEAD(probe_queue, probe) queue;
-	unsigned going; /* DIALLING and SHAKING */
+	struct prober *by; /* when begun */
 	size_t n;
 	struct probe at[];
 };
 
+struct prober {
+	struct worker *worker;
+	uint64_t timeout_ms;
+	SSL_CTX *tls;
+	TAILQ_HEAD(probe_queue, probe) queue;
+	unsigned going; /* DIALLING and SHAKING */
+};
+
 static void on_round(struct timer *t);
-static void ask_next(struct probes *all);
+static void wait_for(struct probe *p, uint64_t ms);
 
 static struct probe *of_timer(struct timer *t)
 {
@@ -77,10 +86,10 @@ static void hang_up(struct probe *p)
 static void result(struct probe *p, bool good, const char *detail)
 {
 	hang_up(p);
-	health_probed(p->all->health, p->service, p->target, good, detail);
-	timer_set(p->all->worker, &p->timer, p->service->check.every, on_round);
-	p->all->going--;
-	ask_next(p->all);
+	health_probed(p->of->health, p->target, good, detail);
+	wait_for(p, p->of->service->check.every);
+	p->of->by->going--;
+	prober_go_on(p->of->by);
 }
 
 /* ---- TLS ---- */
@@ -130,10 +139,10 @@ static void on_late(struct timer *t)
 
 static void shake_hands(struct probe *p)
 {
-	const struct check_config *check = &p->service->check;
+	const struct check_config *check = &p->of->service->check;
 	BIO *in = BIO_new(BIO_s_mem()), *out = BIO_new(BIO_s_mem());
 
-	p->ssl = SSL_new(p->all->tls);
+	p->ssl = SSL_new(p->of->by->tls);
 	if (!p->ssl || !in || !out) {
 		BIO_free(in);
 		BIO_free(out);
@@ -146,7 +155,7 @@ static void shake_hands(struct probe *p)
 		SSL_set_tlsext_host_name(p->ssl, check->server_name);
 	p->conduit->user = p;
 	p->conduit->ready = on_words;
-	timer_set(p->all->worker, &p->timer, p->all->timeout_ms, on_late);
+	timer_set(p->of->by->worker, &p->timer, p->of->by->timeout_ms, on_late);
 	ERR_clear_error();
 	SSL_do_handshake(p->ssl);
 	if (send_words(p))
@@ -165,9 +174,9 @@ static bool announce(const struct probe *p, struct conduit *target)
 	uint8_t header[PROXYPROTO_SENT_MAX];
 	size_t len;
 
-	if (p->service->proxy_protocol == PROXY_SENT_NONE)
+	if (p->of->service->proxy_protocol == PROXY_SENT_NONE)
 		return true;
-	len = proxyproto_encode(header, (unsigned)p->service->proxy_protocol, &about);
+	len = proxyproto_encode(header, (unsigned)p->of->service->proxy_protocol, &about);
 	return conduit_write(target, header, len) == (ssize_t)len;
 }
 
@@ -181,115 +190,140 @@ static void on_dialled(void *user, struct conduit *c, enum reason why, const cha
 		result(p, why == REASON_NO_MEMORY, detail);
 	else if (!announce(p, c))
 		result(p, false, "it did not take the PROXY header");
-	else if (p->service->check.kind == CHECK_TLS)
+	else if (p->of->service->check.kind == CHECK_TLS)
 		shake_hands(p);
 	else
 		result(p, true, NULL);
 }
 
-static void ask_next(struct probes *all)
+static void wait_for(struct probe *p, uint64_t ms)
+{
+	p->state = WAITING;
+	timer_set(p->of->by->worker, &p->timer, ms, on_round);
+}
+
+void prober_go_on(struct prober *b)
 {
 	struct probe *p;
 
-	while (all->going < PROBES_AT_ONCE && (p = STAILQ_FIRST(&all->queue))) {
-		STAILQ_REMOVE_HEAD(&all->queue, next);
-		p->dial = dial_start(all->worker, &p->service->targets.at[p->target],
-				     all->timeout_ms, on_dialled, p);
-		if (p->dial)
-			all->going++;
-		else
-			timer_set(all->worker, &p->timer, p->service->check.every, on_round);
+	while (b->going < PROBES_AT_ONCE && (p = TAILQ_FIRST(&b->queue))) {
+		const struct service_config *s = p->of->service;
+
+		TAILQ_REMOVE(&b->queue, p, next);
+		p->dial = dial_start(b->worker, &s->targets.at[p->target], b->timeout_ms,
+				     on_dialled, p);
+		if (!p->dial) {
+			wait_for(p, s->check.every);
+			continue;
+		}
+		p->state = GOING;
+		b->going++;
 	}
 }
 
 static void on_round(struct timer *t)
 {
 	struct probe *p = of_timer(t);
+	struct prober *b = p->of->by;
 
-	STAILQ_INSERT_TAIL(&p->all->queue, p, next);
-	ask_next(p->all);
+	p->state = QUEUED;
+	TAILQ_INSERT_TAIL(&b->queue, p, next);
+	prober_go_on(b);
 }
 
-void probes_begin(struct worker *w, void *probes)
+void probes_begin(struct probes *p, struct prober *b, size_t i, size_t n)
 {
-	struct probes *all = probes;
-
-	for (size_t i = 0; i < all->n; i++) {
-		struct probe *p = &all->at[i];
-
-		timer_set(w, &p->timer, p->service->check.every * i / all->n, on_round);
-	}
+	if (!p || p->by)
+		return;
+	p->by = b;
+	for (size_t k = 0; k < p->n; k++)
+		wait_for(&p->at[k], p->service->check.every * (i * p->n + k) / (n * p->n));
 }
 
-void probes_end(struct probes *all)
+static void stop(struct probe *p)
 {
-	for (size_t i = 0; all && i < all->n; i++) {
-		struct probe *p = &all->at[i];
+	struct prober *b = p->of->by;
 
-		timer_cancel(all->worker, &p->timer);
-		dial_cancel(p->dial);
-		p->dial = NULL;
-		hang_up(p);
-	}
-	if (all) {
-		STAILQ_INIT(&all->queue);
-		all->going = 0;
-	}
+	timer_cancel(b->worker, &p->timer);
+	if (p->state == QUEUED)
+		TAILQ_REMOVE(&b->queue, p, next);
+	else if (p->state == GOING)
+		b->going--;
+	dial_cancel(p->dial);
+	p->dial = NULL;
+	hang_up(p);
+	p->state = ENDED;
 }
 
-/* ---- all of them ---- */
+void probes_end(struct probes *p)
+{
+	if (!p || !p->by)
+		return;
+	for (size_t i = 0; i < p->n; i++)
+		stop(&p->at[i]);
+	p->by = NULL;
+}
+
+/* ---- making ---- */
 
 static bool is_probed(const struct service_config *s, size_t target)
 {
 	return s->check.kind != CHECK_NONE && s->targets.at[target].kind != ADDRESS_TUNNEL;
 }
 
-static size_t count(const struct relay_config *c)
+int probes_new(struct probes **out, const struct service_config *s, struct health *health)
 {
+	struct probes *p;
 	size_t n = 0;
 
-	for (size_t i = 0; i < c->n_services; i++)
-		for (size_t j = 0; j < c->services[i].targets.n; j++)
-			n += is_probed(&c->services[i], j);
-	return n;
-}
-
-int probes_new(struct probes **out, struct worker *w, const struct relay_config *c,
-	       struct health *health)
-{
-	size_t n = count(c);
-	struct probes *all;
-
 	*out = NULL;
+	for (size_t i = 0; i < s->targets.n; i++)
+		n += is_probed(s, i);
 	if (!n)
 		return 0;
-	all = calloc(1, sizeof(*all) + n * sizeof(all->at[0]));
-	if (!all)
+	p = calloc(1, sizeof(*p) + n * sizeof(p->at[0]));
+	if (!p)
 		return -ENOMEM;
-	all->worker = w;
-	all->health = health;
-	all->timeout_ms = c->timeouts.dial;
-	STAILQ_INIT(&all->queue);
-	all->tls = SSL_CTX_new(TLS_client_method());
-	if (!all->tls) {
-		free(all);
-		return -ENOMEM;
-	}
-	SSL_CTX_set_verify(all->tls, SSL_VERIFY_NONE, NULL);
-	for (size_t i = 0; i < c->n_services; i++)
-		for (size_t j = 0; j < c->services[i].targets.n; j++)
-			if (is_probed(&c->services[i], j))
-				all->at[all->n++] = (struct probe){ .all = all,
-								    .service = &c->services[i],
-								    .target = j };
-	*out = all;
+	p->service = s;
+	p->health = health;
+	for (size_t i = 0; i < s->targets.n; i++)
+		if (is_probed(s, i))
+			p->at[p->n++] = (struct probe){ .of = p, .target = i };
+	*out = p;
 	return 0;
 }
 
-void probes_free(struct probes *all)
+struct probes *probes_free(struct probes *p)
 {
-	if (!all)
-		return;
-	SSL_CTX_free(all->tls);
-	free(all);
+	free(p);
+	return NULL;
+}
+
+struct prober *prober_new(struct worker *w)
+{
+	struct prober *b = calloc(1, sizeof(*b));
+
+	if (!b)
+		return NULL;
+	b->worker = w;
+	TAILQ_INIT(&b->queue);
+	b->tls = SSL_CTX_new(TLS_client_method());
+	if (!b->tls)
+		return prober_free(b);
+	SSL_CTX_set_verify(b->tls, SSL_VERIFY_NONE, NULL);
+	return b;
+}
+
+struct prober *prober_free(struct prober *b)
+{
+	if (!b)
+		return NULL;
+	SSL_CTX_free(b->tls);
+	free(b);
+	return NULL;
+}
+
+void prober_set_timeout(struct prober *b, uint64_t ms)
+{
+	b->timeout_ms = ms;
 }

@@ -208,7 +208,7 @@ static void find_certificate(const struct gateway *g, struct problems *out)
 	static const char advice[] = "Renew the file and reload; running streams go on.";
 	uint64_t now = settings_now(), end = UINT64_MAX;
 
-	for (size_t i = 0; end == UINT64_MAX && i < g->config->n_listeners; i++)
+	for (size_t i = 0; end == UINT64_MAX && i < gateway_config(g)->n_listeners; i++)
 		if (settings_tls(g->settings, i))
 			end = tls_context_expires(settings_tls(g->settings, i));
 	if (end <= now)

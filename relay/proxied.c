@@ -49,7 +49,10 @@ struct proxied {
 
 static void on_free(struct reapable *r)
 {
-	free((char *)r - offsetof(struct proxied, reapable));
+	struct proxied *p = (struct proxied *)((char *)r - offsetof(struct proxied, reapable));
+
+	listener_unref(p->listener);
+	free(p);
 }
 
 /* Over; whoever calls has taken fd or closes it. */
@@ -76,7 +79,7 @@ static void refuse(struct proxied *p, enum reason why, const char *detail)
 /* Gone without a header's worth of bytes (health checks): not worth a line. */
 static void vanish(struct proxied *p, enum reason why)
 {
-	opening_log_vanished(p->worker, p->listener->config->name, &p->client, why);
+	opening_log_vanished(p->worker, p->listener->name, &p->client, why);
 	leave(p);
 	close(p->fd);
 	gateway_connection_over(p->client.source);
@@ -217,12 +220,12 @@ void proxied_new(struct listener *l, int fd, const struct peer *peer)
 		struct client who;
 
 		client_init(&who, peer);
-		opening_log_refused(l->worker, l->config->name, &who, "", REASON_NO_MEMORY, "");
+		opening_log_refused(l->worker, l->name, &who, "", REASON_NO_MEMORY, "");
 		close(fd);
 		gateway_connection_none(l->gateway);
 		return;
 	}
-	p->listener = l;
+	p->listener = listener_ref(l);
 	p->worker = l->worker;
 	p->fd = fd;
 	p->listed = is_listed(l->config, peer);
@@ -230,6 +233,7 @@ void proxied_new(struct listener *l, int fd, const struct peer *peer)
 	p->reapable.free = on_free;
 	client_init(&p->client, peer);
 	if (!count(p)) {
+		listener_unref(l);
 		free(p);
 		return;
 	}

@@ -7,6 +7,7 @@
  */
 #include "relay/reach.h"
 
+#include "relay/destination.h"
 #include "relay/gateway.h"
 #include "relay/health.h"
 #include "relay/registry.h"
@@ -15,20 +16,22 @@
 
 bool reach_of(const struct gateway *g, const char *service, struct reach *out)
 {
-	struct route route;
+	const struct destination *d;
 	const struct addresses *targets;
+	struct route route;
 
 	if (router_by_service(&route, g->settings->config, service) < 0)
 		return false;
 	*out = (struct reach){ 0 };
 	targets = router_targets(&route);
+	d = settings_destination(g->settings, route.config);
 	for (size_t i = 0; i < targets->n; i++) {
 		if (targets->at[i].kind == ADDRESS_TUNNEL) {
 			out->by_tunnel = true;
 			continue;
 		}
 		out->targets++;
-		out->live += health_is_up(g->health, route.config, i);
+		out->live += health_is_up(d->health, i);
 	}
 	if (out->by_tunnel)
 		out->tunnels = registry_count(g->registry, route.service);

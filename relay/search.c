@@ -120,9 +120,9 @@ static void open_stream(struct opening *o, const struct offer *offer)
 		.id = id,
 		.address = client_address(&o->peer, from, sizeof(from)),
 		.asked = f->asked_for,
-		.names = o->identity && identity_kind(o->identity) == IDENTITY_CLIENT ?
-				 identity_text(o->identity) :
-				 NULL,
+		.names = o->identity && identity_kind(o->identity) == IDENTITY_CLIENT
+				 ? identity_text(o->identity)
+				 : NULL,
 		.rule = o->rule,
 	};
 
@@ -134,7 +134,7 @@ static void open_stream(struct opening *o, const struct offer *offer)
 		return;
 	}
 	opening_set_text(&o->tunnel, stream.label);
-	if (opening_gateway(o)->audit)
+	if (gateway_audit(o->worker))
 		opening_set_text(&o->target_address, stream.address);
 	o->carrier = stream.carrier;
 	o->dialled = NULL;
@@ -241,7 +241,7 @@ static struct wanted wanted(const struct opening *o)
 	const struct search *f = o->search;
 
 	return (struct wanted){ .service = o->service,
-				.balance = o->config ? o->config->balance : BALANCE_PRIMARY,
+				.balance = o->to->config ? o->to->config->balance : BALANCE_PRIMARY,
 				.client = f->identity,
 				.asked = f->asked,
 				.n = f->tries };
@@ -280,10 +280,9 @@ static bool announce(const struct opening *o, struct conduit *target)
 
 static void tell_health(const struct opening *o, bool good, const char *detail)
 {
-	size_t target = (size_t)(o->dialled - o->config->targets.at);
+	size_t target = (size_t)(o->dialled - o->to->config->targets.at);
 
-	health_tried(opening_gateway(o)->health, o->config, target, good, detail,
-		     worker_now(o->worker));
+	health_tried(o->to->health, target, good, detail, worker_now(o->worker));
 }
 
 static void on_dialled(void *user, struct conduit *c, enum reason why, const char *detail)
@@ -405,9 +404,8 @@ static void park(struct opening *o)
 /* In order, those that seem to be down last. NULL: none is left. */
 static const struct address *next_target(struct opening *o)
 {
-	const struct route route = { .config = o->config };
+	const struct route route = { .config = o->to->config };
 	const struct addresses *targets = router_targets(&route);
-	struct health *health = opening_gateway(o)->health;
 	struct search *f = o->search;
 	size_t next = targets->n;
 
@@ -417,7 +415,7 @@ static const struct address *next_target(struct opening *o)
 		if (next == targets->n)
 			next = i;
 		if (targets->at[i].kind == ADDRESS_TUNNEL ||
-		    health_admits(health, o->config, i, worker_now(o->worker))) {
+		    health_admits(o->to->health, i, worker_now(o->worker))) {
 			next = i;
 			break;
 		}

@@ -6,10 +6,14 @@
  */
 #include "relay/settings.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "relay/authority.h"
+#include "relay/destination.h"
 #include "relay/identity.h"
 #include "relay/log.h"
 #include "relay/tls.h"
@@ -20,15 +24,36 @@
 
 /* ---- making ---- */
 
-static void tell(const char *said, const char *what, const char *name, char *why)
+/* Puts before it what it is about, and behind it what only a restart can change. */
+static void tell_of(char **why, const char *what, const char *name, const char *hint)
 {
-	log_error("%s%s%s%s", said, what, name, why ? why : "out of memory");
-	free(why);
+	char *said = *why;
+
+	why_say(why, "%s%s: %s%s", what, name, said ? said : "out of memory", hint);
+	free(said);
 }
 
-static const char *prefix(const struct settings *before)
+/*
+ * By the modes it may be read, and yet it may not: that is the sandbox, which a reload cannot
+ * widen. NULL is fine.
+ */
+static bool is_walled_off(const char *path)
 {
-	return before ? "reload: " : "";
+	int fd = path && access(path, R_OK) == 0 ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+						 : -1;
+
+	if (fd >= 0)
+		close(fd);
+	return fd < 0 && path && errno == EACCES && access(path, R_OK) == 0;
+}
+
+static const char *hint(const char *const *paths, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (is_walled_off(paths[i]))
+			return "; this needs a restart (the sandbox has only the folders that were "
+			       "named at the start)";
+	return "";
 }
 
 static struct trust *load_trust(enum identity_kind kind, const char *ca, const char *crl,
@@ -68,58 +93,78 @@ static struct tls_context *load_context(const struct settings *s, size_t i, char
 	return t;
 }
 
-static bool load_listener(struct settings *s, size_t i, const char *said)
+static bool load_listener(struct settings *s, size_t i, char **why)
 {
 	const struct listener_config *l = &s->config->listeners[i];
-	char *why = NULL;
+	const char *const paths[] = { l->client_ca, l->client_crl, s->config->tls.certificate,
+				      s->config->tls.key };
 	bool good = true;
 
 	if (l->client_ca) {
-		s->trusts[i] = load_trust(IDENTITY_CLIENT, l->client_ca, l->client_crl, &why);
+		s->trusts[i] = load_trust(IDENTITY_CLIENT, l->client_ca, l->client_crl, why);
 		good = s->trusts[i];
 	}
 	if (good && s->config->tls.certificate && l->doors & TLS_DOORS) {
-		s->tls[i] = load_context(s, i, &why);
+		s->tls[i] = load_context(s, i, why);
 		good = s->tls[i];
 	}
-	if (!good) {
-		log_error("%slistener %s: %s", said, l->name, why ? why : "out of memory");
-		free(why);
-	}
+	if (!good)
+		tell_of(why, "listener ", l->name, hint(paths, sizeof(paths) / sizeof(paths[0])));
 	return good;
 }
 
 /* The CA that signs what `attest-relay enroll` lets owners ask for. */
-static bool load_owners(struct settings *s, const struct settings *before)
+static bool load_owners(struct settings *s, const struct settings *before, char **why)
 {
 	const struct enrolment_config *e = &s->config->enrolment;
-	char *crl, *why = NULL;
+	const char *const paths[] = { e->ca };
+	char *crl;
 	int there = 0;
 
 	if (!e->ca)
 		return true;
 	crl = authority_crl_path(s->config);
 	if (crl)
-		there = authority_crl_look(crl, &why);
+		there = authority_crl_look(crl, why);
 	s->revokes = there > 0;
 	if (there == 0 && before && before->revokes)
-		why_say(&why,
+		why_say(why,
 			"the revocation list %s is gone, and with it what was revoked: put "
 			"it back",
 			crl);
 	else if (crl && there >= 0)
-		s->owners = load_trust(IDENTITY_OWNER, e->ca, s->revokes ? crl : NULL, &why);
+		s->owners = load_trust(IDENTITY_OWNER, e->ca, s->revokes ? crl : NULL, why);
 	free(crl);
 	if (!s->owners)
-		tell(prefix(before), "enrolment: ", "", why);
+		tell_of(why, "enrolment", "", hint(paths, 1));
 	return s->owners;
 }
 
-struct settings *settings_new(struct relay_config *c, const struct settings *before)
+static bool make_destinations(struct settings *s, const struct settings *before)
+{
+	struct relay_config *c = s->config;
+
+	s->destinations = calloc(c->n_services + 1, sizeof(struct destination *));
+	for (size_t i = 0; s->destinations && i <= c->n_services; i++) {
+		const struct service_config *of = i < c->n_services ? &c->services[i] : NULL;
+		const struct service_config *old =
+			of && before ? relay_config_service(before->config, of->name) : NULL;
+
+		s->destinations[i] = destination_of(
+			c, of, before && (old || !of) ? settings_destination(before, old) : NULL);
+		if (!s->destinations[i])
+			return false;
+		s->tells_clients |= of && of->proxy_protocol != PROXY_SENT_NONE;
+	}
+	return s->destinations;
+}
+
+struct settings *settings_new(struct relay_config *c, const struct settings *before, char **why)
 {
 	struct settings *s = calloc(1, sizeof(*s));
 	bool good;
 
+	*why = NULL;
 	if (!s)
 		return NULL;
 	atomic_init(&s->refs, 1);
@@ -129,12 +174,10 @@ struct settings *settings_new(struct relay_config *c, const struct settings *bef
 	s->permits = permits_new(c);
 	s->trusts = calloc(c->n_listeners + 1, sizeof(*s->trusts));
 	s->tls = calloc(c->n_listeners + 1, sizeof(*s->tls));
-	good = s->credentials && s->permits && s->trusts && s->tls;
-	if (!good)
-		tell(prefix(before), "", "", NULL);
-	good = good && load_owners(s, before);
+	good = s->credentials && s->permits && s->trusts && s->tls &&
+	       make_destinations(s, before) && load_owners(s, before, why);
 	for (size_t i = 0; good && i < c->n_listeners; i++)
-		good = load_listener(s, i, prefix(before));
+		good = load_listener(s, i, why);
 	return good ? s : settings_unref(s);
 }
 
@@ -154,12 +197,15 @@ struct settings *settings_unref(struct settings *s)
 		if (s->tls)
 			tls_context_unref(s->tls[i]);
 	}
+	for (size_t i = 0; s->destinations && i <= s->config->n_services; i++)
+		destination_unref(s->destinations[i]);
 	trust_unref(s->owners);
 	credentials_free(s->credentials);
 	permits_free(s->permits);
 	relay_config_unref(s->config);
 	free(s->trusts);
 	free(s->tls);
+	free(s->destinations);
 	free(s);
 	return NULL;
 }
@@ -174,29 +220,33 @@ uint64_t settings_now(void)
 	return now.tv_sec > 0 ? (uint64_t)now.tv_sec : 0;
 }
 
-enum reason settings_judge_identity(const struct settings *s, size_t listener,
+enum reason settings_judge_identity(const struct settings *s, const char *listener,
 				    const struct identity *i, uint64_t now)
 {
-	const struct trust *t;
+	const struct listener_config *l;
+	const struct trust *t = s->owners;
 
 	if (!i)
 		return REASON_NONE;
 	if (now >= identity_expires(i))
 		return REASON_EXPIRED;
-	t = identity_kind(i) == IDENTITY_OWNER ? s->owners : s->trusts[listener];
+	if (identity_kind(i) != IDENTITY_OWNER) {
+		l = relay_config_listener(s->config, listener);
+		if (!l)
+			return REASON_NONE;
+		t = s->trusts[l - s->config->listeners];
+	}
 	return t && trust_holds(t, i) ? REASON_NONE : REASON_REVOKED;
 }
 
-enum reason settings_judge_stream(const struct settings *s, size_t listener,
+enum reason settings_judge_stream(const struct settings *s, const char *listener,
 				  const struct peer *peer, const struct identity *i,
 				  const char *service, uint64_t now,
 				  const struct client_config **by)
 {
-	const struct permit_ask ask = { .peer = peer,
-					.identity = i,
-					.listener = s->config->listeners[listener].name,
-					.service = service,
-					.now = now };
+	const struct permit_ask ask = {
+		.peer = peer, .identity = i, .listener = listener, .service = service, .now = now
+	};
 	enum reason why = settings_judge_identity(s, listener, i, now);
 
 	*by = NULL;

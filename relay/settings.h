@@ -18,6 +18,7 @@
 #include "relay/reason.h"
 
 struct client;
+struct destination;
 struct identity;
 struct tls_context;
 struct trust;
@@ -29,19 +30,30 @@ struct settings {
 	struct credentials *credentials;
 	struct permits *permits;
 	struct trust *owners; /* the relay's own CA for owners; NULL: there is none */
-	bool revokes;	      /* with a revocation list of its own */
+	bool revokes;         /* with a revocation list of its own */
+	bool tells_clients;   /* some service's targets are sent PROXY headers */
 	/* By index of config->listeners, as many; NULL in it: none there. */
 	struct trust **trusts;
 	struct tls_context **tls;
+	/* By index of config->services; behind them, of all others. */
+	struct destination **destinations;
 };
 
 /*
  * Takes a reference to c. before: those in effect, which it is to replace; NULL: the first ones.
- * NULL: what is wrong has been logged.
+ * NULL, and *why is what is wrong, allocated; or NULL: out of memory.
  */
-struct settings *settings_new(struct relay_config *c, const struct settings *before);
+struct settings *settings_new(struct relay_config *c, const struct settings *before, char **why);
 struct settings *settings_ref(struct settings *s);
 struct settings *settings_unref(struct settings *s); /* NULL is fine; returns NULL */
+
+/* Of a service that s->config has, or NULL. */
+static inline struct destination *settings_destination(const struct settings *s,
+						       const struct service_config *service)
+{
+	return s->destinations[service ? (size_t)(service - s->config->services)
+				       : s->config->n_services];
+}
 
 /* The relay's own TLS at a listener of this index; NULL: none there. */
 static inline struct tls_context *settings_tls(const struct settings *s, size_t listener)
@@ -53,17 +65,18 @@ static inline struct tls_context *settings_tls(const struct settings *s, size_t 
 uint64_t settings_now(void);
 
 /*
- * Is a certificate that was verified at this listener still good: REASON_NONE, EXPIRED or REVOKED?
- * NULL: nothing to lose, REASON_NONE.
+ * Is a certificate that was verified at the listener of this name still good: REASON_NONE, EXPIRED
+ * or REVOKED? By the CA and the list that the listener has now; if there is no such listener any
+ * more, it goes on as it was found when there was. NULL: nothing to lose, REASON_NONE.
  */
-enum reason settings_judge_identity(const struct settings *s, size_t listener,
+enum reason settings_judge_identity(const struct settings *s, const char *listener,
 				    const struct identity *i, uint64_t now);
 
 /*
  * May it open a stream to service: REASON_NONE, FORBIDDEN, EXPIRED or REVOKED? peer: NULL if
  * it is not known. *by: the entry of clients that allows it, or NULL; lives as long as s.
  */
-enum reason settings_judge_stream(const struct settings *s, size_t listener,
+enum reason settings_judge_stream(const struct settings *s, const char *listener,
 				  const struct peer *peer, const struct identity *i,
 				  const char *service, uint64_t now,
 				  const struct client_config **by);

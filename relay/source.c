@@ -25,7 +25,7 @@
 
 #define SHARDS 64
 #define FORGET_TURN 2
-#define BLOCKS_MAX 32	 /* doublings; the time is bounded far below that */
+#define BLOCKS_MAX 32 /* doublings; the time is bounded far below that */
 
 struct source_shard {
 	pthread_mutex_t lock;
@@ -36,7 +36,9 @@ struct source_shard {
 struct sources {
 	const struct quota_limits *limits;
 	struct quota *above;
+	pthread_rwlock_t lock; /* for penalties; taken before a shard's */
 	struct source_penalties penalties;
+	atomic_uint_fast64_t half_life; /* of them, for who has not taken the lock */
 	void *user;
 	size_t max; /* of a shard */
 	struct hash_key key;
@@ -50,8 +52,8 @@ static uint64_t get(const atomic_uint_fast64_t *a)
 	return atomic_load_explicit(a, memory_order_relaxed);
 }
 
-struct sources *sources_new(const struct quota_limits *limits, struct quota *above,
-			    const struct source_penalties *penalties, size_t max, void *user)
+struct sources *sources_new(const struct quota_limits *limits, struct quota *above, size_t max,
+			    void *user)
 {
 	struct sources *t = calloc(1, sizeof(*t));
 
@@ -59,7 +61,7 @@ struct sources *sources_new(const struct quota_limits *limits, struct quota *abo
 		return NULL;
 	t->limits = limits;
 	t->above = above;
-	t->penalties = *penalties;
+	pthread_rwlock_init(&t->lock, NULL);
 	t->max = max / SHARDS ? max / SHARDS : 1;
 	t->user = user;
 	quota_limits_init(&t->none);
@@ -120,7 +122,7 @@ static void forget(struct source_shard *h, struct source *s)
 /* Its points now; none is decayed before the time as of which they are. */
 static uint32_t score(const struct source *s, uint64_t now)
 {
-	uint64_t half_life = s->in->penalties.half_life, past, halves;
+	uint64_t half_life = get(&s->in->half_life), past, halves;
 	uint32_t points = s->score;
 
 	if (now <= s->scored || !points || !half_life)
@@ -188,6 +190,7 @@ struct sources *sources_free(struct sources *t)
 		table_deinit(&t->shard[i].table);
 		pthread_mutex_destroy(&t->shard[i].lock);
 	}
+	pthread_rwlock_destroy(&t->lock);
 	free(t);
 	return NULL;
 }
@@ -248,9 +251,8 @@ void source_put(struct source *s)
 	struct source_shard *h = s ? s->shard : NULL;
 
 	while (refs > 1)
-		if (atomic_compare_exchange_weak_explicit(&s->refs, &refs, refs - 1,
-							  memory_order_release,
-							  memory_order_relaxed))
+		if (atomic_compare_exchange_weak_explicit(
+			    &s->refs, &refs, refs - 1, memory_order_release, memory_order_relaxed))
 			return;
 	if (!h)
 		return;
@@ -280,7 +282,15 @@ static bool is_exempt(const struct source_penalties *p, const struct peer *peer)
 
 bool source_is_blocked(const struct source *s, const struct peer *peer, uint64_t now)
 {
-	return now < get(&s->until) && !is_exempt(&s->in->penalties, peer);
+	struct sources *t = s->in;
+	bool blocked = now < get(&s->until);
+
+	if (!blocked)
+		return false;
+	pthread_rwlock_rdlock(&t->lock);
+	blocked = t->penalties.failures && !is_exempt(&t->penalties, peer);
+	pthread_rwlock_unlock(&t->lock);
+	return blocked;
 }
 
 /* Under the lock. */
@@ -305,13 +315,11 @@ static bool block(struct source *s, uint64_t now)
 	return true;
 }
 
-bool source_failed(struct source *s, const struct peer *peer, uint64_t now)
+/* Under the lock of penalties. */
+static bool failed(struct source *s, uint64_t now)
 {
-	const struct source_penalties *p = &s->in->penalties;
 	bool blocked;
 
-	if (!s->shard || !p->failures || is_exempt(p, peer))
-		return false;
 	pthread_mutex_lock(&s->shard->lock);
 	s->score = score(s, now);
 	if (s->score < SOURCE_POINT)
@@ -323,6 +331,28 @@ bool source_failed(struct source *s, const struct peer *peer, uint64_t now)
 	blocked = block(s, now);
 	pthread_mutex_unlock(&s->shard->lock);
 	return blocked;
+}
+
+bool source_failed(struct source *s, const struct peer *peer, uint64_t now)
+{
+	struct sources *t = s->in;
+	bool blocked = false;
+
+	if (!s->shard)
+		return false;
+	pthread_rwlock_rdlock(&t->lock);
+	if (t->penalties.failures && !is_exempt(&t->penalties, peer))
+		blocked = failed(s, now);
+	pthread_rwlock_unlock(&t->lock);
+	return blocked;
+}
+
+void sources_set_penalties(struct sources *t, const struct source_penalties *penalties)
+{
+	pthread_rwlock_wrlock(&t->lock);
+	t->penalties = *penalties;
+	atomic_store_explicit(&t->half_life, penalties->half_life, memory_order_relaxed);
+	pthread_rwlock_unlock(&t->lock);
 }
 
 /* ---- for metrics ---- */

@@ -14,7 +14,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NAMES_MAX ((size_t)CONFIG_LIST_MAX * 2) /* owners: of entries, and of services */
+/* Owners: of entries, and of services. */
+#define NAMES_OF_CONFIG ((size_t)CONFIG_LIST_MAX * 2)
+/* In effect, about to be, and still held by streams that began before. */
+#define NAMES_MAX (3 * NAMES_OF_CONFIG)
 
 static void set(atomic_uint_fast64_t *to, uint64_t own, uint64_t general)
 {
@@ -40,45 +43,74 @@ static void set_limits(struct quota_limits *to, const struct tenant_limits *own,
 	set(&to->memory, own->memory, general->memory ? general->memory : QUOTA_NO_LIMIT);
 }
 
-static bool hold(struct tenants *t, struct quotas *of, const char *name,
-		 const struct tenant_limits *own, const struct tenant_limits *general)
+static bool hold(struct tenants *t, struct quotas *of, const char *name, struct tenants_next *next)
 {
 	struct quota_entry *q = quotas_get(of, name);
 
 	if (!q)
 		return false;
-	set_limits(&q->limits, own, general);
-	if (q->mark == t->applied) { /* an owner of several services */
+	if (q->mark == t->prepared) { /* an owner of several services */
 		quotas_put(q);
 		return true;
 	}
-	q->mark = t->applied;
-	t->held[t->n_held++] = q;
+	q->mark = t->prepared;
+	next->held[next->n_held++] = q;
 	return true;
 }
 
-/* The owners of services that are addresses need no entry of their own. */
-static bool hold_owners(struct tenants *t, const struct relay_config *c)
+static const char *owner_of(const struct service_config *s)
 {
-	static const struct tenant_limits none;
-	const struct tenant_limits *general = &c->limits.per_owner;
+	return strchr(s->name, '.') + 1;
+}
 
+bool tenants_prepare(struct tenants *t, const struct relay_config *c, struct tenants_next *next)
+{
+	t->prepared++;
+	next->held = calloc(c->n_services + c->n_owners + c->n_clients + 1, sizeof(*next->held));
+	if (!next->held)
+		return false;
+	/* the owners of services that are addresses need no entry of their own */
 	for (size_t i = 0; i < c->n_services; i++)
-		if (!hold(t, t->owners, strchr(c->services[i].name, '.') + 1, &none, general))
+		if (!hold(t, t->owners, owner_of(&c->services[i]), next))
 			return false;
 	for (size_t i = 0; i < c->n_owners; i++)
-		if (!hold(t, t->owners, c->owners[i].name, &c->owners[i].limits, general))
+		if (!hold(t, t->owners, c->owners[i].name, next))
+			return false;
+	for (size_t i = 0; i < c->n_clients; i++)
+		if (!hold(t, t->clients, c->clients[i].name, next))
 			return false;
 	return true;
 }
 
-static bool hold_clients(struct tenants *t, const struct relay_config *c)
+void tenants_cancel(struct tenants_next *next)
 {
+	while (next->n_held)
+		quotas_put(next->held[--next->n_held]);
+	free(next->held);
+	next->held = NULL;
+}
+
+/* It is held, so there is one. */
+static void limit(struct quotas *of, const char *name, const struct tenant_limits *own,
+		  const struct tenant_limits *general)
+{
+	struct quota_entry *q = quotas_get(of, name);
+
+	set_limits(&q->limits, own, general);
+	quotas_put(q);
+}
+
+static void set_own(struct tenants *t, const struct relay_config *c)
+{
+	static const struct tenant_limits none;
+
+	for (size_t i = 0; i < c->n_services; i++)
+		if (!relay_config_owner(c, owner_of(&c->services[i])))
+			limit(t->owners, owner_of(&c->services[i]), &none, &c->limits.per_owner);
+	for (size_t i = 0; i < c->n_owners; i++)
+		limit(t->owners, c->owners[i].name, &c->owners[i].limits, &c->limits.per_owner);
 	for (size_t i = 0; i < c->n_clients; i++)
-		if (!hold(t, t->clients, c->clients[i].name, &c->clients[i].limits,
-			  &c->limits.per_client))
-			return false;
-	return true;
+		limit(t->clients, c->clients[i].name, &c->clients[i].limits, &c->limits.per_client);
 }
 
 static void set_general(struct tenants *t, const struct relay_limits *limits)
@@ -95,35 +127,9 @@ static void set_general(struct tenants *t, const struct relay_limits *limits)
 	set_limits(&t->client_limits, &none, &limits->per_client);
 }
 
-static void let_go(struct quota_entry **held, size_t n)
+static struct source_penalties penalties_of(const struct relay_config *c)
 {
-	while (n)
-		quotas_put(held[--n]);
-	free(held);
-}
-
-bool tenants_apply(struct tenants *t, const struct relay_config *c)
-{
-	struct quota_entry **old = t->held;
-	size_t n_old = t->n_held;
-
-	t->applied++;
-	t->n_held = 0;
-	t->held = calloc(c->n_services + c->n_owners + c->n_clients + 1, sizeof(*t->held));
-	set_general(t, &c->limits);
-	if (!t->held || !hold_owners(t, c) || !hold_clients(t, c)) {
-		let_go(t->held, t->n_held);
-		t->held = old;
-		t->n_held = n_old;
-		return false;
-	}
-	let_go(old, n_old); /* those of both configs are still held */
-	return true;
-}
-
-bool tenants_init(struct tenants *t, const struct relay_config *c, void *user)
-{
-	const struct source_penalties penalties = {
+	return (struct source_penalties){
 		.failures = c->penalties.failures,
 		.half_life = c->penalties.half_life,
 		.block = c->penalties.block,
@@ -131,20 +137,50 @@ bool tenants_init(struct tenants *t, const struct relay_config *c, void *user)
 		.exempt = c->penalties.exempt.at,
 		.n_exempt = c->penalties.exempt.n,
 	};
+}
+
+void tenants_apply(struct tenants *t, struct relay_config *c, struct tenants_next *next)
+{
+	const struct tenants_next before = { t->held, t->n_held };
+	const struct source_penalties penalties = penalties_of(c);
+	struct relay_config *config = t->config;
+
+	set_general(t, &c->limits);
+	set_own(t, c);
+	t->config = relay_config_ref(c);
+	sources_set_penalties(t->sources, &penalties);
+	relay_config_unref(config);
+	t->held = next->held;
+	t->n_held = next->n_held;
+	*next = before;
+	tenants_cancel(next); /* those of both configs are still held */
+}
+
+bool tenants_init(struct tenants *t, struct relay_config *c, void *user)
+{
+	struct tenants_next next = { 0 };
 
 	quota_init(&t->all, &t->all_limits, NULL);
-	t->sources = sources_new(&t->source_limits, &t->all, &penalties, SOURCES_MAX, user);
+	t->sources = sources_new(&t->source_limits, &t->all, SOURCES_MAX, user);
 	t->owners = quotas_new(&t->all, NAMES_MAX, &t->owner_limits);
 	t->clients = quotas_new(&t->all, NAMES_MAX, &t->client_limits);
-	return t->sources && t->owners && t->clients && tenants_apply(t, c);
+	if (!t->sources || !t->owners || !t->clients || !tenants_prepare(t, c, &next)) {
+		tenants_cancel(&next);
+		return false;
+	}
+	tenants_apply(t, c, &next);
+	return true;
 }
 
 void tenants_deinit(struct tenants *t)
 {
-	let_go(t->held, t->n_held);
+	struct tenants_next held = { t->held, t->n_held };
+
+	tenants_cancel(&held);
 	quotas_free(t->clients);
 	quotas_free(t->owners);
 	sources_free(t->sources);
+	relay_config_unref(t->config);
 	memset(t, 0, sizeof(*t));
 }
 
@@ -226,9 +262,8 @@ enum reason claim_stream(struct claim *c, struct tenants *t, struct source *sour
 enum reason claim_in_vain(struct source *source, uint64_t now, enum reason why,
 			  const char **setting)
 {
-	return quota_open(&source->quota, now)
-		       ? why
-		       : refused(setting, source_opens, REASON_RATE_LIMIT);
+	return quota_open(&source->quota, now) ? why
+					       : refused(setting, source_opens, REASON_RATE_LIMIT);
 }
 
 void claim_end(struct claim *c)

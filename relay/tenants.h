@@ -4,7 +4,7 @@
  * All together, each source address, each owner and each entry of clients. Limits are those of the
  * config that was applied last; what is taken stays taken when they change.
  *
- * Thread: tenants_init, tenants_apply and tenants_deinit are for one thread; the rest for any.
+ * Thread: those before struct claim are for one thread; the rest for any.
  */
 #ifndef RELAY_TENANTS_H
 #define RELAY_TENANTS_H
@@ -22,15 +22,26 @@ struct tenants {
 	struct quota all; /* handshakes, parked streams, memory */
 	struct sources *sources;
 	struct quotas *owners, *clients; /* by name */
-	struct quota_entry **held;	 /* those of the config, each once, so that they stay */
+	struct quota_entry **held;       /* those of the config, each once, so that they stay */
 	size_t n_held;
-	uint64_t applied; /* configs, so far */
+	uint64_t prepared;           /* configs, so far */
+	struct relay_config *config; /* a reference: penalties.exempt is in it */
 };
 
-/* user: for sources_user. config outlives it. False: out of memory, or no randomness. */
-bool tenants_init(struct tenants *t, const struct relay_config *config, void *user);
-/* From now on the limits are those of this config. False: out of memory, nothing has changed. */
-bool tenants_apply(struct tenants *t, const struct relay_config *config);
+/* What another config is to hold; zeroed before. */
+struct tenants_next {
+	struct quota_entry **held;
+	size_t n_held;
+};
+
+/* user: for sources_user. False: out of memory, or no randomness. */
+bool tenants_init(struct tenants *t, struct relay_config *config, void *user);
+/* All that may fail of applying it. False: out of memory; cancel is due. Nothing changes yet. */
+bool tenants_prepare(struct tenants *t, const struct relay_config *config,
+		     struct tenants_next *next);
+void tenants_cancel(struct tenants_next *next); /* zeroed, or applied, is fine */
+/* From now on the limits are those of this config, of which next was prepared. */
+void tenants_apply(struct tenants *t, struct relay_config *config, struct tenants_next *next);
 void tenants_deinit(struct tenants *t); /* zeroed is fine */
 
 /* What one stream has of its owner, source and client, beside its place in a connection. */

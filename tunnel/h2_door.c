@@ -64,6 +64,7 @@ static void on_free(struct reapable *r)
 		(struct h2_client *)((char *)r - offsetof(struct h2_client, reapable));
 
 	identity_unref(k->client.identity);
+	listener_unref(k->listener);
 	free(k);
 }
 
@@ -79,7 +80,7 @@ static void note_ended(const struct h2_client *k, enum reason why, const char *d
 	uint64_t ms = worker_now(k->worker) - k->began, streams = session_opened(k->session);
 	const struct log_field fields[] = {
 		{ "client", peer_format(&k->client.peer, from, sizeof(from)), 0 },
-		{ "listener", k->listener->config->name, 0 },
+		{ "listener", k->listener->name, 0 },
 		{ "streams", NULL, streams },
 		{ "duration_ms", NULL, ms },
 		{ "reason", reason_word(why), 0 },
@@ -88,22 +89,22 @@ static void note_ended(const struct h2_client *k, enum reason why, const char *d
 
 	log_limited(LOG_LEVEL_INFO, fields, sizeof(fields) / sizeof(fields[0]) - !*proxy,
 		    "client %s (%s, HTTP/2) ended: %s (%s), %" PRIu64 " streams, %" PRIu64 " s",
-		    client_format(&k->client, both, sizeof(both)), k->listener->config->name,
+		    client_format(&k->client, both, sizeof(both)), k->listener->name,
 		    reason_word(why), detail, streams, ms / 1000);
 	if (streams)
-		audit_write(k->listener->gateway->audit, &k->worker->counters,
+		audit_write(gateway_audit(k->worker), &k->worker->counters,
 			    &(struct audit_record){ .kind = AUDIT_CONNECTION_END,
 						    .why = why,
 						    .streams = streams,
 						    .duration_ms = ms,
-						    .listener = k->listener->config->name,
+						    .listener = k->listener->name,
 						    .door = "connect",
 						    .client = from,
 						    .via_proxy = proxy,
 						    .client_identity = identity_of(k),
 						    .detail = detail });
 	else
-		opening_log_vanished(k->worker, k->listener->config->name, &k->client, why);
+		opening_log_vanished(k->worker, k->listener->name, &k->client, why);
 }
 
 /* Its connection is over; what there was of a session says its end itself. */
@@ -164,8 +165,7 @@ static enum reason on_accept(struct session *s, struct conduit *stream, const ch
 		opening_new(k->listener, k->worker, stream, DOOR_CONNECT, NULL, &k->client, &route);
 	} else {
 		why = claim_in_vain(k->client.source, worker_now(k->worker), why, &detail);
-		opening_log_refused(k->worker, k->listener->config->name, &k->client, host, why,
-				    detail);
+		opening_log_refused(k->worker, k->listener->name, &k->client, host, why, detail);
 		refusal_send(stream, DOOR_CONNECT, why, "", NULL, NULL);
 	}
 	return REASON_NONE; /* it is the opening's, or refused in words */
@@ -209,7 +209,7 @@ static struct h2_client *client_new(struct listener *l, struct worker *w,
 
 	if (!k)
 		return NULL;
-	k->listener = l;
+	k->listener = listener_ref(l);
 	k->worker = w;
 	k->client = *client;
 	identity_ref(k->client.identity);
@@ -265,16 +265,16 @@ static void door_accept(struct listener *l, struct worker *w, struct conduit *c,
 	struct h2_client *k = client_new(l, w, client, verdict);
 
 	if (!k) {
-		opening_log_refused(w, l->config->name, client, "", REASON_NO_MEMORY, "");
+		opening_log_refused(w, l->name, client, "", REASON_NO_MEMORY, "");
 		conduit_close(c, REASON_NO_MEMORY);
 		gateway_connection_over(client->source);
 		return;
 	}
 	/* not conduit_fd, which knows of none while the preface is unread */
-	hub_tune_socket(l->gateway, c->ops->fd ? c->ops->fd(c) : tls_conduit_socket(c));
+	hub_tune_socket(w, c->ops->fd ? c->ops->fd(c) : tls_conduit_socket(c));
 	k->session = session_new(c, SESSION_SERVER, &limits, &events, k);
 	if (!k->session) {
-		opening_log_refused(w, l->config->name, client, "", REASON_NO_MEMORY, "");
+		opening_log_refused(w, l->name, client, "", REASON_NO_MEMORY, "");
 		client_over(k);
 		return;
 	}
@@ -282,6 +282,19 @@ static void door_accept(struct listener *l, struct worker *w, struct conduit *c,
 	if (!count_memory(k))
 		session_close(k->session, REASON_NO_MEMORY, "out of memory");
 	if (atomic_load(&l->gateway->draining))
+		session_retire(k->session);
+}
+
+/* The door is gone, or takes only such as this one is not: what is live goes on, no more comes. */
+static void look_at_door(struct h2_client *k)
+{
+	const struct listener_config *l = k->listener->config;
+	bool open = k->listener->socket && l->doors & DOOR_CONNECT;
+
+	if (open && l->client_ca && l->client_certificates == CERTIFICATES_REQUIRED &&
+	    !k->client.verified)
+		k->verdict = REASON_FORBIDDEN;
+	if (!open || k->verdict == REASON_FORBIDDEN)
 		session_retire(k->session);
 }
 
@@ -295,12 +308,14 @@ static void door_recheck(struct worker *w, bool all)
 		enum reason why = REASON_NONE;
 
 		if (i && all)
-			why = settings_judge_identity(gateway_settings(w),
-						      gateway_listener_index(k->listener), i, now);
+			why = settings_judge_identity(gateway_settings(w), k->listener->name, i,
+						      now);
 		else if (i && now >= identity_expires(i))
 			why = REASON_EXPIRED;
 		if (why != REASON_NONE)
 			session_close(k->session, why, reason_explanation(why));
+		else if (all)
+			look_at_door(k);
 	}
 }
 

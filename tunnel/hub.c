@@ -48,7 +48,8 @@
 #include "tunnel/session.h"
 #include "tunnel/ws.h"
 
-#define NOTSENT_LOWAT (128 * 1024) /* bytes in the kernel not yet sent: keeps small streams quick */
+#define NOTSENT_LOWAT (128 * 1024) /* bytes in the kernel not yet sent: keeps small streams quick \
+				    */
 
 enum tunnel_state { UPGRADING, ASKED, UP, MOVING, RETIRING, OVER };
 
@@ -68,13 +69,13 @@ struct tunnel {
 	struct timer timer;
 	struct handshake handshake;
 	struct registration registration;
-	size_t listener; /* gateway_listener_index */
+	struct listener *listener; /* a reference */
 	/* What it has shown, to be judged again: the hash of its token, and client.identity. */
 	bool by_token;
 	uint8_t token[TOKEN_HASH_BYTES];
-	char credential[65];	     /* its label; "": none */
-	uint64_t until;		     /* seconds since 1970: it is good until then */
-	char owner[HELLO_LABEL_MAX]; /* "": not known yet */
+	char credential[65];             /* its label; "": none */
+	uint64_t until;                  /* seconds since 1970: it is good until then */
+	char owner[HELLO_LABEL_MAX];     /* "": not known yet */
 	char (*offers)[HELLO_LABEL_MAX]; /* what it offers */
 	unsigned n_offers;
 	struct figure **figures; /* of those, held while it is listed; NULL: no memory for it */
@@ -127,8 +128,7 @@ static struct tunnel *slot_find(const struct hub_worker *h, uint64_t id)
 
 static void label(const struct tunnel *t, char *buf, size_t size)
 {
-	snprintf(buf, size, "%s/%s", *t->owner ? t->owner : "?",
-		 *t->instance ? t->instance : "?");
+	snprintf(buf, size, "%s/%s", *t->owner ? t->owner : "?", *t->instance ? t->instance : "?");
 }
 
 static const char *carrier_word(const struct tunnel *t)
@@ -147,7 +147,7 @@ static void record(const struct tunnel *t, enum audit_kind kind, enum reason why
 		.client = peer_format(&t->client.peer, from, sizeof(from)),
 		.via_proxy = client_proxy(&t->client, proxy, sizeof(proxy)),
 		.client_identity = t->client.identity ? identity_text(t->client.identity) : NULL,
-		.listener = t->gateway->config->listeners[t->listener].name,
+		.listener = t->listener->name,
 		.door = "tunnel",
 		.credential = t->credential,
 		.owner = t->owner,
@@ -167,7 +167,7 @@ static void record(const struct tunnel *t, enum audit_kind kind, enum reason why
 		figure_ended(listener, t->worker->index, why);
 		figure_put(listener);
 	}
-	audit_write(t->gateway->audit, &t->worker->counters, &r);
+	audit_write(gateway_audit(t->worker), &t->worker->counters, &r);
 }
 
 static void log_ended(const struct tunnel *t, enum reason why, const char *detail)
@@ -209,6 +209,7 @@ static void on_free(struct reapable *r)
 	struct tunnel *t = (struct tunnel *)((char *)r - offsetof(struct tunnel, reapable));
 
 	identity_unref(t->client.identity);
+	listener_unref(t->listener);
 	free(t->offers);
 	free(t->figures);
 	free(t);
@@ -308,7 +309,7 @@ static enum reason judge_credential(const struct tunnel *t, const struct setting
 {
 	struct client client = t->client;
 	struct credential other;
-	enum reason why = settings_judge_identity(s, t->listener, client.identity, now);
+	enum reason why = settings_judge_identity(s, t->listener->name, client.identity, now);
 
 	if (why != REASON_NONE)
 		return why;
@@ -628,8 +629,7 @@ static const struct session_events events = {
 
 /* ---- coming in ---- */
 
-static struct tunnel *tunnel_new(struct listener *l, struct worker *w,
-				 const struct client *client)
+static struct tunnel *tunnel_new(struct listener *l, struct worker *w, const struct client *client)
 {
 	struct tunnel *t = calloc(1, sizeof(*t));
 	struct gateway *g = l->gateway;
@@ -637,7 +637,7 @@ static struct tunnel *tunnel_new(struct listener *l, struct worker *w,
 	if (!t)
 		return NULL;
 	t->gateway = g;
-	t->listener = gateway_listener_index(l);
+	t->listener = listener_ref(l);
 	t->worker = w;
 	t->client = *client;
 	identity_ref(t->client.identity);
@@ -646,17 +646,18 @@ static struct tunnel *tunnel_new(struct listener *l, struct worker *w,
 	t->reapable.free = on_free;
 	if (!slot_take(hub_of(w), t)) {
 		identity_unref(t->client.identity);
+		listener_unref(l);
 		free(t);
 		return NULL;
 	}
-	timer_set(w, &t->timer, g->config->timeouts.handshake, on_timeout);
+	timer_set(w, &t->timer, gateway_settings(w)->config->timeouts.handshake, on_timeout);
 	gateway_target_unneeded(g);
 	return t;
 }
 
 static void start_session(struct tunnel *t, struct conduit *carrier)
 {
-	const struct relay_config *c = t->gateway->config;
+	const struct relay_config *c = gateway_settings(t->worker)->config;
 	const struct session_limits limits = {
 		.peer = SESSION_PEER_AGENT,
 		.streams = (uint32_t)c->limits.streams_per_tunnel,
@@ -678,10 +679,10 @@ static void start_session(struct tunnel *t, struct conduit *carrier)
 		tunnel_close(t, REASON_NO_MEMORY, "out of memory");
 }
 
-void hub_tune_socket(const struct gateway *g, int fd)
+void hub_tune_socket(const struct worker *w, int fd)
 {
 	int one = 1, lowat = NOTSENT_LOWAT;
-	unsigned dead = (unsigned)g->config->timeouts.dead;
+	unsigned dead = (unsigned)gateway_settings(w)->config->timeouts.dead;
 
 	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &dead, sizeof(dead));
 	setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof(lowat));
@@ -689,12 +690,12 @@ void hub_tune_socket(const struct gateway *g, int fd)
 }
 
 /* Out of memory, before there was a tunnel. */
-static void turn_away(const struct listener *l, struct worker *w, struct conduit *c,
+static void turn_away(struct listener *l, struct worker *w, struct conduit *c,
 		      const struct client *client)
 {
 	const struct tunnel none = { .gateway = l->gateway,
 				     .worker = w,
-				     .listener = gateway_listener_index(l),
+				     .listener = l,
 				     .client = *client,
 				     .began = worker_now(w) };
 
@@ -725,7 +726,6 @@ static bool begin(struct tunnel *t, struct conduit *c)
 static void hub_accept(struct listener *l, struct worker *w, struct conduit *c,
 		       const struct client *client)
 {
-	struct gateway *g = l->gateway;
 	struct tunnel *t = tunnel_new(l, w, client);
 
 	if (!t) {
@@ -734,7 +734,7 @@ static void hub_accept(struct listener *l, struct worker *w, struct conduit *c,
 	}
 	if (!begin(t, c))
 		return;
-	hub_tune_socket(g, tls_conduit_socket(c));
+	hub_tune_socket(w, tls_conduit_socket(c));
 	start_session(t, c);
 }
 
@@ -756,7 +756,6 @@ static void hub_upgrade(struct listener *l, struct worker *w, struct conduit *c,
 		.path = HELLO_WEBSOCKET_PATH,
 		.subprotocol = HELLO_WEBSOCKET_SUBPROTOCOL,
 	};
-	struct gateway *g = l->gateway;
 	struct tunnel *t = tunnel_new(l, w, client);
 
 	if (!t) {
@@ -766,8 +765,9 @@ static void hub_upgrade(struct listener *l, struct worker *w, struct conduit *c,
 	t->websocket = true;
 	if (!begin(t, c))
 		return;
-	hub_tune_socket(g, tls_conduit_socket(c));
-	t->upgrade = ws_accept(c, &terms, g->config->timeouts.handshake, on_upgraded, t);
+	hub_tune_socket(w, tls_conduit_socket(c));
+	t->upgrade = ws_accept(c, &terms, gateway_settings(w)->config->timeouts.handshake,
+			       on_upgraded, t);
 	if (!t->upgrade)
 		tunnel_free(t, REASON_NO_MEMORY, "out of memory");
 }

@@ -7,12 +7,13 @@
 #define TUNNEL_HUB_H
 
 struct gateway;
+struct worker;
 
 /* Sets g->tunnel. Call before the workers start. */
 void hub_install(struct gateway *g);
 
 /* For the socket under a session: dead ones are noticed, and small streams are not queued behind
  * much of others. What a socket that is not TCP refuses is left. */
-void hub_tune_socket(const struct gateway *g, int fd);
+void hub_tune_socket(const struct worker *w, int fd);
 
 #endif

@@ -35,7 +35,7 @@ static const struct ws_handshake_terms terms = { .subprotocol = "binary", .optio
 
 struct request {
 	char name[SERVICE_NAME_MAX + 1]; /* as asked for; cut where it can be none any more */
-	char say[WS_HANDSHAKE_SAY + 1];	 /* the 101, or what is wrong with the handshake */
+	char say[WS_HANDSHAKE_SAY + 1];  /* the 101, or what is wrong with the handshake */
 	struct ws_handshake_heard heard;
 };
 
@@ -68,7 +68,7 @@ static void refuse(struct listener *l, struct conduit *c, const struct client *c
 		   const struct request *r, enum reason why, const char *detail)
 {
 	why = claim_in_vain(client->source, worker_now(c->worker), why, &detail);
-	opening_log_refused(c->worker, l->config->name, client, r->name, why, detail);
+	opening_log_refused(c->worker, l->name, client, r->name, why, detail);
 	if (why == REASON_PROTOCOL) {
 		conduit_write(c, r->say, strlen(r->say));
 		linger_close(c, gateway_on_connection_over, client->source);

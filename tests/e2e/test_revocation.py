@@ -485,7 +485,9 @@ def spoil(place, how):
     if how == "listener":
         changed = [{**x, "client_ca": x["client_ca"] + "2"} if x["name"] == "nodes" else x
                    for x in relay.config["listeners"]]
-        return {"listeners": changed}, "listeners cannot change", lambda: None
+        return {"listeners": changed}, f"client CA file {asked}2: No such file", lambda: None
+    if how == "restart":
+        return {"workers": 3}, "workers has changed, which needs a restart", lambda: None
     if how == "ca-gone":
         os.rename(asked, asked + ".away")
         return {}, f"listener nodes: cannot read the client CA file {asked}", lambda: os.rename(
@@ -503,7 +505,7 @@ def spoil(place, how):
         "does not belong to the certificate", lambda: None
 
 
-@pytest.mark.parametrize("how", ["syntax", "unknown-key", "listener", "ca-gone", "ca-garbage",
+@pytest.mark.parametrize("how", ["syntax", "unknown-key", "listener", "restart", "ca-gone", "ca-garbage",
                                  "crl-gone", "key"])
 def test_bad_reload(world, tmp_path, how):
     """With it came a taking back that must not be half done."""

@@ -17,27 +17,29 @@ static const char text[] =
 
 static struct relay_config *config;
 static const struct service_config *kbs, *tang;
-static struct health *h;
+static struct health *kbs_health, *tang_health;
 
 static void begin(void)
 {
-	h = health_new(config);
-	CHECK(h);
+	kbs_health = health_new(kbs, NULL);
+	tang_health = health_new(tang, NULL);
+	CHECK(kbs_health && tang_health);
 }
 
 static void end(void)
 {
-	health_free(h);
+	health_free(kbs_health);
+	health_free(tang_health);
 }
 
 static void failed(size_t target, uint64_t now)
 {
-	health_tried(h, kbs, target, false, "refused", now);
+	health_tried(kbs_health, target, false, "refused", now);
 }
 
 static void good(size_t target, uint64_t now)
 {
-	health_tried(h, kbs, target, true, NULL, now);
+	health_tried(kbs_health, target, true, NULL, now);
 }
 
 static void test_dials(void)
@@ -45,44 +47,44 @@ static void test_dials(void)
 	uint64_t now = 1000, wait = HEALTH_WAIT_MS;
 
 	begin();
-	CHECK(health_admits(h, kbs, 0, now) && health_is_up(h, kbs, 0));
+	CHECK(health_admits(kbs_health, 0, now) && health_is_up(kbs_health, 0));
 	failed(0, now);
 	failed(0, now + 1); /* of the same moment */
-	CHECK(!health_is_up(h, kbs, 0));
-	CHECK(health_is_up(h, kbs, 1) && health_is_up(h, tang, 0)); /* each by itself */
-	CHECK(health_admits(h, kbs, 1, now) && health_admits(h, tang, 0, now));
+	CHECK(!health_is_up(kbs_health, 0));
+	CHECK(health_is_up(kbs_health, 1) && health_is_up(tang_health, 0)); /* each by itself */
+	CHECK(health_admits(kbs_health, 1, now) && health_admits(tang_health, 0, now));
 	for (unsigned i = 0; i < 5; i++) {
-		CHECK(!health_admits(h, kbs, 0, now));
-		CHECK(!health_admits(h, kbs, 0, now + wait - 1));
+		CHECK(!health_admits(kbs_health, 0, now));
+		CHECK(!health_admits(kbs_health, 0, now + wait - 1));
 		now += wait;
-		CHECK(health_admits(h, kbs, 0, now)); /* one */
-		CHECK(!health_admits(h, kbs, 0, now));
-		CHECK(!health_is_up(h, kbs, 0));
+		CHECK(health_admits(kbs_health, 0, now)); /* one */
+		CHECK(!health_admits(kbs_health, 0, now));
+		CHECK(!health_is_up(kbs_health, 0));
 		wait = wait * 2 < HEALTH_WAIT_MAX_MS ? wait * 2 : HEALTH_WAIT_MAX_MS;
 		failed(0, now + 1);
 	}
 	CHECK_INT(wait, HEALTH_WAIT_MAX_MS);
 	good(0, now);
-	CHECK(health_admits(h, kbs, 0, now) && health_is_up(h, kbs, 0));
+	CHECK(health_admits(kbs_health, 0, now) && health_is_up(kbs_health, 0));
 	failed(0, now); /* from the start */
-	CHECK(!health_admits(h, kbs, 0, now + HEALTH_WAIT_MS - 1));
-	CHECK(health_admits(h, kbs, 0, now + HEALTH_WAIT_MS));
+	CHECK(!health_admits(kbs_health, 0, now + HEALTH_WAIT_MS - 1));
+	CHECK(health_admits(kbs_health, 0, now + HEALTH_WAIT_MS));
 	end();
 }
 
 static void test_checks(void)
 {
 	begin();
-	health_probed(h, kbs, 0, false, "the TLS handshake failed");
-	CHECK(!health_admits(h, kbs, 0, 1000) && !health_is_up(h, kbs, 0));
+	health_probed(kbs_health, 0, false, "the TLS handshake failed");
+	CHECK(!health_admits(kbs_health, 0, 1000) && !health_is_up(kbs_health, 0));
 	good(0, 1000); /* it connects, but that is not all */
-	CHECK(!health_admits(h, kbs, 0, 1000) && !health_is_up(h, kbs, 0));
-	CHECK(health_is_up(h, kbs, 1));
+	CHECK(!health_admits(kbs_health, 0, 1000) && !health_is_up(kbs_health, 0));
+	CHECK(health_is_up(kbs_health, 1));
 	failed(0, 1000);
-	health_probed(h, kbs, 0, true, NULL); /* forgives that too */
-	CHECK(health_admits(h, kbs, 0, 1001) && health_is_up(h, kbs, 0));
+	health_probed(kbs_health, 0, true, NULL); /* forgives that too */
+	CHECK(health_admits(kbs_health, 0, 1001) && health_is_up(kbs_health, 0));
 	failed(0, 1002); /* between two checks */
-	CHECK(!health_admits(h, kbs, 0, 1003));
+	CHECK(!health_admits(kbs_health, 0, 1003));
 	end();
 }
 
@@ -92,7 +94,7 @@ static atomic_uint trials;
 static void *come(void *arg)
 {
 	for (unsigned i = 0; i < 1000; i++)
-		if (health_admits(h, kbs, 0, HEALTH_WAIT_MS + 1))
+		if (health_admits(kbs_health, 0, HEALTH_WAIT_MS + 1))
 			atomic_fetch_add(&trials, 1);
 	return NULL;
 }
@@ -109,6 +111,38 @@ static void test_threads(void)
 		pthread_join(threads[i], NULL);
 	CHECK_INT(atomic_load(&trials), 1);
 	end();
+}
+
+/* A reload: what is known of a target that stays is known on both sides, unless it is checked
+ * in another way. */
+static void test_reload(void)
+{
+	static const char later[] =
+		BEGIN "- {name: kbs.acme, targets: [\"tcp:10.0.0.3:1\", \"tcp:10.0.0.1:1\"]}\n"
+		      "- {name: tang.acme, targets: [\"unix:/run/x\"]}\n";
+	struct config_errors e = { 0 };
+	struct relay_config *c = relay_config_parse("r.yaml", later, strlen(later), &e);
+	struct health *kbs_now, *tang_now;
+
+	CHECK(c);
+	begin();
+	failed(0, 1000);
+	failed(1, 1000);
+	health_probed(tang_health, 0, false, "no");
+	kbs_now = health_new(&c->services[0], kbs_health);
+	tang_now = health_new(&c->services[1], tang_health);
+	CHECK(kbs_now && tang_now);
+	CHECK(health_is_up(kbs_now, 0) && !health_is_up(kbs_now, 1));
+	CHECK(health_is_up(tang_now, 0));
+	good(0, 1000); /* of a stream that began before */
+	CHECK(health_is_up(kbs_now, 1));
+	health_tried(kbs_now, 1, false, "refused", 2000);
+	CHECK(!health_is_up(kbs_health, 0));
+	end();
+	CHECK(!health_is_up(kbs_now, 1));
+	health_free(kbs_now);
+	health_free(tang_now);
+	relay_config_unref(c);
 }
 
 static void refuses(const char *service, const char *why)
@@ -152,6 +186,7 @@ int main(void)
 	test_dials();
 	test_checks();
 	test_threads();
+	test_reload();
 	test_config();
 	relay_config_unref(config);
 	return 0;

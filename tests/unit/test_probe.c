@@ -15,8 +15,9 @@
 #define TLS_HANDSHAKE 0x16
 
 static struct relay_config *config;
-static struct health *h;
-static struct probes *probes;
+static struct health *h[ALL];
+static struct prober *prober;
+static struct probes *probes[ALL];
 static struct sockaddr_in at;
 static int listener;
 
@@ -41,20 +42,32 @@ static void begin(unsigned services, const char *keys)
 	config = relay_config_parse("r.yaml", text, len, &e);
 	config_errors_print(&e, stderr);
 	CHECK(config);
-	h = health_new(config);
-	CHECK_INT(probes_new(&probes, w, config, h), 0);
-	probes_begin(w, probes);
+	prober = prober_new(w);
+	CHECK(prober);
+	prober_set_timeout(prober, config->timeouts.dial);
+	for (unsigned i = 0; i < services; i++) {
+		h[i] = health_new(&config->services[i], NULL);
+		CHECK_INT(probes_new(&probes[i], &config->services[i], h[i]), 0);
+		probes_begin(probes[i], prober, i, services);
+	}
 }
 
 static void end(void)
 {
-	probes_end(probes);
-	probes_end(probes); /* again is fine */
+	for (unsigned i = 0; i < config->n_services; i++) {
+		probes_end(probes[i]);
+		probes_end(probes[i]); /* again is fine */
+	}
 	settle();
+	CHECK_INT(prober->going, 0);
+	CHECK(TAILQ_EMPTY(&prober->queue));
 	CHECK_INT(w->conduits, 0);
 	CHECK_INT(w->timers.live, 0);
-	probes_free(probes);
-	health_free(h);
+	for (unsigned i = 0; i < config->n_services; i++) {
+		probes_free(probes[i]);
+		health_free(h[i]);
+	}
+	prober_free(prober);
 	relay_config_unref(config);
 	close(listener);
 }
@@ -72,7 +85,7 @@ static unsigned down(void)
 	unsigned n = 0;
 
 	for (size_t i = 0; i < config->n_services; i++)
-		n += !health_is_up(h, &config->services[i], 0);
+		n += !health_is_up(h[i], 0);
 	return n;
 }
 
@@ -129,7 +142,7 @@ static int unread(void)
 {
 	int n;
 
-	CHECK_INT(ioctl(fd_conduit_socket(probes->at[0].conduit), FIONREAD, &n), 0);
+	CHECK_INT(ioctl(fd_conduit_socket(probes[0]->at[0].conduit), FIONREAD, &n), 0);
 	return n;
 }
 

@@ -21,9 +21,10 @@ static struct source_penalties penalties = {
 
 static struct sources *fresh(size_t max)
 {
-	struct sources *t = sources_new(&limits, &all, &penalties, max, &limits);
+	struct sources *t = sources_new(&limits, &all, max, &limits);
 
 	CHECK(t);
+	sources_set_penalties(t, &penalties);
 	return t;
 }
 
@@ -47,9 +48,14 @@ static void test_identity(void)
 {
 	struct sources *t = fresh(SOURCES_MAX);
 	const struct peer who[] = {
-		ip("192.0.2.1"), ip("192.0.2.2"), ip("2001:db8::1"), ip("2001:db8:0:1::1"),
-		{ .family = AF_VSOCK, .a = 3, .b = 9 }, { .family = AF_VSOCK, .a = 4, .b = 9 },
-		{ .family = AF_UNIX, .a = 9, .b = 0 }, { .family = AF_UNIX, .a = 9, .b = 107 },
+		ip("192.0.2.1"),
+		ip("192.0.2.2"),
+		ip("2001:db8::1"),
+		ip("2001:db8:0:1::1"),
+		{ .family = AF_VSOCK, .a = 3, .b = 9 },
+		{ .family = AF_VSOCK, .a = 4, .b = 9 },
+		{ .family = AF_UNIX, .a = 9, .b = 0 },
+		{ .family = AF_UNIX, .a = 9, .b = 107 },
 		{ .family = AF_UNIX, .b = UINT32_MAX },
 	};
 	const unsigned n = sizeof(who) / sizeof(who[0]);
@@ -196,16 +202,28 @@ static void test_exempt(void)
 	CHECK(!network_parse(&exempt, "2001:db8::7"));
 	some.exempt = &exempt;
 	some.n_exempt = 1;
-	t = sources_new(&limits, &all, &some, 64, NULL);
+	t = sources_new(&limits, &all, 64, NULL);
+	sources_set_penalties(t, &some);
 	s = at(t, inside);
 	CHECK(!fail(s, inside, 1, 1000));
 	CHECK(fail(s, beside, 1, 3)); /* the same source */
 	CHECK(source_is_blocked(s, &beside, 1) && !source_is_blocked(s, &inside, 1));
 	source_put(s);
 	sources_free(t);
+	/* changed while one is blocked */
+	t = fresh(64);
+	s = at(t, inside);
+	CHECK(fail(s, inside, 1, 3));
+	sources_set_penalties(t, &some);
+	CHECK(!source_is_blocked(s, &inside, 1) && source_is_blocked(s, &beside, 1));
 	some.failures = 0;
 	some.n_exempt = 0;
-	t = sources_new(&limits, &all, &some, 64, NULL);
+	sources_set_penalties(t, &some);
+	CHECK(!source_is_blocked(s, &beside, 1));
+	source_put(s);
+	sources_free(t);
+	t = sources_new(&limits, &all, 64, NULL);
+	sources_set_penalties(t, &some);
 	s = at(t, beside);
 	CHECK(!fail(s, beside, 1, 1000));
 	source_put(s);

@@ -6,7 +6,7 @@
 #include "relay/tenants.h"
 #include "tests/unit/check.h"
 
-#define HASH(digit)                                                                                \
+#define HASH(digit) \
 	"'sha256:00000000000000000000000000000000000000000000000000000000000000" #digit "'"
 #define TOKEN HASH(01)
 #define OTHER HASH(02)
@@ -163,6 +163,24 @@ static void test_parked(void)
 	source_put(b);
 }
 
+static uint64_t most(const char *owner)
+{
+	struct quota_entry *q = tenants_owner(&t, owner);
+	uint64_t n = quota_most(&q->quota, QUOTA_STREAMS);
+
+	quotas_put(q);
+	return n;
+}
+
+static void apply(struct relay_config *c)
+{
+	struct tenants_next next = { 0 };
+
+	CHECK(tenants_prepare(&t, c, &next));
+	tenants_apply(&t, c, &next);
+	tenants_cancel(&next); /* applied: nothing */
+}
+
 /* What is taken stays; limits are the new ones; who is gone has the general ones. */
 static void test_reload(void)
 {
@@ -170,12 +188,19 @@ static void test_reload(void)
 		"listeners: [{name: l, address: 'tcp:127.0.0.1:1', doors: [connect]}]\n"
 		"owners: [{name: acme, tokens: [" TOKEN "], limits: {streams: 1}}]\n";
 	struct relay_config *next = parse(second);
+	const uint64_t before = most("acme");
+	struct tenants_next vain = { 0 };
 	struct source *a = from(8);
 	struct claim c, d;
 
 	CHECK_INT(take(&c, a, "kbs.acme", NULL, ""), REASON_NONE);
 	CHECK_INT(take(&d, a, "kbs.beta", NULL, ""), REASON_NONE);
-	CHECK(tenants_apply(&t, next));
+	CHECK(tenants_prepare(&t, next, &vain));
+	tenants_cancel(&vain); /* something else was wrong: nothing has changed */
+	CHECK_INT(t.n_held, 4);
+	CHECK_INT(most("acme"), before);
+	apply(next);
+	CHECK_INT(most("acme"), 1);
 	CHECK_INT(t.n_held, 1);
 	CHECK_INT(used("acme"), 1);
 	CHECK_INT(used("beta"), 1); /* held by its stream */
@@ -184,7 +209,7 @@ static void test_reload(void)
 	claim_end(&c);
 	CHECK_INT(take(&d, a, "kbs.acme", NULL, ""), REASON_NONE);
 	claim_end(&d);
-	CHECK(tenants_apply(&t, config));
+	apply(config);
 	CHECK_INT(t.n_held, 4); /* acme, beta, addr once, node */
 	relay_config_unref(next);
 	source_put(a);
