@@ -36,6 +36,8 @@
 static void pause_accepting(struct admin *a, bool paused)
 {
 	for (struct admin_listener *l = a->listeners; l; l = l->next) {
+		if (!l->accept)
+			continue;
 		if (paused)
 			evconnlistener_disable(l->accept);
 		else
@@ -172,6 +174,26 @@ bool admin_listen_admin(struct admin *a, const struct admin_config *config, char
 	};
 
 	return listen_at(a, "admin", &config->address, ADMIN_ALL, path ? &access : NULL, why);
+}
+
+void admin_each_socket(const struct admin *a,
+		       void (*each)(void *arg, const struct address *address,
+				    const struct bind_file *file, int fd),
+		       void *arg)
+{
+	for (const struct admin_listener *l = a->listeners; l; l = l->next)
+		if (l->accept)
+			each(arg, &l->address, &l->file, evconnlistener_get_fd(l->accept));
+}
+
+void admin_give_away(struct admin *a)
+{
+	for (struct admin_listener *l = a->listeners; l; l = l->next) {
+		if (l->accept)
+			evconnlistener_free(l->accept);
+		l->accept = NULL; /* connections still point to their listener */
+		l->file = (struct bind_file){ 0 };
+	}
 }
 
 struct admin *admin_free(struct admin *a)

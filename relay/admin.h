@@ -18,6 +18,7 @@ struct admin;
 struct admin_config;
 struct admin_request;
 struct bind_access;
+struct bind_file;
 struct evbuffer;
 struct event_base;
 struct json_object;
@@ -67,6 +68,13 @@ bool admin_listen_at(struct admin *a, const char *key, const struct address *add
 		     unsigned scopes, char **why);
 /* The admin socket, which serves everything, by who may open it. The same. */
 bool admin_listen_admin(struct admin *a, const struct admin_config *config, char **why);
+/* Each socket that is listened at. */
+void admin_each_socket(const struct admin *a,
+		       void (*each)(void *arg, const struct address *address,
+				    const struct bind_file *file, int fd),
+		       void *arg);
+/* Another process listens there from now on. Who is connected stays; paths are left alone. */
+void admin_give_away(struct admin *a);
 /* Requests that have no answer yet get none. NULL is fine; returns NULL. */
 struct admin *admin_free(struct admin *a);
 

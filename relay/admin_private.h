@@ -25,7 +25,7 @@ struct admin_listener {
 	struct address address;
 	struct bind_file file; /* of a Unix path: removed only while it is that */
 	unsigned scopes;
-	struct evconnlistener *accept;
+	struct evconnlistener *accept; /* NULL: given away */
 };
 
 struct admin {

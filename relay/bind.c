@@ -1,10 +1,10 @@
 /*
  * bind: listening sockets.
  *
- * Theory of operation: one function per kind, each socket() .. listen() with one exit for errors,
- * whose text names the address, the step and what to do. Paths are bind_path's; bind_listen binds
- * to them where they are, bind_listen_with has them made aside. Names are resolved in this
- * process's own network namespace, whatever the socket's.
+ * Theory of operation: what was inherited is used first. One function per kind, each socket() ..
+ * listen() with one exit for errors, whose text names the address, the step and what to do. Paths
+ * are bind_path's; bind_listen binds to them where they are, bind_listen_with has them made aside.
+ * Names are resolved in this process's own network namespace, whatever the socket's.
  */
 #include "relay/bind.h"
 
@@ -21,12 +21,12 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include <linux/vm_sockets.h>
 
 #include "relay/bind_path.h"
+#include "relay/inherit.h"
 #include "relay/netns.h"
 
 #define TEXT_MAX 640 /* of a complaint: room for two paths */
@@ -159,29 +159,24 @@ static int listen_unix(const struct address *a, const struct bind_access *access
 
 static int take_over(const struct address *a, char **why)
 {
-	char **names = NULL;
-	int n = sd_listen_fds_with_names(0, &names), fd = -1;
+	bool mismatch;
+	int fd = inherit_take(a, NULL, &mismatch);
 
-	for (int i = 0; i < n; i++) {
-		if (fd < 0 && strcmp(names[i], a->name) == 0)
-			fd = SD_LISTEN_FDS_START + i;
-		free(names[i]);
-	}
-	free(names);
-	if (fd < 0)
-		return complain(a, why, "systemd handed over no socket of this name "
-					"(FileDescriptorName= in the socket unit)");
-	if (!sd_is_socket(fd, AF_UNSPEC, SOCK_STREAM, 1))
-		return complain(a, why, "what systemd handed over is not a listening stream socket "
-					"(Accept=no is needed)");
-	fcntl(fd, F_SETFD, FD_CLOEXEC);
-	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-	return fd;
+	if (fd >= 0)
+		return fd;
+	return complain(a, why,
+			"systemd handed over no listening socket of this name "
+			"(FileDescriptorName= and Accept=no in the socket unit)");
 }
 
 static int listen_any(const struct address *a, const struct bind_access *access,
 		      struct bind_file *made, ino_t *netns, char **why)
 {
+	bool mismatch;
+	int fd = a->kind == ADDRESS_FD ? -1 : inherit_take(a, made, &mismatch);
+
+	if (fd >= 0)
+		return fd;
 	switch (a->kind) {
 	case ADDRESS_TCP:
 		return listen_tcp(a, access, netns, why);
@@ -251,7 +246,7 @@ void bind_withdraw(const struct address *a, const struct bind_file *file)
 {
 	struct sockaddr_un un;
 
-	if (file_of(a, &un))
+	if (file_of(a, &un) && !inherit_is_lent(file))
 		bind_path_remove(un.sun_path, file);
 }
 
@@ -279,8 +274,7 @@ const char *bind_describe(const struct address *a, int fd, char *buf, size_t siz
 
 	if (a->kind == ADDRESS_TCP && getsockname(fd, (struct sockaddr *)&at, &len) == 0)
 		/* NOLINTNEXTLINE(clang-analyzer-core.*): set; glibc's type of it hides that */
-		real.port = ntohs(at.ss_family == AF_INET6 ?
-					  ((struct sockaddr_in6 *)&at)->sin6_port :
-					  ((struct sockaddr_in *)&at)->sin_port);
+		real.port = ntohs(at.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&at)->sin6_port
+							   : ((struct sockaddr_in *)&at)->sin_port);
 	return address_format(&real, buf, size);
 }

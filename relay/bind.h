@@ -12,20 +12,20 @@
 
 /*
  * Listens at tcp, unix, vsock, hybrid (a Unix socket PATH_PORT, where the VMM connects for its
- * guest) or takes over fd:NAME from systemd. A Unix path left behind by a dead process is replaced;
- * one that is served by a living one is not. tcp:[::] takes IPv4 too.
- * A non-blocking, close-on-exec fd, or -1 with *why an allocated line for people. Blocks on DNS if
- * the host is a name: for start-up only.
+ * guest) or takes over fd:NAME from systemd. One that inherit.h has for the address is used instead
+ * of a new one. A Unix path left behind by a dead process is replaced; one that is served by a
+ * living one is not. tcp:[::] takes IPv4 too. A non-blocking, close-on-exec fd, or -1 with *why an
+ * allocated line for people. Blocks on DNS if the host is a name: for start-up only.
  */
 int bind_listen(const struct address *a, char **why);
 
 /* How a socket is to be made, beyond its address. Zeroed: no wishes. */
 struct bind_access {
 	const char *owner, *group; /* Unix: name or number; NULL: the process's own */
-	const char *selinux;	   /* Unix: label, or NULL */
-	const char *netns;	   /* TCP, vsock: namespace file to listen in, or NULL */
-	mode_t mode;		   /* Unix: of the socket; 0: by the umask */
-	mode_t directory_mode;	   /* Unix: of folders made because they are missing; 0: none are */
+	const char *selinux;       /* Unix: label, or NULL */
+	const char *netns;         /* TCP, vsock: namespace file to listen in, or NULL */
+	mode_t mode;               /* Unix: of the socket; 0: by the umask */
+	mode_t directory_mode;     /* Unix: of folders made because they are missing; 0: none are */
 	/*
 	 * Unix: so many bytes of the path lead to a folder of somebody whom we do not trust:
 	 * neither it nor what is below may be a symbolic link. 0: links are followed.
@@ -39,7 +39,7 @@ struct bind_access {
  */
 struct bind_file {
 	dev_t dev;
-	ino_t ino; /* 0: no file */
+	ino_t ino;      /* 0: no file */
 	size_t beneath; /* as in bind_access, when it was made */
 };
 

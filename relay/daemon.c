@@ -26,9 +26,12 @@
 #include "relay/confine.h"
 #include "relay/ending.h"
 #include "relay/gateway.h"
+#include "relay/handover.h"
+#include "relay/inherit.h"
 #include "relay/log.h"
 #include "relay/notify.h"
 #include "relay/registry.h"
+#include "relay/takeover.h"
 #include "relay/watch.h"
 
 #define STATUS_TEXT 256
@@ -42,6 +45,8 @@ struct daemon {
 	struct event *drain_timer, *status_timer, *look_timer, *signals[4];
 	struct watch *watch;
 	struct admin *admin;
+	struct handover *handover;
+	struct takeover *takeover; /* whose place this one takes, until it is ready */
 	uint64_t waited;
 	unsigned idle; /* ticks in a row */
 	struct ending ending;
@@ -112,7 +117,7 @@ static void on_drain_tick(evutil_socket_t fd, short what, void *arg)
 	d->waited += DRAIN_TICK_MS;
 	/* twice in a row: a client on its way between two workers may be seen by neither look */
 	d->idle = gateway_is_idle(&d->gateway) ? d->idle + 1 : 0;
-	if (d->idle >= 2 || d->waited >= gateway_config(&d->gateway)->timeouts.drain)
+	if (d->idle >= 2 || d->waited >= d->gateway.config->timeouts.drain)
 		event_base_loopbreak(d->base);
 }
 
@@ -121,8 +126,8 @@ static void drain(struct daemon *d)
 	const struct timeval tick = { .tv_usec = DRAIN_TICK_MS * 1000 };
 
 	log_info("ending: no new connections; streams have %" PRIu64 " s to finish",
-		 gateway_config(&d->gateway)->timeouts.drain / 1000);
-	notify_stopping();
+		 d->gateway.config->timeouts.drain / 1000);
+	handover_leave(d->handover);
 	gateway_drain(&d->gateway);
 	tell_status(d);
 	event_add(d->drain_timer, &tick);
@@ -134,6 +139,7 @@ static void on_terminate(evutil_socket_t signal, short what, void *arg)
 
 	switch (ending_signalled(&d->ending, now_ms())) {
 	case ENDING_BEGIN:
+		notify_stopping();
 		drain(d);
 		break;
 	case ENDING_SAME:
@@ -188,12 +194,15 @@ bool daemon_reload(struct daemon *d, char **why)
 	if (!config) {
 		log_error("reload: nothing has changed");
 		*why = join(&errors);
-	} else if ((good = gateway_reload(&d->gateway, config, why))) {
-		log_info("reload: done; what is in effect is the config of now, with its "
-			 "certificates and revocation lists");
+	} else if (!(good = gateway_reload(&d->gateway, config))) {
+		*why = strdup("nothing has changed; the log says why");
+	} else {
+		log_info("reload: done; owners, clients, certificates and revocation lists are "
+			 "those of now");
 	}
 	config_errors_deinit(&errors);
 	relay_config_unref(config);
+	handover_store(d->handover);
 	notify_ready();
 	tell_status(d);
 	return good;
@@ -214,8 +223,10 @@ struct gateway *daemon_gateway(struct daemon *d)
 
 void daemon_drain(struct daemon *d)
 {
-	if (ending_asked(&d->ending))
-		drain(d);
+	if (!ending_asked(&d->ending))
+		return;
+	notify_stopping();
+	drain(d);
 }
 
 bool daemon_is_draining(const struct daemon *d)
@@ -230,7 +241,7 @@ unsigned daemon_stuck_workers(const struct daemon *d)
 
 void daemon_hand_over(struct daemon *d, int fd)
 {
-	close(fd); /* not yet */
+	handover_asked(d->handover, fd);
 }
 
 static bool prepare(struct daemon *d)
@@ -276,15 +287,74 @@ static bool start_watching(struct daemon *d)
 	return true;
 }
 
+/* Another process serves now. If it is of another unit, this unit is stopping. */
+static void on_succeeded(void *user, bool same_unit)
+{
+	struct daemon *d = user;
+
+	if (!same_unit)
+		notify_stopping();
+	if (ending_asked(&d->ending))
+		drain(d);
+}
+
+/* Before anything listens. False: what is wrong has been logged. */
+static bool find_predecessor(struct daemon *d)
+{
+	const struct address *admin = &d->gateway.config->admin.address;
+	char *why = NULL;
+
+	if (admin->kind != ADDRESS_UNIX) {
+		log_error("takeover: the config says no admin socket (admin), where the running "
+			  "attest-relay could be asked");
+		return false;
+	}
+	switch (takeover_ask(admin, &d->takeover, &why)) {
+	case TAKEOVER_NOBODY:
+		log_info("takeover: nobody serves the admin socket; starting as ever");
+		return true;
+	case TAKEOVER_GIVEN:
+		return true;
+	case TAKEOVER_FAILED:
+		break;
+	}
+	log_error("%s", why ? why : "takeover: out of memory");
+	free(why);
+	return false;
+}
+
+/* All is served. False: the running one stays, and it has been logged why. */
+static bool succeed(struct daemon *d)
+{
+	char *why = NULL;
+	bool good = true;
+
+	if (d->takeover)
+		good = takeover_ready(d->takeover, &why);
+	d->takeover = takeover_free(d->takeover);
+	if (!good) {
+		log_error("%s", why ? why : "takeover: out of memory");
+		free(why);
+		return false;
+	}
+	inherit_own();
+	inherit_close_rest();
+	d->handover = handover_new(d->base, &d->gateway, d->admin, on_succeeded, d);
+	return d->handover;
+}
+
 static void ready(struct daemon *d)
 {
 	log_info("attest-relay " VERSION " ready, %u workers", d->gateway.n_workers);
+	handover_store(d->handover);
 	notify_ready();
 	tell_status(d);
 }
 
 static void release(struct daemon *d)
 {
+	takeover_free(d->takeover);
+	handover_free(d->handover);
 	admin_free(d->admin);
 	audit_stop(d->gateway.audit);
 	gateway_deinit(&d->gateway);
@@ -319,7 +389,7 @@ static bool start_admin(struct daemon *d)
 {
 	char *why;
 
-	d->admin = admin_relay_start(d->base, &d->gateway, &why);
+	d->admin = admin_relay_start(d->base, d, &why);
 	if (!d->admin)
 		log_error("%s", why ? why : "admin: out of memory");
 	free(why);
@@ -340,9 +410,11 @@ int daemon_run(const struct daemon_options *o)
 #endif
 	evthread_use_pthreads();
 	o->install(&d.gateway);
-	good = prepare(&d) && gateway_prepare(&d.gateway) && start_admin(&d) &&
+	inherit_from_systemd();
+	good = prepare(&d) && (!o->takeover || find_predecessor(&d)) &&
+	       gateway_prepare(&d.gateway) && start_admin(&d) &&
 	       confine_relay(config, o->sandbox ? o->path : NULL) && start_audit(&d.gateway) &&
-	       gateway_start(&d.gateway) && start_watching(&d);
+	       gateway_start(&d.gateway) && start_watching(&d) && succeed(&d);
 	if (good) {
 		ready(&d);
 		event_base_dispatch(d.base);

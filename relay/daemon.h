@@ -16,6 +16,7 @@ struct daemon_options {
 	struct relay_config *config; /* the caller keeps its reference for as long */
 	const char *path;            /* the config's, read again by a reload */
 	bool sandbox;
+	bool takeover; /* from a running one, if there is any: relay/takeover.h */
 	/* Sets what tunnel/ gives the gateway: relay/ does not know it. */
 	void (*install)(struct gateway *g);
 };
@@ -35,7 +36,7 @@ bool daemon_is_draining(const struct daemon *d);
 unsigned daemon_stuck_workers(const struct daemon *d);
 /*
  * Another attest-relay, which is to take this one's place, is at fd (of admin_detach): a Unix
- * socket, consumed. See relay/takeover.h.
+ * socket, consumed. It is answered. See relay/heir.h.
  */
 void daemon_hand_over(struct daemon *d, int fd);
 

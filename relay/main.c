@@ -21,7 +21,8 @@
 enum { EXIT_USAGE = 2 };
 
 static const char usage[] =
-	"Usage: attest-relay --config FILE [--check-config | --dump-config | --no-sandbox]\n"
+	"Usage: attest-relay --config FILE [--takeover] [--no-sandbox]\n"
+	"       attest-relay --config FILE --check-config | --dump-config\n"
 	"       attest-relay token new\n"
 	"       attest-relay token hash < FILE\n"
 	"       attest-relay enroll [--config FILE] OWNER [--label TEXT]\n"
@@ -35,6 +36,9 @@ static const char usage[] =
 	"  -c, --config FILE    the configuration, attest-relay.yaml(5)\n"
 	"      --check-config   say what is wrong with it and end; 0: nothing\n"
 	"      --dump-config    print the values in effect, defaults included, and end\n"
+	"      --takeover       take the place of a running one, if there is one, with its "
+	"sockets:\n"
+	"                       no client is turned away\n"
 	"      --no-sandbox     keep all rights; for finding faults\n"
 	"  -h, --help           this text\n"
 	"  -V, --version        the version\n"
@@ -84,38 +88,42 @@ static int command(int argc, char **argv)
 	return status < 0 ? EXIT_USAGE : status;
 }
 
-int main(int argc, char **argv)
+struct arguments {
+	const char *path;
+	bool check, dump, no_sandbox, takeover;
+};
+
+/* -1, or the status to end with: it has been said why. */
+static int read_arguments(int argc, char **argv, struct arguments *a)
 {
 	static const struct option options[] = {
 		{ "config", required_argument, NULL, 'c' },
 		{ "check-config", no_argument, NULL, 'k' },
 		{ "dump-config", no_argument, NULL, 'd' },
 		{ "no-sandbox", no_argument, NULL, 's' },
+		{ "takeover", no_argument, NULL, 't' },
 		{ "help", no_argument, NULL, 'h' },
 		{ "version", no_argument, NULL, 'V' },
 		{ 0 },
 	};
-	const char *path = NULL;
-	bool check = false, dump = false, sandbox = true;
-	struct relay_config *config;
-	int o, r = 0;
+	int o;
 
-	if (argc > 1 && (strcmp(argv[1], "token") == 0 || strcmp(argv[1], "enroll") == 0 ||
-			 strcmp(argv[1], "doctor") == 0))
-		return command(argc - 1, argv + 1);
 	while ((o = getopt_long(argc, argv, "c:hV", options, NULL)) != -1) {
 		switch (o) {
 		case 'c':
-			path = optarg;
+			a->path = optarg;
 			break;
 		case 'k':
-			check = true;
+			a->check = true;
 			break;
 		case 'd':
-			dump = true;
+			a->dump = true;
 			break;
 		case 's':
-			sandbox = false;
+			a->no_sandbox = true;
+			break;
+		case 't':
+			a->takeover = true;
 			break;
 		case 'h':
 			fputs(usage, stdout);
@@ -128,21 +136,39 @@ int main(int argc, char **argv)
 			return EXIT_USAGE;
 		}
 	}
-	if (!path || optind < argc) {
-		fprintf(stderr, "attest-relay: %s\nTry attest-relay --help.\n",
-			path ? "too many arguments" : "--config FILE is needed");
-		return EXIT_USAGE;
-	}
-	config = load(path);
+	if (a->path && optind == argc)
+		return -1;
+	fprintf(stderr, "attest-relay: %s\nTry attest-relay --help.\n",
+		a->path ? "too many arguments" : "--config FILE is needed");
+	return EXIT_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+	struct arguments a = { 0 };
+	struct relay_config *config;
+	int r;
+
+	if (argc > 1 && (strcmp(argv[1], "token") == 0 || strcmp(argv[1], "enroll") == 0 ||
+			 strcmp(argv[1], "doctor") == 0))
+		return command(argc - 1, argv + 1);
+	r = read_arguments(argc, argv, &a);
+	if (r >= 0)
+		return r;
+	config = load(a.path);
 	if (!config)
 		return 1;
-	if (dump)
+	r = 0;
+	if (a.dump)
 		relay_config_dump(config, stdout);
-	else if (check)
-		fprintf(stderr, "%s: good\n", path);
+	else if (a.check)
+		fprintf(stderr, "%s: good\n", a.path);
 	else
-		r = daemon_run(&(struct daemon_options){
-			.config = config, .path = path, .sandbox = sandbox, .install = install });
+		r = daemon_run(&(struct daemon_options){ .config = config,
+							 .path = a.path,
+							 .sandbox = !a.no_sandbox,
+							 .takeover = a.takeover,
+							 .install = install });
 	relay_config_unref(config);
 	return r;
 }

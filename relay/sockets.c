@@ -35,7 +35,8 @@ struct listening *sockets_put(struct listening *l)
 {
 	if (!l || atomic_fetch_sub_explicit(&l->refs, 1, memory_order_acq_rel) != 1)
 		return NULL;
-	if (l->fd >= 0) {
+	/* systemd's stays for who asks next, be it another process: it holds those in its queue */
+	if (l->fd >= 0 && l->address.kind != ADDRESS_FD) {
 		if (!atomic_load(&l->given_away))
 			bind_withdraw(&l->address, &l->file);
 		close(l->fd);
