@@ -37,6 +37,7 @@
 #include "relay/admin.h"
 #include "relay/edge.h"
 #include "relay/ending.h"
+#include "relay/inherit.h"
 #include "relay/log.h"
 #include "relay/notify.h"
 #include "relay/worker.h"
@@ -309,6 +310,7 @@ static int run(struct program *p, const struct bridge_options *o)
 	harden();
 	if (prepare(p, config) && bridge_start(&p->bridge, p->worker, config) &&
 	    start_admin(p) && confine(o)) {
+		inherit_close_rest();
 		start_watchdog(p);
 		log_info("qgs-bridge " VERSION " ready, %zu listener%s", p->bridge.n_entrances,
 			 p->bridge.n_entrances == 1 ? "" : "s");

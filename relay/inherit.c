@@ -125,9 +125,11 @@ bool inherit_add(const char *name, int fd)
 
 void inherit_from_systemd(void)
 {
+	static bool done;
 	char **names = NULL;
-	int n = sd_listen_fds_with_names(1, &names);
+	int n = done ? 0 : sd_listen_fds_with_names(1, &names);
 
+	done = true;
 	for (int i = 0; i < n; i++) {
 		if (!add(names[i], SD_LISTEN_FDS_START + i, true))
 			log_warning("systemd handed over %s, which is not a listening stream "
@@ -187,6 +189,7 @@ static bool is_called(const struct inherited *i, const struct address *a)
 
 int inherit_take(const struct address *a, struct bind_file *file, bool *mismatch)
 {
+	inherit_from_systemd();
 	*mismatch = false;
 	for (size_t n = 0; n < n_all; n++) {
 		struct inherited *i = &all[n];

@@ -26,7 +26,8 @@ struct bind_file;
 const char *inherit_name(const struct address *a, const struct bind_file *file,
 			 char name[INHERIT_NAME_MAX]);
 
-/* All that systemd handed over ($LISTEN_FDS). Once. */
+/* All that systemd handed over ($LISTEN_FDS). Once; the first who asks for a socket does it as
+ * well. */
 void inherit_from_systemd(void);
 /* One from another process; name as above. fd is consumed. False: it is none to listen with. */
 bool inherit_add(const char *name, int fd);

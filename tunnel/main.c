@@ -35,6 +35,7 @@
 #include "config/config.h"
 #include "relay/edge.h"
 #include "relay/ending.h"
+#include "relay/inherit.h"
 #include "relay/log.h"
 #include "relay/notify.h"
 #include "relay/tls.h"
@@ -464,6 +465,7 @@ static int run(const struct options *o)
 	p->spec.config = config;
 	p->spec.once = o->once;
 	if (prepare(p) && confine_tunnel(o)) {
+		inherit_close_rest();
 		if (p->offers)
 			p->netwatch = netwatch_new(p->worker, on_network_change, NULL);
 		start_watchdog(p);
