@@ -117,7 +117,7 @@ static void on_drain_tick(evutil_socket_t fd, short what, void *arg)
 	d->waited += DRAIN_TICK_MS;
 	/* twice in a row: a client on its way between two workers may be seen by neither look */
 	d->idle = gateway_is_idle(&d->gateway) ? d->idle + 1 : 0;
-	if (d->idle >= 2 || d->waited >= d->gateway.config->timeouts.drain)
+	if (d->idle >= 2 || d->waited >= gateway_config(&d->gateway)->timeouts.drain)
 		event_base_loopbreak(d->base);
 }
 
@@ -126,7 +126,7 @@ static void drain(struct daemon *d)
 	const struct timeval tick = { .tv_usec = DRAIN_TICK_MS * 1000 };
 
 	log_info("ending: no new connections; streams have %" PRIu64 " s to finish",
-		 d->gateway.config->timeouts.drain / 1000);
+		 gateway_config(&d->gateway)->timeouts.drain / 1000);
 	handover_leave(d->handover);
 	gateway_drain(&d->gateway);
 	tell_status(d);
@@ -194,11 +194,9 @@ bool daemon_reload(struct daemon *d, char **why)
 	if (!config) {
 		log_error("reload: nothing has changed");
 		*why = join(&errors);
-	} else if (!(good = gateway_reload(&d->gateway, config))) {
-		*why = strdup("nothing has changed; the log says why");
-	} else {
-		log_info("reload: done; owners, clients, certificates and revocation lists are "
-			 "those of now");
+	} else if ((good = gateway_reload(&d->gateway, config, why))) {
+		log_info("reload: done; what is in effect is the config of now, with its "
+			 "certificates and revocation lists");
 	}
 	config_errors_deinit(&errors);
 	relay_config_unref(config);
