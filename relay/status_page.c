@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "relay/admin.h"
+#include "relay/daemon.h"
 #include "relay/gateway.h"
 #include "relay/history_json.h"
 #include "relay/page_files.h"
@@ -24,29 +25,23 @@
 
 #define FILTER_MAX 130 /* a service's name */
 
+/* As that of all answers, but for its form. */
 static const char policy[] = "default-src 'self'; base-uri 'none'; form-action 'self'; "
 			     "frame-ancestors 'none'; object-src 'none'";
 
-static void say_common(struct admin_request *r)
-{
-	admin_reply_header(r, "X-Content-Type-Options", "nosniff");
-	admin_reply_header(r, "Referrer-Policy", "no-referrer");
-	admin_reply_header(r, "Content-Security-Policy", policy);
-}
-
-void status_page_html(struct admin_request *r, void *gateway)
+void status_page_html(struct admin_request *r, void *daemon)
 {
 	const char *filter = admin_query(r, "filter");
 	struct evbuffer *out = evbuffer_new();
 	struct status_view *v;
 
 	filter = filter && strlen(filter) <= FILTER_MAX ? filter : "";
-	v = out ? status_view_new(gateway, filter) : NULL;
+	v = out ? status_view_new(daemon_gateway(daemon), filter) : NULL;
 	if (!v) {
 		admin_fail(r, 500, "no-memory", "out of memory");
 	} else {
 		status_write(out, v);
-		say_common(r);
+		admin_reply_header(r, "Content-Security-Policy", policy);
 		admin_reply_header(r, "Cache-Control", "no-store");
 		admin_reply(r, 200, "text/html; charset=utf-8", out);
 	}
@@ -61,7 +56,6 @@ static void reply_file(struct admin_request *r, const struct page_file *f)
 	const char *had = admin_header(r, "If-None-Match");
 	struct evbuffer *out;
 
-	say_common(r);
 	admin_reply_header(r, "ETag", f->etag);
 	/* asked for each time, and the answer is a line: a new version is there at once */
 	admin_reply_header(r, "Cache-Control", "no-cache");
@@ -78,19 +72,19 @@ static void reply_file(struct admin_request *r, const struct page_file *f)
 		evbuffer_free(out);
 }
 
-void status_page_css(struct admin_request *r, void *gateway)
+void status_page_css(struct admin_request *r, void *daemon)
 {
 	reply_file(r, &page_status_css);
 }
 
-void status_page_js(struct admin_request *r, void *gateway)
+void status_page_js(struct admin_request *r, void *daemon)
 {
 	reply_file(r, &page_status_js);
 }
 
-void status_page_history(struct admin_request *r, void *gateway)
+void status_page_history(struct admin_request *r, void *daemon)
 {
-	const struct gateway *g = gateway;
+	const struct gateway *g = daemon_gateway(daemon);
 
 	if (g->history)
 		admin_reply_json(r, 200, history_json(g->history));
