@@ -305,6 +305,7 @@ struct tunnel_config {
 	struct strings no_proxy; /* relays that are reached without; n > 0: instead of NO_PROXY */
 	int transport;		 /* enum transport; auto */
 	char *instance;		 /* stable name of this agent; NULL: from machine-id and offers */
+	struct address metrics; /* tcp or unix; NONE: none */
 	struct admin_config admin;
 	struct log_config log;
 	struct offer_config *services;

@@ -12,7 +12,6 @@
 #include <event2/event.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <nghttp2/nghttp2.h>
 #include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +22,7 @@
 #include <unistd.h>
 
 #include "relay/exposition.h"
+#include "relay/version.h"
 
 #define STAT_MAX 1024 /* bytes of /proc/self/stat: 52 numbers and a name */
 #define STAT_BEGAN 19 /* of those behind the name: when it began, in ticks since boot */
@@ -154,5 +154,5 @@ void process_write_build(struct exposition *e)
 			"Always 1; the versions it runs with are the labels.");
 	exposition_sample(e, 1, "version", VERSION, "openssl",
 			  OpenSSL_version(OPENSSL_VERSION_STRING), "libevent", event_get_version(),
-			  "nghttp2", nghttp2_version(0)->version_str, NULL);
+			  "nghttp2", version_of_nghttp2(), NULL);
 }

@@ -46,7 +46,7 @@ struct splice_spec {
 	void (*end)(struct splice *s, enum reason why);
 	/*
 	 * How many bytes may pass now: at least 1, or 0, and in *wait ms it is worth asking again.
-	 * passed is told how many did. Both or none: then there is no limit.
+	 * NULL: there is no limit. passed is told how many did; or NULL.
 	 */
 	size_t (*may_pass)(struct splice *s, uint64_t *wait);
 	void (*passed)(struct splice *s, size_t bytes);

@@ -46,12 +46,17 @@ static void seccomp_line(void)
 }
 #endif
 
+const char *version_of_nghttp2(void)
+{
+	return nghttp2_version(0)->version_str;
+}
+
 void version_print(const char *program)
 {
 	printf("%s " VERSION "\n", program);
 	line("OpenSSL", OpenSSL_version(OPENSSL_VERSION_STRING), OPENSSL_VERSION_STR);
 	line("libevent", event_get_version(), LIBEVENT_VERSION);
-	line("nghttp2", nghttp2_version(0)->version_str, NGHTTP2_VERSION);
+	line("nghttp2", version_of_nghttp2(), NGHTTP2_VERSION);
 	line("libyaml", yaml_get_version_string(), BUILT_WITH_YAML);
 	puts("libsystemd, built with " BUILT_WITH_SYSTEMD);
 	seccomp_line();

@@ -5,6 +5,9 @@
 #ifndef RELAY_VERSION_H
 #define RELAY_VERSION_H
 
+/* Of nghttp2, which only this file and the session know. */
+const char *version_of_nghttp2(void);
+
 void version_print(const char *program);
 
 #endif

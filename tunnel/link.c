@@ -140,6 +140,7 @@ static void attempt_refused(struct link *l, const struct line *line)
 	agent_failed(l->agent, lasting ? AGENT_REFUSED : AGENT_FAILED);
 	l->refused = lasting;
 	l->kind = line->kind; /* it got through */
+	l->failures++;
 	done = give_up(l);
 	complain(l, lasting ? LOG_LEVEL_ERROR : LOG_LEVEL_WARNING, done ? 0 : wait, line->detail);
 	if (!done)
@@ -183,6 +184,7 @@ static void attempt_failed(struct link *l, const struct line *line, bool reached
 	}
 	describe(line, reached, detail, text);
 	agent_failed(l->agent, AGENT_FAILED);
+	l->failures++;
 	wait = backoff_next(&l->backoff, now_of(l), agent_random());
 	done = give_up(l);
 	complain(l, LOG_LEVEL_WARNING, done ? 0 : wait, text);
@@ -201,6 +203,7 @@ static void lost(struct link *l, const struct line *line, enum reason why, const
 {
 	uint64_t up = now_of(l) - line->up_since, wait;
 
+	l->losses++;
 	if (!is_orderly(why))
 		agent_failed(l->agent, AGENT_FAILED);
 	if (give_up(l)) {
@@ -339,6 +342,7 @@ static void promote(struct line *line)
 	l->refused = false;
 	l->kind = line->kind;
 	l->said[0] = '\0';
+	l->sessions++;
 	line->up_since = now_of(l);
 	timer_cancel(l->agent->worker, &line->timer);
 	set_state(line, LINE_UP);

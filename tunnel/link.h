@@ -71,6 +71,7 @@ struct link {
 	struct timer timer; /* set: waiting to try */
 	char said[LINK_DETAIL_MAX]; /* the last failure that was logged for all to see... */
 	uint64_t said_at;	    /* ... and when */
+	uint64_t sessions, failures, losses; /* accepted, attempts in vain, lost: for metrics */
 };
 
 /* Zeroed before. index: the relay's place in the config. */

@@ -41,6 +41,7 @@
 #include "relay/tls.h"
 #include "relay/token.h"
 #include "relay/worker.h"
+#include "tunnel/admin_tunnel.h"
 #include "tunnel/agent.h"
 #include "tunnel/confine.h"
 #include "tunnel/doctor.h"
@@ -52,6 +53,7 @@
 #include "tunnel/netwatch.h"
 #include "tunnel/options.h"
 #include "tunnel/proxy.h"
+#include "tunnel/tunnel_metrics.h"
 
 #define END_MS 3000 /* lingering closes take 2 s at most */
 
@@ -64,6 +66,8 @@ struct program {
 	unsigned running;     /* of the two: not yet over */
 	struct ending ending;
 	struct egress egress;
+	struct tunnel_metrics metrics;
+	struct admin *admin; /* NULL: none is wanted */
 	struct netwatch *netwatch;
 	struct edge signals; /* watches a signalfd */
 	struct timer stop, watchdog, status;
@@ -398,6 +402,18 @@ static bool prepare_local(struct program *p)
 	return true;
 }
 
+/* After all that it tells of. */
+static bool prepare_admin(struct program *p)
+{
+	p->metrics = (struct tunnel_metrics){ .worker = p->worker,
+					      .config = p->spec.config,
+					      .agent = p->offers ? &p->agent : NULL,
+					      .local = p->listens ? &p->local : NULL,
+					      .tls = p->offers ? p->spec.carrier.tls : NULL,
+					      .stopping = &p->ending.draining };
+	return admin_tunnel_start(&p->admin, p->worker->base, &p->metrics);
+}
+
 static bool prepare(struct program *p)
 {
 	p->offers = p->spec.config->n_services;
@@ -414,12 +430,14 @@ static bool prepare(struct program *p)
 		log_error("cannot start: %s", strerror(errno));
 		return false;
 	}
-	return (!p->listens || prepare_local(p)) && (!p->offers || prepare_agent(p));
+	return (!p->listens || prepare_local(p)) && (!p->offers || prepare_agent(p)) &&
+	       prepare_admin(p);
 }
 
 static void release(struct program *p)
 {
 	netwatch_free(p->netwatch);
+	admin_tunnel_stop(p->admin);
 	if (p->worker) {
 		if (p->agent.worker)
 			agent_deinit(&p->agent);

@@ -60,6 +60,8 @@ static const char help[] =
 	"      --transport KIND       auto (default), direct (TLS) or websocket\n"
 	"      --instance NAME        this agent's name, stable over restarts; default: made from\n"
 	"                             the machine's id and the services\n"
+	"      --metrics ADDRESS      serve metrics for Prometheus there, tcp:HOST:PORT or\n"
+	"                             unix:PATH, and health; default: nowhere\n"
 	"  -c, --config FILE          attest-tunnel.yaml(5); flags add to it and override it\n"
 	"      --once                 connect once; end when that fails or is over\n"
 	"      --check-config         say what is wrong with the config and end; 0: nothing\n"
@@ -90,6 +92,7 @@ enum {
 	OPTION_PROXY_CA,
 	OPTION_TRANSPORT,
 	OPTION_INSTANCE,
+	OPTION_METRICS,
 	OPTION_ONCE,
 	OPTION_CHECK,
 	OPTION_DUMP,
@@ -113,6 +116,7 @@ static const struct option long_options[] = {
 	{ "proxy-ca-file", required_argument, NULL, OPTION_PROXY_CA },
 	{ "transport", required_argument, NULL, OPTION_TRANSPORT },
 	{ "instance", required_argument, NULL, OPTION_INSTANCE },
+	{ "metrics", required_argument, NULL, OPTION_METRICS },
 	{ "config", required_argument, NULL, 'c' },
 	{ "once", no_argument, NULL, OPTION_ONCE },
 	{ "check-config", no_argument, NULL, OPTION_CHECK },
@@ -162,20 +166,39 @@ static bool set_word(int *to, const char *flag, const char *text, const char *co
 	return false;
 }
 
-static bool add_relay(struct tunnel_config *c, const char *text)
+/* Where relays listen, or metrics are to be: *a is the caller's, if true. */
+static bool parse_address(struct address *a, const char *flag, const char *text)
 {
-	struct address a = { 0 };
 	char *why = NULL;
 
-	if (address_parse(&a, text, &why) < 0) {
-		complain("--relay %s: %s", text, why ? why : "out of memory");
+	if (address_parse(a, text, &why) < 0) {
+		complain("--%s %s: %s", flag, text, why ? why : "out of memory");
 		free(why);
 		return false;
 	}
-	if (a.kind != ADDRESS_TCP && a.kind != ADDRESS_UNIX) {
-		address_deinit(&a);
-		return complain("--relay %s: expected tcp:HOST:PORT or unix:PATH", text);
-	}
+	if (a->kind == ADDRESS_TCP || a->kind == ADDRESS_UNIX)
+		return true;
+	address_deinit(a);
+	return complain("--%s %s: expected tcp:HOST:PORT or unix:PATH", flag, text);
+}
+
+static bool set_metrics(struct tunnel_config *c, const char *text)
+{
+	struct address a = { 0 };
+
+	if (!parse_address(&a, "metrics", text))
+		return false;
+	address_deinit(&c->metrics);
+	c->metrics = a;
+	return true;
+}
+
+static bool add_relay(struct tunnel_config *c, const char *text)
+{
+	struct address a = { 0 };
+
+	if (!parse_address(&a, "relay", text))
+		return false;
 	c->relays.at = xreallocarray(c->relays.at, c->relays.n + 1, sizeof(*c->relays.at));
 	c->relays.at[c->relays.n++] = a;
 	return true;
@@ -285,6 +308,8 @@ static bool apply(struct options *o, int option, const char *value)
 		return set_name(c, value);
 	case OPTION_TRANSPORT:
 		return set_word(&c->transport, "transport", value, transports);
+	case OPTION_METRICS:
+		return set_metrics(c, value);
 	case OPTION_INSTANCE:
 		return set_instance(c, value);
 	case OPTION_LOG_LEVEL:

@@ -41,7 +41,7 @@
 
 struct serve_stream {
 	struct serve *serve;
-	const struct serve_offer *offer;
+	struct serve_offer *offer;
 	struct conduit *stream; /* waiting, dialling; NULL: joined */
 	struct dial *dial;	/* dialling */
 	struct serve_stream *next, **prevp; /* in serve->streams until joined */
@@ -50,6 +50,8 @@ struct serve_stream {
 	uint64_t since;
 	uint8_t *header; /* to the service, before all else; NULL: none, or it has gone */
 	size_t header_len;
+	uint64_t dialled;	/* when; worker_now, as since */
+	uint64_t counted[SIDES]; /* bytes that its offer's counts have */
 	struct peer client; /* as the relay says; family 0: it does not */
 	char id[ID_MAX];
 };
@@ -78,9 +80,27 @@ static void stream_over(struct serve_stream *st)
 {
 	unlist(st);
 	timer_cancel(st->serve->worker, &st->timer);
+	st->offer->counts.live--;
 	worker_reap(st->serve->worker, &st->reapable);
 	if (--st->serve->live == 0 && st->serve->idle)
 		st->serve->idle(st->serve);
+}
+
+static void note_time(const struct serve_stream *st, enum durations_kind kind, uint64_t since)
+{
+	struct worker *w = st->serve->worker;
+
+	durations_add(w->counters.durations, kind, (worker_now(w) - since) * 1000);
+}
+
+static void count_bytes(struct splice *s, size_t bytes)
+{
+	struct serve_stream *st = s->user;
+
+	for (unsigned i = 0; i < SIDES; i++) {
+		st->offer->counts.bytes[i] += s->half[i].bytes - st->counted[i];
+		st->counted[i] = s->half[i].bytes;
+	}
 }
 
 static void log_end(const struct serve_stream *st, enum log_level level, uint64_t up, uint64_t down,
@@ -100,6 +120,7 @@ static void log_end(const struct serve_stream *st, enum log_level level, uint64_
 		{ .key = "reason", .text = reason_word(why) },
 	};
 
+	st->offer->counts.ended[figure_class_of(why)]++;
 	log_fields(level, facts, sizeof(facts) / sizeof(*facts),
 		   "#%s %s -> %s (%s): %" PRIu64 " up, %" PRIu64 " down, %" PRIu64 ".%" PRIu64
 		   " s, %s",
@@ -122,6 +143,8 @@ static void on_splice_end(struct splice *s, enum reason why)
 {
 	struct serve_stream *st = s->user;
 
+	count_bytes(s, 0);
+	note_time(st, DURATIONS_STREAM, st->since);
 	log_end(st, LOG_LEVEL_INFO, s->half[INI].bytes, s->half[TGT].bytes, why);
 	stream_over(st);
 }
@@ -174,7 +197,9 @@ static void on_dialled(void *user, struct conduit *target, enum reason why, cons
 		session_stream_answer(stream);
 	st->stream = NULL; /* consumed, as is target */
 	unlist(st);
+	note_time(st, DURATIONS_DIAL, st->dialled);
 	conduit_want(stream, 0);
+	st->offer->counts.streams++;
 	if (!splice_new(st->serve->worker, stream, target, &st->offer->spec, st)) {
 		log_end(st, LOG_LEVEL_INFO, 0, 0, REASON_NO_MEMORY);
 		stream_over(st);
@@ -187,6 +212,7 @@ static void start_dial(struct serve_stream *st)
 
 	timer_cancel(v->worker, &st->timer);
 	conduit_want(st->stream, READY_ABORT);
+	st->dialled = worker_now(v->worker);
 	st->dial = dial_start(v->worker, &st->offer->config->target, v->config->timeouts.dial,
 			      on_dialled, st);
 	if (!st->dial)
@@ -230,7 +256,7 @@ static void on_silence(struct timer *t)
 }
 
 /* "kbs.acme" asks for the offer "kbs" if acme is who we are at that relay. */
-static const struct serve_offer *find(const struct serve *v, const char *service, const char *owner)
+static struct serve_offer *find(const struct serve *v, const char *service, const char *owner)
 {
 	size_t len = strcspn(service, ".");
 
@@ -322,7 +348,7 @@ static const char *about(const struct client_words *words, char text[ABOUT_MAX])
 enum reason serve_accept(struct serve *v, struct conduit *stream, const char *service,
 			 const char *owner, const struct client_words *words)
 {
-	const struct serve_offer *offer = find(v, service, owner);
+	struct serve_offer *offer = find(v, service, owner);
 	struct serve_stream *st;
 	char id[ID_MAX], text[ABOUT_MAX];
 
@@ -332,12 +358,14 @@ enum reason serve_accept(struct serve *v, struct conduit *stream, const char *se
 		log_limited(LOG_LEVEL_WARNING, NULL, 0,
 			    "#%s: the relay asks for \"%.130s\", which is not offered here", id,
 			    service);
+		v->turned_away[REASON_UNKNOWN_SERVICE]++;
 		return REASON_LIMIT; /* REFUSED_STREAM: nothing was passed on */
 	}
 	if (!may_use(offer->config, words)) {
 		log_limited(LOG_LEVEL_WARNING, NULL, 0,
 			    "#%s: refused: %s may not use %s (allow)", id, about(words, text),
 			    offer->config->name);
+		v->turned_away[REASON_FORBIDDEN]++;
 		return REASON_FORBIDDEN;
 	}
 	if (v->live >= v->config->limits.streams) {
@@ -345,6 +373,7 @@ enum reason serve_accept(struct serve *v, struct conduit *stream, const char *se
 			    "#%s: refused: %" PRIu64
 			    " streams are open, the limit (limits.streams)",
 			    id, v->live);
+		v->turned_away[REASON_LIMIT]++;
 		return REASON_LIMIT;
 	}
 	st = calloc(1, sizeof(*st));
@@ -361,6 +390,7 @@ enum reason serve_accept(struct serve *v, struct conduit *stream, const char *se
 		return REASON_NO_MEMORY;
 	}
 	v->live++;
+	offer->counts.live++;
 	st->next = v->streams;
 	st->prevp = &v->streams;
 	if (st->next)
@@ -391,6 +421,7 @@ int serve_init(struct serve *v, struct worker *w, const struct tunnel_config *co
 		o->config = &config->services[v->n_offers];
 		o->spec.idle_ms = o->config->idle ? o->config->idle : config->timeouts.idle;
 		o->spec.half_closed_ms = config->timeouts.half_closed;
+		o->spec.passed = count_bytes;
 		o->spec.end = on_splice_end;
 		snprintf(o->address, sizeof(o->address), "%.*s", (int)sizeof(o->address) - 1,
 			 address_format(&o->config->target, text, sizeof(text)));

@@ -10,6 +10,7 @@
 
 #include <stdint.h>
 
+#include "relay/figure_class.h"
 #include "relay/reason.h"
 #include "relay/splice.h"
 
@@ -19,11 +20,20 @@ struct offer_config;
 struct tunnel_config;
 struct worker;
 
+/* For metrics. */
+struct serve_counts {
+	uint64_t streams;	  /* that reached their service */
+	uint64_t live;		  /* from accept to end */
+	uint64_t bytes[SIDES];	  /* from that side */
+	uint64_t ended[FIGURE_CLASSES];
+};
+
 /* One service with what its splices need. */
 struct serve_offer {
 	const struct offer_config *config;
 	struct splice_spec spec;
 	char address[128]; /* for log lines; a longer one is cut */
+	struct serve_counts counts;
 };
 
 /* All services, and the streams that are being served, over all relays. */
@@ -34,6 +44,7 @@ struct serve {
 	unsigned n_offers;
 	uint64_t live;	  /* from accept to end; at most limits.streams */
 	uint64_t counted; /* ever */
+	uint64_t turned_away[REASONS]; /* streams that were not taken */
 	void (*idle)(struct serve *v); /* the last live one ended; may be NULL */
 	struct serve_stream *streams; /* those not yet joined: they have no splice */
 };

@@ -1,12 +1,11 @@
 #!/usr/bin/python3
-"""Compares what the daemons' pages say of endings, statuses, metrics and log fields with the sources.
+"""Compares what the daemons' pages say of endings, statuses and log fields with the sources.
 
 Usage: check_reasons.py TOP
 
 Each way both ways. attest-relay(8): relay/reason.def and the section REASONS (word, class,
-explanation); the statuses of relay/refusal.c and the table in Refusals. Both pages: the names and
-types of metrics.c and the section METRICS; the keys of log fields and the section LOG. Words are
-kebab-case and unique. relay/audit.def, docs/audit.md and its schema; and that nothing but audit.c counts
+explanation); the statuses of relay/refusal.c and the table in Refusals. Both pages: the keys of
+log fields and the section LOG. Words are kebab-case and unique. relay/audit.def, docs/audit.md and its schema; and that nothing but audit.c counts
 refusals. Prints each difference; exits 1 if there is one.
 """
 import glob
@@ -117,36 +116,6 @@ def check_statuses(rows, top, page):
             + compare('error type', 'relay/refusal.c', has_errors, told_errors))
 
 
-def check_metrics(top, page):
-    text = read(top, 'relay/metrics.c')
-    has = {name: kind for name, kind in re.findall(r'"(\w+)", "(counter|gauge)"', text)}
-    has |= {name: 'counter, reason' for name in re.findall(r'put_reasons\(out, g, "(\w+)"', text)}
-    has = {'attest_relay_' + name: kind for name, kind in has.items()}
-    used = set(re.findall(r'attest_relay_[a-z]\w*', text))
-    wrong = [f'relay/metrics.c: {name} has no help' for name in used if name not in has]
-    return wrong + compare('metric', 'relay/metrics.c', has, told_metrics(page))
-
-
-def check_bridge_metrics(top, page):
-    source = 'qgs-bridge/metrics.c'
-    text = read(top, source)
-    has = {name: kind for name, kind in re.findall(r'"(\w+)", "(counter|gauge)"', text)}
-    has |= {name: 'counter' for name in re.findall(r'by_reason\(out, "(\w+)"', text)}
-    has |= {name: 'counter' for name in re.findall(r'\{ "(vm_\w+)",', text)}
-    has = {'qgs_bridge_' + name: kind for name, kind in has.items()}
-    used = set(re.findall(r'qgs_bridge_[a-z]\w*', text))
-    wrong = [f'{source}: {name} has no help' for name in used if name not in has]
-    return wrong + compare('metric', source, has, told_metrics(page), BRIDGE_PAGE)
-
-
-def told_metrics(page):
-    told = {}
-    for head, _ in items(section(page, 'Sh', 'METRICS')):
-        found = re.fullmatch(r'Va (\S+) Pq (.+)', head)
-        told[found[1] if found else head] = found[2] if found else '?'
-    return told
-
-
 def check_log_fields(top, page, loggers, where):
     has = {}
     for path in loggers:
@@ -186,12 +155,11 @@ def main():
     top, = sys.argv[1:]
     rows, page = read_reasons(top), read(top, PAGE)
     wrong = check_words(rows) + check_reasons(rows, page) + check_statuses(rows, top, page)
-    wrong += check_metrics(top, page) + check_log_fields(top, page, LOGGERS, PAGE)
+    wrong += check_log_fields(top, page, LOGGERS, PAGE)
     wrong += check_audit(top)
     bridge = read(top, BRIDGE_PAGE)
-    wrong += check_bridge_metrics(top, bridge)
     wrong += check_log_fields(top, bridge, BRIDGE_LOGGERS, BRIDGE_PAGE)
-    print('\n'.join(wrong) or f'{len(rows)} reasons, statuses, metrics and log fields agree')
+    print('\n'.join(wrong) or f'{len(rows)} reasons, statuses and log fields agree')
     return 1 if wrong else 0
 
 

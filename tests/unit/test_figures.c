@@ -4,7 +4,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
-#include "check.h"
+#include "tests/unit/check.h"
 #include "config/config.h"
 
 static const struct figures_row *row(const struct figures_rows *rows, const char *name)
