@@ -33,6 +33,7 @@
 #include "qgs-bridge/admin_bridge.h"
 #include "qgs-bridge/bridge.h"
 #include "qgs-bridge/confine.h"
+#include "qgs-bridge/doctor.h"
 #include "qgs-bridge/options.h"
 #include "relay/admin.h"
 #include "relay/edge.h"
@@ -326,9 +327,12 @@ static int run(struct program *p, const struct bridge_options *o)
 
 int main(int argc, char **argv)
 {
-	struct bridge_options o = bridge_options_read(argc, argv);
+	struct bridge_options o;
 	int status = BRIDGE_ORDERLY;
 
+	if (argc > 1 && strcmp(argv[1], "doctor") == 0)
+		return doctor_bridge(argc - 1, argv + 1);
+	o = bridge_options_read(argc, argv);
 	switch (o.action) {
 	case BRIDGE_DONE:
 		return o.status;

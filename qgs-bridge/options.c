@@ -216,24 +216,30 @@ static bool first_pass(int argc, char **argv, const char **path, int *status)
 	return false;
 }
 
-struct bridge_options bridge_options_read(int argc, char **argv)
+struct bridge_options bridge_options_judge(int argc, char **argv, struct config_errors *errors)
 {
 	struct bridge_options o = { .action = BRIDGE_RUN };
-	struct config_errors e = { 0 };
 
 	if (!first_pass(argc, argv, &o.path, &o.status)) {
 		o.action = BRIDGE_DONE;
 		return o;
 	}
-	read_all(&o, argc, argv, &e);
-	if (!o.config) {
-		config_errors_print(&e, stderr);
-		if (o.status == BRIDGE_USAGE)
-			fputs("Try " PROGRAM " --help.\n", stderr);
-		o.action = BRIDGE_DONE;
-	} else {
+	read_all(&o, argc, argv, errors);
+	if (o.config)
 		o.status = BRIDGE_ORDERLY;
-	}
+	else
+		o.action = BRIDGE_DONE;
+	return o;
+}
+
+struct bridge_options bridge_options_read(int argc, char **argv)
+{
+	struct config_errors e = { 0 };
+	struct bridge_options o = bridge_options_judge(argc, argv, &e);
+
+	config_errors_print(&e, stderr);
+	if (e.n && o.status == BRIDGE_USAGE)
+		fputs("Try " PROGRAM " --help.\n", stderr);
 	config_errors_deinit(&e);
 	return o;
 }

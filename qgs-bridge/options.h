@@ -5,6 +5,7 @@
 #include <stdbool.h>
 
 struct bridge_config;
+struct config_errors;
 
 enum bridge_options_action { BRIDGE_RUN, BRIDGE_CHECK, BRIDGE_DUMP, BRIDGE_DONE };
 
@@ -20,6 +21,8 @@ struct bridge_options {
 };
 
 struct bridge_options bridge_options_read(int argc, char **argv);
+/* The same; what is wrong with config or flags is left in errors, the caller's. */
+struct bridge_options bridge_options_judge(int argc, char **argv, struct config_errors *errors);
 /*
  * For a reload: the file read anew, and the flags on top. The arguments are those that
  * bridge_options_read has found good. NULL: what is wrong has been logged.

@@ -25,6 +25,7 @@
 #include "relay/worker.h"
 
 #define ADDRESSES_TEXT 400
+#define SETTLE_MS 3000 /* lingering closes take 2 s at most */
 
 /* ---- waiting ---- */
 
@@ -47,6 +48,17 @@ bool doctor_wait(struct worker *w, const bool *done, uint64_t ms)
 		worker_turn(w, true);
 	timer_cancel(w, &alarm.timer);
 	return *done;
+}
+
+void doctor_settle(struct worker *w)
+{
+	struct alarm alarm = { .over = false };
+
+	timer_set(w, &alarm.timer, SETTLE_MS, on_alarm);
+	do
+		worker_turn(w, w->conduits > 0);
+	while (w->conduits > 0 && !alarm.over);
+	timer_cancel(w, &alarm.timer);
 }
 
 /* ---- names ---- */

@@ -13,6 +13,9 @@ struct worker;
 /* Turns the worker's loop until *done. False: ms were over before. */
 bool doctor_wait(struct worker *w, const bool *done, uint64_t ms);
 
+/* What was closed is let end in order, for a while. For the end. */
+void doctor_settle(struct worker *w);
+
 /*
  * A line if the address has a name to be resolved; nothing if it has none. False: it does not
  * resolve.

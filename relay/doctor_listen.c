@@ -39,7 +39,6 @@
 #include "relay/netns.h"
 
 #define PATH_TEXT_MAX 512
-#define DIAG_MS 1000
 #define DIAG_BYTES 16384
 
 /* ---- who has it ---- */
@@ -159,6 +158,7 @@ static void try_bind(struct doctor *d, const struct sockaddr *sa, socklen_t len,
 {
 	char why[PATH_TEXT_MAX];
 	ino_t inode;
+	uid_t uid;
 	int fd = netns_socket(netns, sa->sa_family, &inode, why, sizeof(why)), one = 1, r;
 
 	if (fd < 0) {
@@ -171,6 +171,11 @@ static void try_bind(struct doctor *d, const struct sockaddr *sa, socklen_t len,
 	close(fd);
 	if (r == 0)
 		doctor_ok(d, "it is free, and this user may listen there");
+	else if (r == EADDRINUSE && sa->sa_family == AF_VSOCK && doctor_daemon("qgs", &uid))
+		doctor_wrong(d,
+			     "take port= out of its qgs.conf, so that it listens at its Unix "
+			     "socket and leaves the port to this one",
+			     "somebody listens there already, maybe QGS itself, which runs");
 	else if (r == EADDRINUSE)
 		say_held(d, 0);
 	else if (r == EACCES || r == EPERM)
@@ -217,6 +222,12 @@ static void check_tcp(struct doctor *d, const struct address *a, const char *net
 
 /* ---- Unix ---- */
 
+struct scan {
+	const struct stat *file;
+	unsigned long inode; /* of the last one found */
+	unsigned n;
+};
+
 /* Does this answer say that a socket is that file? Then its inode; else 0. */
 static unsigned long diag_match(const struct nlmsghdr *h, const struct stat *st)
 {
@@ -239,8 +250,25 @@ static unsigned long diag_match(const struct nlmsghdr *h, const struct stat *st)
 	return 0;
 }
 
-/* The inode of the socket that listens at this file; 0: none does, or the kernel does not say. */
-static unsigned long unix_listener(const struct stat *st)
+/* False: that was the last of the kernel's answers. */
+static bool diag_read(const void *buf, size_t len, struct scan *scan)
+{
+	unsigned left = (unsigned)len;
+
+	for (const struct nlmsghdr *h = buf; NLMSG_OK(h, left); h = NLMSG_NEXT(h, left)) {
+		unsigned long inode;
+
+		if (h->nlmsg_type != SOCK_DIAG_BY_FAMILY)
+			return false;
+		inode = diag_match(h, scan->file);
+		scan->n += inode != 0;
+		scan->inode = inode ? inode : scan->inode;
+	}
+	return true;
+}
+
+/* Finds the Unix sockets in a state that are this file. Nothing if the kernel does not say. */
+static struct scan diag_unix(const struct stat *file, unsigned state)
 {
 	const struct {
 		struct nlmsghdr h;
@@ -250,35 +278,31 @@ static unsigned long unix_listener(const struct stat *st)
 		       .nlmsg_type = SOCK_DIAG_BY_FAMILY,
 		       .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP },
 		.ask = { .sdiag_family = AF_UNIX,
-			 .udiag_states = 1u << TCP_LISTEN,
+			 .udiag_states = 1u << state,
 			 .udiag_show = UDIAG_SHOW_VFS },
 	};
-	const struct timeval patience = { .tv_usec = DIAG_MS * 1000 - 1 };
+	const struct timeval patience = { .tv_sec = 1 };
 	int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
 	_Alignas(struct nlmsghdr) char buf[DIAG_BYTES];
-	unsigned long found = 0;
-	bool more = fd >= 0;
+	struct scan scan = { .file = file };
+	ssize_t n;
 
-	if (more && (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) < 0 ||
-		     send(fd, &request, sizeof(request), 0) < 0))
-		more = false;
-	while (more && !found) {
-		ssize_t n = recv(fd, buf, sizeof(buf), 0);
-		const struct nlmsghdr *h = (const void *)buf;
+	if (fd < 0)
+		return scan;
+	if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) == 0 &&
+	    send(fd, &request, sizeof(request), 0) > 0)
+		do
+			n = recv(fd, buf, sizeof(buf), 0);
+		while (n > 0 && diag_read(buf, (size_t)n, &scan));
+	close(fd);
+	return scan;
+}
 
-		more = n > 0;
-		for (unsigned left = n > 0 ? (unsigned)n : 0; !found && NLMSG_OK(h, left);
-		     h = NLMSG_NEXT(h, left)) {
-			if (h->nlmsg_type != SOCK_DIAG_BY_FAMILY) {
-				more = false;
-				break;
-			}
-			found = diag_match(h, st);
-		}
-	}
-	if (fd >= 0)
-		close(fd);
-	return found;
+unsigned doctor_listen_connections(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) == 0 ? diag_unix(&st, TCP_ESTABLISHED).n : 0;
 }
 
 const char *doctor_folder_fault(const char *path, bool makes_folder, char *buf, size_t size)
@@ -320,7 +344,7 @@ static void check_path(struct doctor *d, const char *path, bool makes_folder)
 			     "a file is there that is no socket");
 		return;
 	}
-	inode = there ? unix_listener(&st) : 0;
+	inode = there ? diag_unix(&st, TCP_LISTEN).inode : 0;
 	if (inode) {
 		say_held(d, inode);
 		return;

@@ -17,6 +17,8 @@ struct doctor_place {
 
 /* One line. */
 void doctor_listen(struct doctor *d, const struct address *a, const struct doctor_place *place);
+/* How many connections there are to the Unix socket at path, as far as the kernel tells. */
+unsigned doctor_listen_connections(const char *path);
 /* The folder of a path: is it there, and may we make files in it? Empty: all is well; or a fault.
  */
 const char *doctor_folder_fault(const char *path, bool makes_folder, char *buf, size_t size);

@@ -283,15 +283,24 @@ static void check_listeners(struct doctor *d, void *patient)
 	}
 }
 
-static void check_metrics(struct doctor *d, void *patient)
+static void check_own(struct doctor *d, const struct address *a)
 {
-	const struct relay_config *c = ((const struct patient *)patient)->config;
 	char where[ADDRESS_TEXT_MAX];
 
-	if (c->metrics.kind == ADDRESS_NONE)
+	if (a->kind == ADDRESS_NONE)
 		return;
-	doctor_about(d, "%s", address_format(&c->metrics, where, sizeof(where)));
-	doctor_listen(d, &c->metrics, NULL);
+	doctor_about(d, "%s", address_format(a, where, sizeof(where)));
+	doctor_listen(d, a, NULL);
+}
+
+static void check_metrics(struct doctor *d, void *patient)
+{
+	check_own(d, &((const struct patient *)patient)->config->metrics);
+}
+
+static void check_admin(struct doctor *d, void *patient)
+{
+	check_own(d, &((const struct patient *)patient)->config->admin.address);
 }
 
 static void check_targets(struct doctor *d, void *patient)
@@ -334,6 +343,7 @@ static const struct doctor_check checks[] = {
 	{ "vsock", check_vsock },
 	{ "listener", check_listeners },
 	{ "metrics", check_metrics },
+	{ "admin", check_admin },
 	{ "target", check_targets },
 };
 
@@ -349,7 +359,7 @@ static void examine(struct doctor *d, struct patient *p)
 		return;
 	}
 	doctor_run(d, checks, sizeof(checks) / sizeof(*checks), p);
-	worker_turn(p->worker, false);
+	doctor_settle(p->worker);
 	worker_free(p->worker);
 	libevent_global_shutdown();
 }

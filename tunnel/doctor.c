@@ -163,6 +163,17 @@ static void check_locals(struct doctor *d, void *patient)
 	}
 }
 
+static void check_admin(struct doctor *d, void *patient)
+{
+	const struct address *a = &((const struct patient *)patient)->config->admin.address;
+	char where[ADDRESS_TEXT_MAX];
+
+	if (a->kind == ADDRESS_NONE)
+		return;
+	doctor_about(d, "%s", address_format(a, where, sizeof(where)));
+	doctor_listen(d, a, NULL);
+}
+
 static const struct doctor_check machine[] = {
 	{ "user", check_user },
 	{ "clock", check_clock },
@@ -172,6 +183,7 @@ static const struct doctor_check machine[] = {
 static const struct doctor_check checks[] = {
 	{ "token", check_token },  { "certificate", check_files }, { "proxy", check_egress },
 	{ "relay", check_relays }, { "service", check_services },  { "local", check_locals },
+	{ "admin", check_admin },
 };
 
 static void examine(struct doctor *d, struct patient *p)
@@ -192,7 +204,7 @@ static void examine(struct doctor *d, struct patient *p)
 	doctor_run(d, checks, sizeof(checks) / sizeof(*checks), p);
 	if (p->has_egress)
 		proxy_end_joints(&p->egress.proxy);
-	worker_turn(p->worker, false);
+	doctor_settle(p->worker);
 	if (p->has_egress)
 		egress_deinit(&p->egress);
 	worker_free(p->worker);

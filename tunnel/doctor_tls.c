@@ -89,6 +89,7 @@ static bool go_on(struct worker *w, SSL *ssl, int r, uint64_t end, struct doctor
 	} else if (error == SSL_ERROR_ZERO_RETURN) {
 		snprintf(t->why, sizeof(t->why), "the peer ended the connection in order");
 	} else {
+		t->unknown = ERR_GET_REASON(reason) == SSL_R_TLSV1_UNRECOGNIZED_NAME;
 		snprintf(t->why, sizeof(t->why), "%s", why_openssl("unknown reason"));
 	}
 	return false;
@@ -282,6 +283,11 @@ bool doctor_tls_say(struct doctor *d, const struct doctor_tls *t, const char *na
 	char subject[DOCTOR_NAME_MAX], until[32];
 	X509 *own;
 
+	if (t->unknown) {
+		doctor_wrong(d, "say the relay's own name (--server-name, server_name)",
+			     "what answers knows no host %s", name);
+		return false;
+	}
 	if (!t->shaken) {
 		doctor_wrong(d,
 			     "see that host and port are the relay's, and nothing in between "

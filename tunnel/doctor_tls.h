@@ -20,6 +20,7 @@ struct worker;
 struct doctor_tls {
 	bool shaken;
 	char why[256]; /* not shaken: what happened */
+	bool unknown;  /* ... the server has refused the name it was asked for */
 	struct {
 		int error; /* X509_V_ERR_... */
 		int depth; /* 0: the server's own */
