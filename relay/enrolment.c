@@ -1,5 +1,5 @@
 /*
- * enrolment: a certificate for a code.
+ * enrolment: a certificate for a code, or for one that is there and good.
  *
  * Theory of operation: the head has been read by the intake. A request that does not carry a code
  * that is good now is refused right away: a stranger costs no more than the look at one small file,
@@ -8,6 +8,9 @@
  *   READING    the body, as long as Content-Length says, into a buffer of fixed size
  *   whole      the code is claimed (relay/codes: once, whatever comes of it), and only then is the
  *              request parsed, the certificate signed, recorded, and handed out
+ *
+ * A request without a code, by who has shown a certificate of the relay's own CA in TLS, renews it
+ * (relay/renewal): the same way, with that in the code's place.
  *
  * Every way out is answered, then the connection lingers. The words about a code are the same
  * whether it is unknown, used or expired. Files are touched from the worker's thread: a few small
@@ -37,11 +40,13 @@
 #include "relay/conduit.h"
 #include "relay/gateway.h"
 #include "relay/httphead.h"
+#include "relay/identity.h"
 #include "relay/issued.h"
 #include "relay/linger.h"
 #include "relay/listener.h"
 #include "relay/log.h"
 #include "relay/opening.h"
+#include "relay/renewal.h"
 #include "relay/timer.h"
 #include "relay/why.h"
 #include "relay/worker.h"
@@ -59,8 +64,8 @@ struct enrolment {
 	struct timer timer;
 	struct reapable reapable;
 	struct enrolment *next, **prevp;
-	char code[CODES_SIZE];
-	size_t wanted, len; /* of body */
+	char code[CODES_SIZE]; /* "": it is a renewal */
+	size_t wanted, len;    /* of body */
 	char body[AUTHORITY_REQUEST_MAX];
 };
 
@@ -77,6 +82,15 @@ static const struct verdict no_enrolment = { 404, "Not Found", REASON_NO_DOOR,
 					     "this relay does no enrolment" };
 static const struct verdict no_code = { 401, "Unauthorized", REASON_BAD_CREDENTIAL,
 					"a code is needed: Authorization: Bearer CODE" };
+static const struct verdict revoked = { 403, "Forbidden", REASON_REVOKED,
+					"this certificate was revoked, and cannot be renewed" };
+static const struct verdict expired = { 403, "Forbidden", REASON_EXPIRED,
+					"this certificate is past its time; ask for a code" };
+static const struct verdict no_owner = { 403, "Forbidden", REASON_FORBIDDEN,
+					 "its owner is none of this relay any more" };
+static const struct verdict too_often = { 429, "Too Many Requests", REASON_RATE_LIMIT,
+					  "its owner's certificates were renewed too often; try "
+					  "again in an hour" };
 static const struct verdict bad_code = { 403, "Forbidden", REASON_BAD_CREDENTIAL, SAYS_NO_CODE };
 static const struct verdict bad_method = { 405, "Method Not Allowed", REASON_PROTOCOL,
 					   "it takes a POST" };
@@ -91,6 +105,9 @@ static const struct verdict too_slow = { 408, "Request Timeout", REASON_HANDSHAK
 static const struct verdict too_many = { 503, "Service Unavailable", REASON_LIMIT,
 					 "too many ask at a time; try again" };
 static const struct verdict broken = { 500, "Internal Server Error", REASON_INTERNAL, SAYS_BROKEN };
+static const struct verdict not_renewed = { 500, "Internal Server Error", REASON_INTERNAL,
+					    "the relay could not make the certificate; its log "
+					    "says why" };
 
 /* ---- the answer ---- */
 
@@ -129,7 +146,7 @@ static void note_refused(struct listener *l, struct worker *w, const struct clie
 
 static void note_granted(const struct enrolment *e, const struct issued *record)
 {
-	char both[CLIENT_TEXT_MAX], until[ISSUED_TIME];
+	char both[CLIENT_TEXT_MAX], until[ISSUED_TIME], detail[64] = "";
 	const struct log_field fields[] = {
 		{ "client", record->client, 0 }, { "listener", e->listener->name, 0 },
 		{ "owner", record->owner, 0 },   { "serial", record->serial, 0 },
@@ -143,15 +160,20 @@ static void note_granted(const struct enrolment *e, const struct issued *record)
 		.owner = record->owner,
 		.credential = record->label,
 		.serial = record->serial,
+		.detail = detail,
 	};
 
+	if (!*e->code)
+		snprintf(detail, sizeof(detail), "for the one of serial %s",
+			 identity_serial(e->client.identity));
 	audit_write(gateway_audit(e->worker), &e->worker->counters, &r);
 	counter_add(&e->worker->counters.value[COUNTER_ENROLMENTS], 1);
 	log_fields(LOG_LEVEL_INFO, fields, sizeof(fields) / sizeof(*fields),
-		   "%s (%s) enrolled as %s%s%s%s: certificate %s until %s",
-		   client_format(&e->client, both, sizeof(both)), e->listener->name, record->owner,
-		   *record->label ? " (" : "", record->label, *record->label ? ")" : "",
-		   record->serial, issued_time(record->expires, until));
+		   "%s (%s) %s as %s%s%s%s: certificate %s until %s%s%s",
+		   client_format(&e->client, both, sizeof(both)), e->listener->name,
+		   *e->code ? "enrolled" : "renewed", record->owner, *record->label ? " (" : "",
+		   record->label, *record->label ? ")" : "", record->serial,
+		   issued_time(record->expires, until), *detail ? ", " : "", detail);
 }
 
 /* Consumes the conduit. detail: for the log and the other end. */
@@ -286,7 +308,7 @@ bool enrolment_check(const struct relay_config *c, char **why)
 /* After the claim. False: the code was taken back meanwhile, or nobody can tell. */
 static bool finish(struct enrolment *e)
 {
-	int r = codes_finish(config_of(e->worker)->enrolment.folder, e->code);
+	int r = *e->code ? codes_finish(config_of(e->worker)->enrolment.folder, e->code) : 0;
 
 	if (r < 0)
 		log_warning("enrolment: no certificate for a code that was claimed: %s",
@@ -298,6 +320,13 @@ static void fail(struct enrolment *e, const struct verdict *v, const char *detai
 {
 	finish(e);
 	end(e, v, detail);
+}
+
+static void fail_broken(struct enrolment *e)
+{
+	const struct verdict *v = *e->code ? &broken : &not_renewed;
+
+	fail(e, v, v->words);
 }
 
 static void grant(struct enrolment *e, const struct codes_grant *good,
@@ -314,7 +343,7 @@ static void grant(struct enrolment *e, const struct codes_grant *good,
 	if (r < 0) { /* nobody could take it back */
 		log_error("enrolment: cannot write a record into %s: %s",
 			  config_of(e->worker)->enrolment.folder, strerror(-r));
-		fail(e, &broken, broken.words);
+		fail_broken(e);
 		return;
 	}
 	/* behind the record: who takes an owner's codes back, then looks for records, finds one */
@@ -342,7 +371,7 @@ static void sign(struct enrolment *e, const struct codes_grant *good)
 	if (!a) {
 		log_error("%s", said ? said : "enrolment: out of memory");
 		free(said);
-		fail(e, &broken, broken.words);
+		fail_broken(e);
 		return;
 	}
 	r = authority_sign(a, good->owner, e->body, e->wanted, c->enrolment.certificate_valid,
@@ -352,11 +381,12 @@ static void sign(struct enrolment *e, const struct codes_grant *good)
 		grant(e, good, &made);
 		free(made.pem);
 	} else if (r == -EINVAL) {
-		snprintf(detail, sizeof(detail), "%s. The code is used up", why);
+		snprintf(detail, sizeof(detail), "%s%s", why,
+			 *e->code ? ". The code is used up" : "");
 		fail(e, &bad_request, detail);
 	} else {
 		log_error("enrolment: %s", why);
-		fail(e, &broken, broken.words);
+		fail_broken(e);
 	}
 }
 
@@ -382,12 +412,72 @@ static const struct verdict *judge_code(const struct relay_config *c, const char
 	return r < 0 || !relay_config_owner(c, good->owner) ? &bad_code : NULL;
 }
 
+/* ---- or the certificate that was shown ---- */
+
+/* As of now: a reload may have come since the handshake. NULL, or why not. */
+static const struct verdict *judge_shown(const struct listener *l, const struct worker *w,
+					 const struct identity *shown, struct codes_grant *good)
+{
+	const struct settings *s = gateway_settings(w);
+
+	switch (settings_judge_identity(s, l->name, shown, settings_now())) {
+	case REASON_NONE:
+		return renewal_of(s, shown, good) ? NULL : &no_owner;
+	case REASON_EXPIRED:
+		return &expired;
+	default:
+		return &revoked;
+	}
+}
+
+static bool may_renew(const struct enrolment *e, const char *owner)
+{
+	struct quota_entry *q = tenants_owner(&e->listener->gateway->tenants, owner);
+	/* a bucket knows seconds: each is an hour here */
+	bool may = q && bucket_take(&q->renewals, RENEWALS_PER_HOUR, worker_now(e->worker) / 3600);
+
+	quotas_put(q);
+	return may;
+}
+
+static void renew(struct enrolment *e)
+{
+	struct codes_grant good;
+	const struct verdict *v = judge_shown(e->listener, e->worker, e->client.identity, &good);
+	int lock = -1;
+
+	if (!v && !may_renew(e, good.owner))
+		v = &too_often;
+	if (!v) {
+		enum reason why =
+			renewal_begin(gateway_settings(e->worker), e->client.identity, &lock);
+
+		v = why == REASON_NONE      ? NULL
+		    : why == REASON_REVOKED ? &revoked
+		    : why == REASON_LIMIT   ? &too_many
+					    : &not_renewed;
+	}
+	if (v) {
+		end(e, v, v->words);
+		return;
+	}
+	sign(e, &good);
+	renewal_end(lock);
+}
+
+/* ---- the request ---- */
+
 static void whole(struct enrolment *e)
 {
 	const struct relay_config *c = config_of(e->worker);
+	const struct verdict *v;
 	struct codes_grant good;
-	const struct verdict *v = judge_code(c, e->code, codes_claim, &good);
 
+	if (!*e->code) {
+		renew(e);
+		return;
+	}
+	v = judge_code(c, e->code, codes_claim, &good);
 	if (v)
 		end(e, v, v->words);
 	else
@@ -405,8 +495,6 @@ static const struct verdict *read_code(const struct httphead *head, char code[CO
 		return &no_code;
 	return codes_read(value.at + scheme, value.len - scheme, code) ? NULL : &bad_code;
 }
-
-/* ---- the request ---- */
 
 static void on_readable(struct conduit *c, unsigned events)
 {
@@ -459,17 +547,24 @@ static const struct verdict *measure(const struct httphead *head, size_t *wanted
 }
 
 /* NULL, or why not. First whether there is a good code: without it, nothing else matters. */
-static const struct verdict *judge(const struct relay_config *c, const struct httphead *head,
+static const struct verdict *judge(const struct listener *l, const struct worker *w,
+				   const struct identity *shown, const struct httphead *head,
 				   char code[CODES_SIZE], size_t *wanted)
 {
+	const struct relay_config *c = config_of(w);
 	const struct verdict *v;
 	struct codes_grant good;
 
 	if (!c->enrolment.ca)
 		return &no_enrolment;
-	v = read_code(head, code);
-	if (!v)
-		v = judge_code(c, code, codes_look, &good);
+	if (shown && identity_kind(shown) == IDENTITY_OWNER &&
+	    !httphead_count(head, "authorization")) {
+		v = judge_shown(l, w, shown, &good);
+	} else {
+		v = read_code(head, code);
+		if (!v)
+			v = judge_code(c, code, codes_look, &good);
+	}
 	if (v)
 		return v;
 	if (!httphead_is(head->method, "POST"))
@@ -514,7 +609,7 @@ void enrolment_begin(struct listener *l, struct worker *w, struct conduit *c,
 {
 	char code[CODES_SIZE] = "";
 	size_t wanted = 0;
-	const struct verdict *v = judge(config_of(w), head, code, &wanted);
+	const struct verdict *v = judge(l, w, client->identity, head, code, &wanted);
 	struct enrolment *e = v ? NULL : enlist(l, w, c, client);
 
 	if (!e) {

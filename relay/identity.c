@@ -11,6 +11,7 @@
 #include <openssl/evp.h>
 #include <openssl/x509v3.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -19,6 +20,7 @@ struct identity {
 	atomic_uint refs;
 	enum identity_kind kind;
 	uint64_t expires;
+	char serial[IDENTITY_SERIAL_TEXT];
 	unsigned n_names, n_chain;
 	struct identity_link chain[IDENTITY_CHAIN_MAX];
 	const char *name[IDENTITY_NAMES_MAX]; /* in names */
@@ -111,6 +113,17 @@ static void keep_names(struct identity *i, X509 *leaf)
 	GENERAL_NAMES_free(all);
 }
 
+static void keep_serial(struct identity *i, X509 *leaf)
+{
+	unsigned char bytes[(sizeof(i->serial) - 1) / 2];
+	BIGNUM *n = ASN1_INTEGER_to_BN(X509_get0_serialNumber(leaf), NULL);
+
+	if (n && BN_bn2binpad(n, bytes, sizeof(bytes)) == sizeof(bytes))
+		for (size_t k = 0; k < sizeof(bytes); k++)
+			sprintf(i->serial + 2 * k, "%02x", bytes[k]);
+	BN_free(n);
+}
+
 struct identity *identity_new(enum identity_kind kind, STACK_OF(X509) * chain)
 {
 	int n = sk_X509_num(chain);
@@ -127,6 +140,7 @@ struct identity *identity_new(enum identity_kind kind, STACK_OF(X509) * chain)
 	for (int k = 0; k < n; k++)
 		if (!keep_link(i, sk_X509_value(chain, k)))
 			return identity_unref(i);
+	keep_serial(i, sk_X509_value(chain, 0));
 	keep_names(i, sk_X509_value(chain, 0));
 	return i;
 }
@@ -183,6 +197,11 @@ bool identity_is(const struct identity *i, const char *name)
 		if (identity_compare(i->name[n], name) == 0)
 			return true;
 	return false;
+}
+
+const char *identity_serial(const struct identity *i)
+{
+	return i->serial;
 }
 
 unsigned identity_chain(const struct identity *i)

@@ -13,9 +13,10 @@
 
 #include "config/config.h"
 
-#define IDENTITY_NAMES_MAX 16 /* further names in a certificate are not looked at */
-#define IDENTITY_CHAIN_MAX 8  /* certificates in a chain, the CA's own included */
-#define IDENTITY_DIGEST 32    /* SHA-256 */
+#define IDENTITY_NAMES_MAX 16   /* further names in a certificate are not looked at */
+#define IDENTITY_CHAIN_MAX 8    /* certificates in a chain, the CA's own included */
+#define IDENTITY_DIGEST 32      /* SHA-256 */
+#define IDENTITY_SERIAL_TEXT 33 /* 128 bits in lower-case hex, and a NUL */
 /* All names with a comma between two. Those that do not fit are left out. */
 #define IDENTITY_TEXT_MAX 1024
 
@@ -58,6 +59,8 @@ struct identity_link {
 	uint8_t serial[IDENTITY_DIGEST];
 	uint8_t whole[IDENTITY_DIGEST];
 };
+/* The certificate's own, as relay/authority writes it; "": longer than 128 bits. */
+const char *identity_serial(const struct identity *i);
 unsigned identity_chain(const struct identity *i);
 const struct identity_link *identity_link(const struct identity *i, unsigned n);
 /* The same digest of an entry in a revocation list. False: libcrypto could not. */

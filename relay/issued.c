@@ -132,6 +132,20 @@ static bool is_record(const char *name)
 	return strspn(name, "0123456789abcdef") == len && strcmp(name + len, SUFFIX) == 0;
 }
 
+int issued_find(const char *folder, const char *serial, struct issued *out)
+{
+	char *path;
+	bool good;
+
+	if (strlen(serial) != AUTHORITY_SERIAL_TEXT - 1)
+		return -ENOENT;
+	if (asprintf(&path, "%s/" KIND "/%s" SUFFIX, folder, serial) < 0)
+		return -ENOMEM;
+	good = read_record(path, out);
+	free(path);
+	return good ? 0 : -ENOENT;
+}
+
 int issued_each(const char *folder, void (*each)(const struct issued *record, void *arg),
 		void (*bad)(const char *name, void *arg), void *arg)
 {

@@ -27,6 +27,9 @@ const char *issued_time(int64_t at, char text[ISSUED_TIME]);
 /* 0 or -errno. */
 int issued_prepare(const char *folder) __attribute__((warn_unused_result));
 int issued_add(const char *folder, const struct issued *record) __attribute__((warn_unused_result));
+/* The record of one; -ENOENT: there is none; or another -errno. */
+int issued_find(const char *folder, const char *serial, struct issued *out)
+	__attribute__((warn_unused_result));
 /*
  * Calls each for each record, in no order. For commands, not for the daemon. 0 or -errno; what
  * cannot be read as a record is told by its name to bad.

@@ -95,6 +95,7 @@ struct quota_entry {
 	struct table_node node;
 	atomic_uint_fast64_t refs;
 	uint64_t mark; /* for whoever applies configs: seen in this one */
+	struct bucket renewals; /* an owner's, of certificates; see relay/renewal.h */
 	char name[];
 };
 

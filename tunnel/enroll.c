@@ -7,6 +7,10 @@
  * everybody on the machine can read a program's arguments.
  *
  * A relay that has answered is believed, whatever it says: the code may be used up by then.
+ *
+ * With --renew there is no code: the certificate that is there is shown in TLS, and another comes
+ * back. Which pair: the one in the folder, or the one the config names. Meant for a timer, so one
+ * that has time left is let be.
  */
 #include "tunnel/enroll.h"
 
@@ -47,6 +51,7 @@ struct enroll {
 	struct carrier_shared shared;
 	const struct address *relay; /* the one that is asked */
 	char code[CODES_SIZE];
+	char *certificate, *key_file; /* renewed; NULL: a first one is asked for */
 	struct timer closing;
 	bool answered, over; /* one of them has; this request is */
 	int status;
@@ -121,6 +126,14 @@ static void print_word(const char *option, const char *word)
 	putchar('\'');
 }
 
+static void print_renewed(const struct enroll *e, const struct enroll_owner *owner)
+{
+	printf("renewed the certificate for the owner %s, good until %s:\n    %s\n    %s\n"
+	       "an attest-tunnel that uses them reads them again within seconds, or at SIGHUP\n",
+	       *owner->name ? owner->name : "?", owner->until, e->key.certificate_path,
+	       e->key.key_path);
+}
+
 static void print_success(const struct enroll *e, const struct enroll_owner *owner)
 {
 	const struct tunnel_config *c = e->options->config;
@@ -148,7 +161,7 @@ static int finish(struct enroll *e, const struct enroll_answer *answer)
 
 	if (enroll_key_finish(&e->key, answer->body, answer->len, &owner, &why) < 0)
 		return enroll_options_complain_why(STATUS_FAILED, why);
-	print_success(e, &owner);
+	(e->certificate ? print_renewed : print_success)(e, &owner);
 	return STATUS_ORDERLY;
 }
 
@@ -174,8 +187,9 @@ static int judge(struct enroll *e, const struct enroll_answer *answer)
 		return finish(e, answer);
 	case 401:
 	case 403:
-		return enroll_options_complain(
-			STATUS_REFUSED, "the relay at %s refused the code: %s", where, words);
+		return enroll_options_complain(STATUS_REFUSED, "the relay at %s refused the %s: %s",
+					       where, e->certificate ? "certificate" : "code",
+					       words);
 	case 404:
 		return enroll_options_complain(
 			STATUS_REFUSED,
@@ -234,8 +248,8 @@ static int ask_relays(struct enroll *e, const char *csr)
 	for (size_t i = 0; i < c->relays.n && !e->answered; i++) {
 		e->relay = &c->relays.at[i];
 		if (!enroll_request_start(&e->shared, e->relay,
-					  c->server_name ? c->server_name : e->relay->name, e->code,
-					  csr, on_done, e))
+					  c->server_name ? c->server_name : e->relay->name,
+					  e->certificate ? NULL : e->code, csr, on_done, e))
 			return enroll_options_complain(STATUS_FAILED, "out of memory");
 		for (e->over = false; !e->over;)
 			worker_turn(e->shared.worker, true);
@@ -270,7 +284,9 @@ static int prepare(struct enroll *e)
 	e->shared.handshake_ms = c->timeouts.handshake;
 	e->shared.dead_ms = c->timeouts.dead;
 	e->shared.tls[CARRIER_DIRECT] = tls_client_context_new(c->ca_file, alpn, &why);
-	if (!e->shared.tls[CARRIER_DIRECT])
+	if (!e->shared.tls[CARRIER_DIRECT] ||
+	    (e->certificate && tls_client_context_identify(e->shared.tls[CARRIER_DIRECT],
+							   e->certificate, e->key_file, &why) < 0))
 		return enroll_options_complain_why(STATUS_FAILED, why);
 	evthread_use_pthreads();
 	e->shared.worker = worker_new(0);
@@ -279,15 +295,64 @@ static int prepare(struct enroll *e)
 							  strerror(errno));
 }
 
+/* The pair that is to be renewed. */
+static bool find_pair(struct enroll *e)
+{
+	const struct enroll_options *o = e->options;
+	const char *folder = o->folder ? o->folder : ".";
+
+	if (!o->renew)
+		return true;
+	if (!o->folder && o->config->certificate) {
+		e->certificate = strdup(o->config->certificate);
+		e->key_file = strdup(o->config->key);
+	} else if (asprintf(&e->certificate, "%s/certificate.pem", folder) < 0 ||
+		   asprintf(&e->key_file, "%s/key.pem", folder) < 0) {
+		e->key_file = NULL;
+	}
+	return e->certificate && e->key_file;
+}
+
+/* Is there nothing to do? Else *status says whether to go on. */
+static bool has_time(const struct enroll *e, int *status)
+{
+	char until[ENROLL_TIME_MAX], *why;
+	bool due;
+
+	if (enroll_key_is_due(e->certificate, until, &due, &why) < 0) {
+		*status = enroll_options_complain_why(STATUS_FAILED, why);
+		return false;
+	}
+	if (due || e->options->force)
+		return false;
+	printf("the certificate %s is good until %s: nothing to do yet\n", e->certificate, until);
+	return true;
+}
+
+static int make_key(struct enroll *e)
+{
+	const struct enroll_options *o = e->options;
+	char *why;
+	int r = e->certificate
+			? enroll_key_renew(&e->key, e->certificate, e->key_file, o->keep_key, &why)
+			: enroll_key_make(&e->key, o->folder ? o->folder : ".", o->force, &why);
+
+	return r < 0 ? enroll_options_complain_why(STATUS_FAILED, why) : STATUS_ORDERLY;
+}
+
 static int run(struct enroll *e)
 {
-	int status = prepare(e);
-	char *why;
+	int status = STATUS_ORDERLY;
 
-	if (status == STATUS_ORDERLY &&
-	    enroll_key_make(&e->key, e->options->folder, e->options->force, &why) < 0)
-		status = enroll_options_complain_why(STATUS_FAILED, why);
+	if (!find_pair(e))
+		status = enroll_options_complain(STATUS_FAILED, "out of memory");
+	else if (e->certificate && has_time(e, &status))
+		return STATUS_ORDERLY;
 	if (status == STATUS_ORDERLY)
+		status = prepare(e);
+	if (status == STATUS_ORDERLY)
+		status = make_key(e);
+	if (status == STATUS_ORDERLY && !e->certificate)
 		status = read_code(e);
 	if (status == STATUS_ORDERLY)
 		status = request(e);
@@ -318,6 +383,8 @@ int enroll_run(int argc, char **argv)
 	prctl(PR_SET_DUMPABLE, 0);
 #endif
 	status = run(&e);
+	free(e.certificate);
+	free(e.key_file);
 	tunnel_config_free(options.config);
 	return status;
 }

@@ -6,10 +6,15 @@
  * certificate has come, and fits, and is on the disk as well, do both get their names; so an
  * enrolment that fails leaves nothing behind and a pair that was there as it was, and one that is
  * killed leaves files that the next one replaces.
+ *
+ * The folder is locked meanwhile, so that two at a time cannot mix their files. Who is killed when
+ * the key has its name and the certificate not yet leaves one that fits beside it: the next one
+ * begins by giving it its name.
  */
 #include "tunnel/enroll_key.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
@@ -18,12 +23,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "relay/atomic_file.h"
 #include "relay/authority.h"
+
+#define DUE_PART 3 /* of its time, when so much is left */
 
 /* Sets *why; returns r. */
 static __attribute__((format(printf, 3, 4))) int say(int r, char **why, const char *fmt, ...)
@@ -52,7 +60,7 @@ static int check_free(const struct enroll_key *k, char **why)
 		if (access(paths[i], F_OK) == 0)
 			return say(-EEXIST, why,
 				   "%s is there already; give another --folder, or --force to "
-				   "replace key and certificate",
+				   "replace key and certificate, or --renew",
 				   paths[i]);
 	return 0;
 }
@@ -72,29 +80,172 @@ static int save_key(struct enroll_key *k, char **why)
 	return r < 0 ? say(r, why, "cannot write %s: %s", k->new_path, strerror(-r)) : 0;
 }
 
+/* Of the user and mode that the key had which it is to replace. */
+static int be_like_old(const struct enroll_key *k, const char *new_path, const char *path,
+		       char **why)
+{
+	struct stat old, now;
+
+	if (!k->force || stat(path, &old) < 0)
+		return 0;
+	if (stat(new_path, &now) == 0 &&
+	    (now.st_uid == old.st_uid || chown(new_path, old.st_uid, old.st_gid) == 0) &&
+	    chmod(new_path, old.st_mode & 0777) == 0)
+		return 0;
+	return say(-errno, why, "cannot make %s as %s is, for the same user: %s", new_path, path,
+		   strerror(errno));
+}
+
+static char *path_beside(const char *path, const char *suffix)
+{
+	char *to;
+
+	return asprintf(&to, "%s%s", path, suffix) < 0 ? NULL : to;
+}
+
+static bool set_paths(struct enroll_key *k, char *key, char *certificate)
+{
+	k->key_path = key;
+	k->certificate_path = certificate;
+	k->new_path = key ? path_beside(key, ".new") : NULL;
+	k->new_certificate_path = certificate ? path_beside(certificate, ".new") : NULL;
+	return k->new_path && k->new_certificate_path;
+}
+
+/* Of the key's folder, until deinit. */
+static int lock(struct enroll_key *k, char **why)
+{
+	const char *slash = strrchr(k->key_path, '/');
+	char *folder =
+		slash ? strndup(k->key_path, (size_t)(slash - k->key_path) + 1) : strdup(".");
+	int r = 0;
+
+	k->lock = folder ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	if (k->lock < 0)
+		r = say(-errno, why, "cannot open the folder %s: %s", folder ? folder : "",
+			strerror(errno));
+	else if (flock(k->lock, LOCK_EX | LOCK_NB) < 0)
+		r = say(-errno, why,
+			errno == EWOULDBLOCK ? "another enrolment is under way in %s"
+					     : "cannot lock the folder %s",
+			folder);
+	free(folder);
+	return r;
+}
+
+static X509 *load_certificate(const char *path)
+{
+	FILE *in = fopen(path, "re");
+	X509 *x = in ? PEM_read_X509(in, NULL, no_password, NULL) : NULL;
+
+	if (in)
+		fclose(in);
+	ERR_clear_error();
+	return x;
+}
+
+static EVP_PKEY *load_key(const char *path)
+{
+	FILE *in = fopen(path, "re");
+	EVP_PKEY *key = in ? PEM_read_PrivateKey(in, NULL, no_password, NULL) : NULL;
+
+	if (in)
+		fclose(in);
+	ERR_clear_error();
+	return key;
+}
+
+/* Whoever was killed between the two names. */
+static int complete_last(const struct enroll_key *k, char **why)
+{
+	X509 *x = load_certificate(k->new_certificate_path);
+	EVP_PKEY *key = x ? load_key(k->key_path) : NULL;
+	int r = 0;
+
+	if (key && X509_check_private_key(x, key) == 1)
+		r = atomic_file_move(k->new_certificate_path, k->certificate_path,
+				     ATOMIC_FILE_SYNC);
+	EVP_PKEY_free(key);
+	X509_free(x);
+	ERR_clear_error();
+	return r < 0 ? say(r, why, "cannot write %s: %s", k->certificate_path, strerror(-r)) : 0;
+}
+
+/* The folder is this one's own from now on. */
+static int enter(struct enroll_key *k, char **why)
+{
+	int r = lock(k, why);
+
+	if (r == 0)
+		r = complete_last(k, why);
+	return r < 0 ? r : check_free(k, why);
+}
+
+static int make_key(struct enroll_key *k, char **why)
+{
+	int r;
+
+	if (!k->key)
+		k->key = EVP_EC_gen("P-256");
+	r = k->key ? save_key(k, why) : say(-EIO, why, "libcrypto cannot make a key");
+	return r < 0 ? r : be_like_old(k, k->new_path, k->key_path, why);
+}
+
 int enroll_key_make(struct enroll_key *k, const char *folder, bool force, char **why)
 {
 	int r;
 
-	*k = (struct enroll_key){ .force = force };
+	*k = (struct enroll_key){ .force = force, .lock = -1 };
 	*why = NULL;
-	if (asprintf(&k->key_path, "%s/key.pem", folder) < 0)
-		k->key_path = NULL;
-	if (asprintf(&k->certificate_path, "%s/certificate.pem", folder) < 0)
-		k->certificate_path = NULL;
-	if (asprintf(&k->new_path, "%s/key.pem.new", folder) < 0)
-		k->new_path = NULL;
-	if (asprintf(&k->new_certificate_path, "%s/certificate.pem.new", folder) < 0)
-		k->new_certificate_path = NULL;
-	if (!k->key_path || !k->certificate_path || !k->new_path || !k->new_certificate_path)
+	if (!set_paths(k, path_beside(folder, "/key.pem"), path_beside(folder, "/certificate.pem")))
 		return -ENOMEM;
 	if (mkdir(folder, 0700) < 0 && errno != EEXIST)
 		return say(-errno, why, "cannot make the folder %s: %s", folder, strerror(errno));
-	r = check_free(k, why);
+	r = enter(k, why);
+	return r < 0 ? r : make_key(k, why);
+}
+
+int enroll_key_renew(struct enroll_key *k, const char *certificate, const char *key, bool keep,
+		     char **why)
+{
+	int r;
+
+	*k = (struct enroll_key){ .force = true, .lock = -1 };
+	*why = NULL;
+	if (!set_paths(k, strdup(key), strdup(certificate)))
+		return -ENOMEM;
+	r = enter(k, why);
 	if (r < 0)
 		return r;
-	k->key = EVP_EC_gen("P-256");
-	return k->key ? save_key(k, why) : say(-EIO, why, "libcrypto cannot make a key");
+	if (keep)
+		k->key = load_key(key);
+	if (keep && !k->key)
+		return say(-EINVAL, why, "%s is no private key in PEM without a password", key);
+	return make_key(k, why);
+}
+
+int enroll_key_is_due(const char *certificate, char until[ENROLL_TIME_MAX], bool *due, char **why)
+{
+	X509 *x = load_certificate(certificate);
+	const ASN1_TIME *from = x ? X509_get0_notBefore(x) : NULL;
+	const ASN1_TIME *to = x ? X509_get0_notAfter(x) : NULL;
+	int all_days, all_seconds, left_days, left_seconds, r = 0;
+	struct tm tm;
+
+	*why = NULL;
+	if (!x || ASN1_TIME_diff(&all_days, &all_seconds, from, to) != 1 ||
+	    ASN1_TIME_diff(&left_days, &left_seconds, NULL, to) != 1 ||
+	    ASN1_TIME_to_tm(to, &tm) != 1) {
+		r = say(-EINVAL, why, "there is no certificate in %s that could be renewed",
+			certificate);
+	} else {
+		strftime(until, ENROLL_TIME_MAX, "%Y-%m-%dT%H:%M:%SZ", &tm);
+		*due = (left_days * INT64_C(86400) + left_seconds) * DUE_PART <
+		       all_days * INT64_C(86400) + all_seconds;
+	}
+	X509_free(x);
+	ERR_clear_error();
+	return r;
 }
 
 char *enroll_key_request(const struct enroll_key *k)
@@ -169,6 +320,9 @@ static int place(struct enroll_key *k, const char *pem, size_t len, char **why)
 
 	if (r < 0)
 		return say(r, why, "cannot write %s: %s", k->new_certificate_path, strerror(-r));
+	r = be_like_old(k, k->new_certificate_path, k->certificate_path, why);
+	if (r < 0)
+		return r;
 	r = move(&k->new_path, k->key_path, flags, why);
 	if (r < 0)
 		return r;
@@ -211,9 +365,11 @@ void enroll_key_deinit(struct enroll_key *k)
 		unlink(k->new_path);
 	if (k->new_certificate_path && k->key)
 		unlink(k->new_certificate_path);
+	if (k->key_path && k->lock >= 0)
+		close(k->lock);
 	free(k->key_path);
 	free(k->certificate_path);
 	free(k->new_path);
 	free(k->new_certificate_path);
-	*k = (struct enroll_key){ 0 };
+	*k = (struct enroll_key){ .lock = -1 };
 }

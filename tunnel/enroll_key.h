@@ -1,4 +1,7 @@
-/* enroll_key: a new key, the request for its certificate, and the two files they end up in. */
+/*
+ * enroll_key: a new key, the request for its certificate, and the two files they end up in. Only
+ * one at a time in a folder; the pair there is always one that fits, or becomes it by the next one.
+ */
 #ifndef TUNNEL_ENROLL_KEY_H
 #define TUNNEL_ENROLL_KEY_H
 
@@ -16,6 +19,7 @@ struct enroll_key {
 	char *new_path;                    /* where the key is until then; NULL: nowhere */
 	char *new_certificate_path;        /* the same of the certificate */
 	bool force;                        /* they may replace what is there */
+	int lock;                          /* of the folder: one at a time; -1: none */
 };
 
 /* What a certificate says. */
@@ -29,6 +33,14 @@ struct enroll_owner {
  * last. 0, or -errno and *why an allocated line for people (NULL: no memory).
  */
 int enroll_key_make(struct enroll_key *k, const char *folder, bool force, char **why);
+/*
+ * The same for a pair that is there and is to be replaced, by files of the same user and mode; with
+ * its key once more if keep, else with a new one.
+ */
+int enroll_key_renew(struct enroll_key *k, const char *certificate, const char *key, bool keep,
+		     char **why);
+/* When a certificate ends, as text, and whether so little is left that it is time for another. */
+int enroll_key_is_due(const char *certificate, char until[ENROLL_TIME_MAX], bool *due, char **why);
 /* A request for a certificate, in PEM, to be freed. NULL: libcrypto would not. */
 char *enroll_key_request(const struct enroll_key *k);
 /* The certificate has come: sees that it is for this key, and puts both in their places. */

@@ -29,6 +29,10 @@ static const char help[] =
 	"      --folder DIR           where they go; default: the current one\n"
 	"      --code-file FILE       the code is in there\n"
 	"      --force                replace a key and a certificate that are there\n"
+	"      --renew                a new pair for the one that is there, without a code, if "
+	"less\n"
+	"                             than a third of its time is left, or with --force\n"
+	"      --keep-key             with --renew: for the same key\n"
 	"  -r, --relay ADDRESS        tcp:HOST:PORT or unix:PATH; again for more, tried in turn\n"
 	"  -c, --config FILE          attest-tunnel.yaml(5), for relays and the way to them\n"
 	"      --ca-file FILE, --server-name NAME, --proxy URL, --no-proxy LIST,\n"
@@ -67,7 +71,9 @@ enum {
 	OPTION_NO_PROXY,
 	OPTION_FOLDER,
 	OPTION_CODE_FILE,
-	OPTION_FORCE
+	OPTION_FORCE,
+	OPTION_RENEW,
+	OPTION_KEEP_KEY
 };
 
 static const struct option long_options[] = {
@@ -82,6 +88,8 @@ static const struct option long_options[] = {
 	{ "folder", required_argument, NULL, OPTION_FOLDER },
 	{ "code-file", required_argument, NULL, OPTION_CODE_FILE },
 	{ "force", no_argument, NULL, OPTION_FORCE },
+	{ "renew", no_argument, NULL, OPTION_RENEW },
+	{ "keep-key", no_argument, NULL, OPTION_KEEP_KEY },
 	{ "help", no_argument, NULL, 'h' },
 	{ 0 },
 };
@@ -143,6 +151,12 @@ static bool apply(struct enroll_options *o, int option, const char *value)
 	case OPTION_FORCE:
 		o->force = true;
 		return true;
+	case OPTION_RENEW:
+		o->renew = true;
+		return true;
+	case OPTION_KEEP_KEY:
+		o->keep_key = true;
+		return true;
 	default:
 		free(*texts[option - OPTION_CA_FILE]);
 		*texts[option - OPTION_CA_FILE] = xstrdup(value);
@@ -185,8 +199,15 @@ static struct tunnel_config *load(int argc, char **argv, int *status)
 }
 
 /* What a run needs. */
-static bool check(const struct tunnel_config *c)
+static bool check(const struct enroll_options *o)
 {
+	const struct tunnel_config *c = o->config;
+
+	if ((o->keep_key && !o->renew) || (o->renew && o->code_file)) {
+		enroll_options_complain(0, o->renew ? "--renew takes no code"
+						    : "--keep-key is for --renew");
+		return false;
+	}
 	if (!c->relays.n)
 		enroll_options_complain(0, "--relay ADDRESS is needed");
 	for (size_t i = 0; i < c->relays.n; i++) {
@@ -204,14 +225,14 @@ bool enroll_options_read(struct enroll_options *o, int argc, char **argv, int *s
 	bool good = true;
 	int option;
 
-	*o = (struct enroll_options){ .folder = "." };
+	*o = (struct enroll_options){ .folder = NULL };
 	o->config = load(argc, argv, status);
 	if (!o->config)
 		return false;
 	optind = 0;
 	while ((option = getopt_long(argc, argv, short_options, long_options, NULL)) != -1)
 		good = apply(o, option, optarg) && good;
-	if (good && check(o->config))
+	if (good && check(o))
 		return true;
 	fputs("Try " PROGRAM " enroll --help.\n", stderr);
 	tunnel_config_free(o->config);

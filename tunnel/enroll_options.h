@@ -8,9 +8,11 @@ struct tunnel_config;
 
 struct enroll_options {
 	struct tunnel_config *config; /* relays and the way to them; the caller's */
-	const char *folder;
-	const char *code_file; /* NULL: standard input */
+	const char *folder;           /* NULL: none was given */
+	const char *code_file;        /* NULL: standard input */
 	bool force;
+	bool renew;    /* by showing the certificate that is there, for no code */
+	bool keep_key; /* renew: with the same key */
 };
 
 /* False: *status, and what there is to say has been said. */

@@ -22,6 +22,7 @@
 #include "relay/enrolment.h"
 #include "relay/httphead.h"
 #include "relay/timer.h"
+#include "relay/tls.h"
 #include "relay/worker.h"
 #include "tunnel/carrier.h"
 
@@ -115,6 +116,16 @@ static bool judge(struct enroll_request *e, bool ended)
 	return true;
 }
 
+static void fail_broken(struct enroll_request *e)
+{
+	const char *alert = tls_conduit_refusal(e->conduit);
+	char text[256];
+
+	snprintf(text, sizeof(text), "it refused the certificate that is to be renewed: %s", alert);
+	fail(e, *alert ? REASON_FORBIDDEN : REASON_TARGET_RESET,
+	     *alert ? text : "the connection broke before there was an answer");
+}
+
 /* True: it is over. */
 static bool hear(struct enroll_request *e)
 {
@@ -123,7 +134,7 @@ static bool hear(struct enroll_request *e)
 	if (n == -EAGAIN)
 		return false;
 	if (n < 0) {
-		fail(e, REASON_TARGET_RESET, "the connection broke before there was an answer");
+		fail_broken(e);
 		return true;
 	}
 	e->len += (size_t)n;
@@ -197,11 +208,12 @@ static bool compose(struct enroll_request *e, const char *name, const char *code
 	int n = asprintf(&e->say,
 			 "POST " ENROLMENT_PATH " HTTP/1.1\r\n"
 			 "Host: %s%s%s\r\n"
-			 "Authorization: Bearer %s\r\n"
+			 "%s%s%s"
 			 "Content-Type: " ENROLMENT_TYPE "\r\n"
 			 "Content-Length: %zu\r\n"
 			 "Connection: close\r\n\r\n%s",
-			 v6 ? "[" : "", name, v6 ? "]" : "", code, strlen(csr), csr);
+			 v6 ? "[" : "", name, v6 ? "]" : "", code ? "Authorization: Bearer " : "",
+			 code ? code : "", code ? "\r\n" : "", strlen(csr), csr);
 
 	e->say_len = n > 0 ? (size_t)n : 0;
 	return n > 0;

@@ -27,8 +27,8 @@ struct enroll_answer {
 typedef void enroll_request_done(void *user, const struct enroll_answer *answer);
 
 /*
- * shared: its direct kind's TLS offers http/1.1. address and name must stay valid until done; code
- * and csr need not. NULL: out of memory.
+ * shared: its direct kind's TLS offers http/1.1, and shows a certificate if code is NULL. address
+ * and name must stay valid until done; code and csr need not. NULL: out of memory.
  */
 struct enroll_request *enroll_request_start(const struct carrier_shared *shared,
 					    const struct address *address, const char *name,

@@ -16,6 +16,9 @@
  * Two parts, either of which may be absent: the agent (services) and local (local listeners). They
  * share the worker and the way out, and end together: a signal stops both, and an agent that is
  * over by itself (--once) stops the other.
+ *
+ * Longer than other files: what the two parts share, and each thing that may happen to both, is
+ * here.
  */
 #include <errno.h>
 #include <event2/event.h>
@@ -30,6 +33,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "config/config.h"
@@ -71,8 +75,9 @@ struct program {
 	struct netwatch *netwatch;
 	struct edge signals; /* watches a signalfd */
 	struct timer stop, watchdog, status;
-	uint64_t waited;      /* since the agent was over */
-	uint64_t watchdog_ms; /* 0: none wanted */
+	uint64_t waited;         /* since the agent was over */
+	uint64_t watchdog_ms;    /* 0: none wanted */
+	struct stat certificate; /* when it was last looked at */
 	char instance[HELLO_INSTANCE_MAX];
 	bool ready; /* systemd was told */
 	enum agent_outcome outcome;
@@ -172,7 +177,7 @@ static void remake_carriers(struct program *p)
 		struct tls_context *t = make_tls(p->spec.config, i);
 
 		if (!t) {
-			log_warning("SIGHUP: new connections use what was read before");
+			log_warning("new connections use what was read before");
 			return;
 		}
 		tls_context_unref(p->spec.carrier.tls[i]);
@@ -213,9 +218,38 @@ static void tell_status(void)
 			      p->spec.config->n_locals, streams);
 }
 
+/* For connections from now on; and now is the time for those that are missing. */
+static void read_again(struct program *p)
+{
+	if (p->offers) {
+		remake_carriers(p);
+		agent_retry(&p->agent, true);
+	}
+	if (p->listens && !p->ending.draining)
+		local_reload(&p->local);
+}
+
+/* The pair may be renewed at any time. Its certificate gets its name last. */
+static bool is_pair_new(struct program *p)
+{
+	const char *path = p->spec.config->certificate;
+	struct stat st, before = p->certificate;
+
+	if (!path || stat(path, &st) < 0)
+		return false;
+	p->certificate = st;
+	return before.st_ino && (st.st_ino != before.st_ino || st.st_dev != before.st_dev ||
+				 st.st_mtim.tv_sec != before.st_mtim.tv_sec ||
+				 st.st_mtim.tv_nsec != before.st_mtim.tv_nsec);
+}
+
 static void on_status(struct timer *t)
 {
 	tell_status();
+	if (is_pair_new(&program)) {
+		log_info("%s is another now: reading it again", program.spec.config->certificate);
+		read_again(&program);
+	}
 	timer_set(program.worker, t, NOTIFY_STATUS_MS, on_status);
 }
 
@@ -323,16 +357,12 @@ static void terminate(struct program *p)
 static void on_hangup(struct program *p)
 {
 	egress_hope(&p->egress);
-	if (p->offers) {
+	if (p->offers)
 		log_info("SIGHUP: reading certificate, key and CAs again, and trying to connect "
 			 "now where a connection is missing");
-		remake_carriers(p);
-		agent_retry(&p->agent, true);
-	}
-	if (p->listens && !p->ending.draining) {
+	if (p->listens && !p->ending.draining)
 		log_info("SIGHUP: reading the certificate and the CAs for local listeners again");
-		local_reload(&p->local);
-	}
+	read_again(p);
 }
 
 static void on_signal(struct edge *e, uint32_t events)

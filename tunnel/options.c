@@ -77,6 +77,8 @@ static const char help[] =
 	"      --folder DIR           where they go; default: the current one\n"
 	"      --code-file FILE       the code is in there; default: it is asked for\n"
 	"      --force                replace a key and a certificate that are there\n"
+	"      --renew                a new pair for the one that is there, without a code\n"
+	"      --keep-key             with --renew: for the same key\n"
 	"\n"
 	"Exit status: 0 ended in order, 1 could not start or (--once) connect, 2 wrong usage,\n"
 	"3 (--once) refused by the relay. See attest-tunnel(1).\n";

@@ -1,6 +1,8 @@
 /* What attest-tunnel enroll leaves in its folder, above all when it fails. */
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <openssl/pem.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -165,6 +167,117 @@ static void test_taken(void)
 	CHECK_INT(unlink(path_of("certificate.pem")), 0);
 }
 
+static char *full(const char *name)
+{
+	return strdup(path_of(name));
+}
+
+static void check_fits(void)
+{
+	BIO *c = BIO_new_file(path_of("certificate.pem"), "r");
+	BIO *k = BIO_new_file(path_of("key.pem"), "r");
+	X509 *x = c ? PEM_read_bio_X509(c, NULL, NULL, NULL) : NULL;
+	EVP_PKEY *key = k ? PEM_read_bio_PrivateKey(k, NULL, NULL, NULL) : NULL;
+
+	CHECK(x && key && X509_check_private_key(x, key) == 1);
+	X509_free(x);
+	EVP_PKEY_free(key);
+	BIO_free(c);
+	BIO_free(k);
+}
+
+static void clean(void)
+{
+	CHECK(unlink(path_of("key.pem")) == 0 && unlink(path_of("certificate.pem")) == 0);
+	check_no_crumbs();
+}
+
+/* Two at a time: the second is told, and changes nothing of the first's. */
+static void test_two(void)
+{
+	struct authority_certificate made;
+	struct enroll_key first, second;
+	struct enroll_owner owner;
+	char *why;
+
+	CHECK_INT(enroll_key_make(&first, folder, false, &why), 0);
+	for (int force = 0; force < 2; force++) {
+		CHECK_INT(enroll_key_make(&second, folder, force, &why), -EWOULDBLOCK);
+		CHECK(strstr(why, "another enrolment is under way"));
+		free(why);
+		enroll_key_deinit(&second);
+	}
+	sign(&first, &made);
+	CHECK_INT(enroll_key_finish(&first, made.pem, made.len, &owner, &why), 0);
+	free(made.pem);
+	enroll_key_deinit(&first);
+	check_fits();
+	CHECK_INT(enroll_key_make(&second, folder, false, &why), -EEXIST);
+	free(why);
+	enroll_key_deinit(&second);
+	clean();
+}
+
+/* Killed when the key had its name, and the certificate not yet. */
+static void test_killed_between(void)
+{
+	struct enroll_key k;
+	char *why, *certificate;
+
+	CHECK_INT(enroll(false, RLIM_INFINITY), 0);
+	certificate = text_of("certificate.pem");
+	CHECK_INT(rename(path_of("certificate.pem"), path_of("certificate.pem.new")), 0);
+	CHECK_INT(atomic_file_write(path_of("certificate.pem"), "old", 3, 0644, 0), 0);
+	CHECK_INT(enroll_key_make(&k, folder, false, &why), -EEXIST);
+	free(why);
+	enroll_key_deinit(&k);
+	check_fits();
+	free(certificate);
+	clean();
+}
+
+static void renew(bool keep, mode_t mode)
+{
+	char *c = full("certificate.pem"), *p = full("key.pem"), *why, *before = text_of("key.pem");
+	struct authority_certificate made;
+	struct enroll_owner owner;
+	struct enroll_key k;
+	struct stat st;
+	char *now;
+
+	CHECK_INT(chmod(p, mode), 0);
+	CHECK_INT(enroll_key_renew(&k, c, p, keep, &why), 0);
+	sign(&k, &made);
+	CHECK_INT(enroll_key_finish(&k, made.pem, made.len, &owner, &why), 0);
+	free(made.pem);
+	enroll_key_deinit(&k);
+	check_fits();
+	now = text_of("key.pem");
+	CHECK((strcmp(now, before) == 0) == keep);
+	CHECK(stat(p, &st) == 0 && (st.st_mode & 07777) == mode);
+	free(now);
+	free(before);
+	free(c);
+	free(p);
+	check_no_crumbs();
+}
+
+static void test_renewed(void)
+{
+	char until[ENROLL_TIME_MAX], *why;
+	bool due = true;
+
+	CHECK_INT(enroll(false, RLIM_INFINITY), 0);
+	renew(false, 0600);
+	renew(true, 0640);
+	CHECK_INT(enroll_key_is_due(path_of("certificate.pem"), until, &due, &why), 0);
+	CHECK(!due && strlen(until) == 20);
+	clean();
+	CHECK_INT(enroll_key_is_due(path_of("certificate.pem"), until, &due, &why), -EINVAL);
+	CHECK(strstr(why, "no certificate"));
+	free(why);
+}
+
 int main(void)
 {
 	signal(SIGXFSZ, SIG_IGN);
@@ -173,6 +286,9 @@ int main(void)
 	test_no_room();
 	test_replaced();
 	test_taken();
+	test_two();
+	test_killed_between();
+	test_renewed();
 	authority_free(ca);
 	CHECK_INT(rmdir(folder), 0);
 	return 0;
