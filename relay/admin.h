@@ -109,4 +109,7 @@ void admin_reply_json(struct admin_request *r, int status, struct json_object *o
 void admin_fail(struct admin_request *r, int status, const char *code, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
 
+/* A route for all programs, POST /v1/log: {"level": "debug"}. */
+void admin_log_level(struct admin_request *r, void *user);
+
 #endif

@@ -2,17 +2,25 @@
  * admin_relay: what attest-relay's HTTP listeners serve.
  *
  * Theory of operation: one table of routes for all three listeners; each has its scope. user is the
- * daemon. Where requests are answered stands with what they are about.
+ * daemon. Who changes something is written down: a line in the log and an audit record.
  */
 #include "relay/admin_relay.h"
 
 #include <event2/buffer.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-#include "relay/admin.h"
+#include "relay/admin_json.h"
+#include "relay/admin_relay_private.h"
+#include "relay/audit.h"
+#include "relay/census.h"
 #include "relay/daemon.h"
 #include "relay/gateway.h"
+#include "relay/health_http.h"
 #include "relay/metrics.h"
+#include "relay/status_page.h"
 #include "relay/takeover.h"
 
 static void get_metrics(struct admin_request *r, void *daemon)
@@ -28,9 +36,38 @@ static void get_metrics(struct admin_request *r, void *daemon)
 	evbuffer_free(out);
 }
 
-static void get_health(struct admin_request *r, void *daemon)
+/* ---- control ---- */
+
+/* One word more to say: {"done": word}. */
+static void reply_done(struct admin_request *r, int status, const char *word)
 {
-	admin_reply(r, daemon_is_draining(daemon) ? 503 : 200, NULL, NULL);
+	struct json_object *o = json_object_new_object();
+
+	admin_json_text(o, "done", word);
+	admin_reply_json(r, status, o);
+}
+
+static void post_drain(struct admin_request *r, void *daemon)
+{
+	daemon_drain(daemon);
+	reply_done(r, 202, "drain");
+}
+
+static void post_reload(struct admin_request *r, void *daemon)
+{
+	struct json_object *o;
+	char *why;
+
+	if (!daemon_reload(daemon, &why)) {
+		admin_fail(r, daemon_is_draining(daemon) ? 409 : 422, "reload", "%s",
+			   why ? why : "out of memory");
+		free(why);
+		return;
+	}
+	o = json_object_new_object();
+	admin_json_text(o, "done", "reload");
+	admin_json_number(o, "generation", daemon_gateway(daemon)->settings->generation);
+	admin_reply_json(r, 200, o);
 }
 
 static void post_takeover(struct admin_request *r, void *daemon)
@@ -49,26 +86,103 @@ static void post_takeover(struct admin_request *r, void *daemon)
 		admin_fail(r, 400, "bad-request", "bytes came before the answer");
 }
 
+static void record_control(const struct admin_request *r, const char *what, void *daemon)
+{
+	const struct gateway *g = daemon_gateway(daemon);
+	char client[64];
+	const struct audit_record record = { .kind = AUDIT_ADMIN,
+					     .client = client,
+					     .detail = what };
+	uid_t uid;
+	pid_t pid;
+
+	if (!admin_peer(r, &uid, &pid))
+		return;
+	snprintf(client, sizeof(client), "unix:pid=%d,uid=%u", (int)pid, (unsigned)uid);
+	audit_write(g->audit, NULL, &record);
+}
+
+/* docs/admin-api.md describes each; a lint test compares the two. */
 static const struct admin_route routes[] = {
+	{ "GET", "/", ADMIN_READ, status_page_html },
+	{ "GET", "/status.css", ADMIN_READ, status_page_css },
+	{ "GET", "/status.js", ADMIN_READ, status_page_js },
 	{ "GET", "/metrics", ADMIN_METRICS, get_metrics },
-	{ "GET", "/healthz", ADMIN_HEALTH, get_health },
+	{ "GET", "/livez", ADMIN_HEALTH, health_http_live },
+	{ "GET", "/readyz", ADMIN_HEALTH, health_http_ready },
+	{ "GET", "/readyz/", ADMIN_HEALTH, health_http_ready },
+	{ "GET", "/healthz", ADMIN_HEALTH, health_http_ready },
+	{ "GET", "/v1/status", ADMIN_READ, admin_state_status },
+	{ "GET", "/v1/history", ADMIN_READ, status_page_history },
+	{ "GET", "/v1/listeners", ADMIN_READ, admin_state_listeners },
+	{ "GET", "/v1/owners", ADMIN_READ, admin_state_owners },
+	{ "GET", "/v1/services", ADMIN_READ, admin_state_services },
+	{ "GET", "/v1/services/", ADMIN_READ, admin_state_ready },
+	{ "GET", "/v1/tunnels", ADMIN_READ, admin_live_tunnels },
+	{ "GET", "/v1/streams", ADMIN_READ, admin_live_streams },
+	{ "GET", "/v1/limits", ADMIN_READ, admin_state_limits },
+	{ "GET", "/v1/failures", ADMIN_READ, admin_state_failures },
+	{ "GET", "/v1/config", ADMIN_READ, admin_state_config },
+	{ "POST", "/v1/streams/", ADMIN_CONTROL, admin_live_close_stream },
+	{ "POST", "/v1/tunnels/", ADMIN_CONTROL, admin_live_close_tunnel },
+	{ "POST", "/v1/drain", ADMIN_CONTROL, post_drain },
+	{ "POST", "/v1/reload", ADMIN_CONTROL, post_reload },
 	{ "POST", "/v1/takeover", ADMIN_CONTROL, post_takeover },
+	{ "POST", "/v1/log", ADMIN_CONTROL, admin_log_level },
 };
 
 #define ROUTES (sizeof(routes) / sizeof(routes[0]))
 
+/* ---- its life ---- */
+
 struct admin *admin_relay_start(struct event_base *base, struct daemon *d, char **why)
 {
-	const struct relay_config *config = daemon_gateway(d)->config;
-	struct admin *a = admin_new(base, routes, ROUTES, d);
+	struct gateway *g = daemon_gateway(d);
+	const struct relay_config *config = g->config;
+	struct admin_relay *a = calloc(1, sizeof(*a));
+	struct timespec now;
 
 	*why = NULL;
 	if (!a)
 		return NULL;
-	if (admin_listen_at(a, "metrics", &config->metrics, ADMIN_METRICS | ADMIN_HEALTH, why) &&
-	    admin_listen_at(a, "status", &config->status, ADMIN_READ | ADMIN_METRICS | ADMIN_HEALTH,
-			    why) &&
-	    admin_listen_admin(a, &config->admin, why))
-		return a;
-	return admin_free(a);
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	a->started = (uint64_t)now.tv_sec;
+	a->admin = admin_new(base, routes, ROUTES, d);
+	a->censuses = censuses_new(base, g);
+	g->admin = a;
+	if (a->admin && a->censuses) {
+		admin_on_control(a->admin, record_control);
+		if (admin_listen_at(a->admin, "metrics", &config->metrics,
+				    ADMIN_METRICS | ADMIN_HEALTH, why) &&
+		    admin_listen_at(a->admin, "status", &config->status,
+				    ADMIN_READ | ADMIN_METRICS | ADMIN_HEALTH, why) &&
+		    admin_listen_admin(a->admin, &config->admin, why))
+			return a->admin;
+	}
+	admin_relay_stop(g);
+	return NULL;
+}
+
+void admin_relay_reloaded(struct gateway *g, const char *why)
+{
+	struct admin_relay *a = g->admin;
+
+	if (!a)
+		return;
+	free(a->reload_error);
+	a->reload_error = why ? strdup(why) : NULL;
+	a->reloaded_at = settings_now();
+}
+
+void admin_relay_stop(struct gateway *g)
+{
+	struct admin_relay *a = g->admin;
+
+	if (!a)
+		return;
+	g->admin = NULL;
+	censuses_free(a->censuses);
+	admin_free(a->admin);
+	free(a->reload_error);
+	free(a);
 }

@@ -5,11 +5,17 @@
 struct admin;
 struct daemon;
 struct event_base;
+struct gateway;
 
 /*
- * Listens at what the config says: metrics, status, admin. Until admin_free, on base's thread. NULL
- * with *why an allocated line, or NULL: out of memory.
+ * Listens at what the config says: metrics, status, admin; until admin_relay_stop, on base's
+ * thread. NULL with *why an allocated line, or NULL: out of memory.
  */
 struct admin *admin_relay_start(struct event_base *base, struct daemon *d, char **why);
+/* The workers' threads are over, or never began. None: nothing. */
+void admin_relay_stop(struct gateway *g);
+
+/* A reload is over; why: NULL: it was good. */
+void admin_relay_reloaded(struct gateway *g, const char *why);
 
 #endif

@@ -18,6 +18,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "relay/failures.h"
 #include "relay/line.h"
 #include "relay/log.h"
 #include "relay/log_out.h"
@@ -276,6 +277,11 @@ void audit_stop(struct audit *a)
 	free(a);
 }
 
+const char *audit_event(enum audit_kind kind)
+{
+	return kinds[kind].word;
+}
+
 void audit_write(struct audit *a, struct counters *count, const struct audit_record *r)
 {
 	char text[AUDIT_RECORD_MAX];
@@ -286,6 +292,7 @@ void audit_write(struct audit *a, struct counters *count, const struct audit_rec
 		counter_add(&count->sessions[r->why], 1);
 	else if (kinds[r->kind].counted == CLIENTS)
 		counter_add(&count->h2_clients[r->why], 1);
+	failures_note(r);
 	if (a)
 		audit_sink_put(a->sink, text, audit_format(r, a->journal, 0, text));
 }

@@ -48,6 +48,9 @@ struct audit_record {
 
 struct audit;
 
+/* The word of a kind: static. */
+const char *audit_event(enum audit_kind kind);
+
 /*
  * 0 and *to, NULL if the config wants none; or -1 and *why (allocated; NULL: out of memory).
  * auto asks the log where it goes, so that is set up before.
@@ -58,7 +61,7 @@ void audit_stop(struct audit *a);
 
 /*
  * Counts and records in one: nobody is refused, and no session ends, with one and not the other.
- * a may be NULL: then it is only counted. count: the calling worker's.
+ * a may be NULL: then it is only counted. count: the calling worker's; NULL: the kind has none.
  */
 void audit_write(struct audit *a, struct counters *count, const struct audit_record *r);
 

@@ -198,6 +198,7 @@ bool daemon_reload(struct daemon *d, char **why)
 		log_info("reload: done; what is in effect is the config of now, with its "
 			 "certificates and revocation lists");
 	}
+	admin_relay_reloaded(&d->gateway, good ? NULL : *why ? *why : "out of memory");
 	config_errors_deinit(&errors);
 	relay_config_unref(config);
 	handover_store(d->handover);
@@ -217,6 +218,11 @@ static void on_hup(evutil_socket_t signal, short what, void *arg)
 struct gateway *daemon_gateway(struct daemon *d)
 {
 	return &d->gateway;
+}
+
+const char *daemon_path(const struct daemon *d)
+{
+	return d->path;
 }
 
 void daemon_drain(struct daemon *d)
@@ -353,7 +359,7 @@ static void release(struct daemon *d)
 {
 	takeover_free(d->takeover);
 	handover_free(d->handover);
-	admin_free(d->admin);
+	admin_relay_stop(&d->gateway);
 	audit_stop(d->gateway.audit);
 	gateway_deinit(&d->gateway);
 	watch_free(d->watch); /* its letters are gone with the workers */

@@ -27,6 +27,7 @@ int daemon_run(const struct daemon_options *o);
 /* ---- for its admin interface, on the main thread ---- */
 
 struct gateway *daemon_gateway(struct daemon *d);
+const char *daemon_path(const struct daemon *d); /* the config's */
 /* As SIGHUP. False: nothing has changed, and *why is an allocated line, or NULL: out of memory. */
 bool daemon_reload(struct daemon *d, char **why);
 /* As SIGTERM, but never ends what drains already. */

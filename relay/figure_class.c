@@ -63,6 +63,7 @@ enum figure_class figure_class_of(enum reason why)
 	case REASON_PENALTY:
 		return FIGURE_DENIED;
 	case REASON_SHUTDOWN:
+	case REASON_CLOSED_BY_ADMIN:
 	case REASON_NO_MEMORY:
 	case REASON_INTERNAL:
 	case REASONS:;

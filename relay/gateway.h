@@ -25,6 +25,7 @@
 #define WORKERS_MAX 256
 #define GATEWAY_WEBSOCKET_PATH "/connect/" /* and a service's name */
 
+struct admin_relay;
 struct audit;
 struct enrolment;
 struct figures;
@@ -46,6 +47,14 @@ struct tunnel_stream {
 	char label[136];             /* "acme/instance" for logs */
 	char address[PEER_TEXT_MAX]; /* of the agent */
 	const char *carrier;         /* static: "direct" or "websocket" */
+};
+
+/* A tunnel that is up, for whoever asks. */
+struct tunnel_facts {
+	uint64_t id, generation, streams, opened, memory, rtt_us, age_ms;
+	const char *owner, *instance, *carrier, *state, *credential, *listener;
+	const struct client *client;
+	const char *services; /* "kbs.acme, tang.acme"; cut where it is too long */
 };
 
 /* What the tunnel side gives the gateway; set by main, so that relay/ need not know tunnel/. */
@@ -71,6 +80,11 @@ struct tunnel_side {
 	void (*advise)(struct worker *w);
 	/* Shutting down: tells the agents of this worker and ends their sessions. */
 	void (*shutdown)(struct worker *w);
+	/* Each of this worker's tunnels that are up: what there is to say of it, for the moment. */
+	void (*each)(struct worker *w, void (*fn)(const struct tunnel_facts *t, void *user),
+		     void *user);
+	/* Ends this one; its agent is told why. False: it is not there (any more). */
+	bool (*close)(struct worker *w, uint64_t tunnel, enum reason why, const char *detail);
 };
 
 /*
@@ -162,6 +176,7 @@ struct gateway {
 	atomic_uint_fast64_t moving;  /* openings on their way to another worker */
 	atomic_uint_fast64_t next_id; /* of streams and tunnels, for logs and look-ups */
 	atomic_bool draining, ending;
+	struct admin_relay *admin; /* the main thread's */
 };
 
 /*

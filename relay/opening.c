@@ -393,7 +393,7 @@ void opening_new(struct listener *l, struct worker *w, struct conduit *client, e
 		begin(o);
 }
 
-static void end_one(struct opening *o, enum reason why)
+void opening_end(struct opening *o, enum reason why)
 {
 	if (o->splice)
 		splice_end(o->splice, why);
@@ -435,7 +435,7 @@ static void recheck_list(struct opening *o, const struct settings *before, uint6
 
 		next = o->link;
 		if (why != REASON_NONE)
-			end_one(o, why);
+			opening_end(o, why);
 	}
 }
 

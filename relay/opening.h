@@ -30,6 +30,9 @@ void opening_on_splice_end(struct splice *s, enum reason why);
  */
 void opening_recheck(struct gateway_worker *gw, const struct settings *before);
 
+/* Ends this one, joined or not. */
+void opening_end(struct opening *o, enum reason why);
+
 /* Shutting down: ends all of this worker with this reason. */
 void opening_end_all(struct gateway_worker *gw, enum reason why);
 

@@ -30,7 +30,7 @@ static const char *text_of(const char *text)
 	return text ? text : "";
 }
 
-static const char *door_word(enum door door)
+const char *opening_log_door(enum door door)
 {
 	return door == DOOR_SNI         ? "sni"
 	       : door == DOOR_CONNECT   ? "connect"
@@ -46,7 +46,7 @@ static struct audit_record known(const struct opening *o, const char *from, cons
 	return (struct audit_record){
 		.id = o->id,
 		.listener = o->listener->name,
-		.door = door_word(o->door),
+		.door = opening_log_door(o->door),
 		.client = from,
 		.via_proxy = o->proxy,
 		.client_rule = o->rule,

@@ -4,12 +4,15 @@
 
 #include <stdint.h>
 
+#include "config/config.h"
 #include "relay/reason.h"
 
 struct client;
 struct conduit;
 struct opening;
 struct worker;
+
+const char *opening_log_door(enum door door);
 
 /* An attempt that ended before it was an opening. wanted: what it asked for, or "". */
 void opening_log_refused(struct worker *w, const char *listener, const struct client *who,

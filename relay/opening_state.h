@@ -30,6 +30,7 @@ struct opening {
 	const struct address *dialled;
 	char *tunnel;
 	const char *carrier;  /* of that tunnel; static */
+	uint64_t tunnel_id;   /* the same; it may be over by now */
 	char *target_address; /* for the audit: the tunnel's agent, or what dialled has led to */
 	struct figure *figure; /* its service's */
 	uint64_t counted[SIDES]; /* bytes of its splice that the figure has */

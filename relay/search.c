@@ -137,6 +137,7 @@ static void open_stream(struct opening *o, const struct offer *offer)
 	if (gateway_audit(o->worker))
 		opening_set_text(&o->target_address, stream.address);
 	o->carrier = stream.carrier;
+	o->tunnel_id = offer->tunnel;
 	o->dialled = NULL;
 	if (!offer->eager) {
 		opening_join(o, stream.conduit);

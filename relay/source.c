@@ -15,6 +15,9 @@
  */
 #include "relay/source.h"
 
+#include <arpa/inet.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -357,8 +360,9 @@ void sources_set_penalties(struct sources *t, const struct source_penalties *pen
 
 /* ---- for metrics ---- */
 
-static void regard(const struct source *s, uint64_t now, struct sources_census *out)
+static void regard(const struct source *s, uint64_t now, void *census)
 {
+	struct sources_census *out = census;
 	uint64_t memory = get(&s->quota.memory);
 
 	out->known++;
@@ -370,18 +374,75 @@ static void regard(const struct source *s, uint64_t now, struct sources_census *
 		out->memory = memory;
 }
 
-void sources_census(struct sources *t, uint64_t now, struct sources_census *out)
+static void each(struct sources *t, void (*fn)(const struct source *s, uint64_t now, void *out),
+		 uint64_t now, void *out)
 {
-	memset(out, 0, sizeof(*out));
-	out->other = quota_used(&t->other.quota, QUOTA_CONNECTIONS);
 	for (unsigned i = 0; i < SHARDS; i++) {
 		struct source_shard *h = &t->shard[i];
 
 		pthread_mutex_lock(&h->lock);
 		for (size_t b = 0; b < h->table.buckets; b++)
 			for (struct table_node *n = h->table.bucket[b]; n; n = n->next)
-				regard((struct source *)((char *)n - offsetof(struct source, node)),
-				       now, out);
+				fn((struct source *)((char *)n - offsetof(struct source, node)),
+				   now, out);
 		pthread_mutex_unlock(&h->lock);
 	}
+}
+
+void sources_census(struct sources *t, uint64_t now, struct sources_census *out)
+{
+	memset(out, 0, sizeof(*out));
+	out->other = quota_used(&t->other.quota, QUOTA_CONNECTIONS);
+	each(t, regard, now, out);
+}
+
+/* ---- for people ---- */
+
+static void name_of(const uint8_t key[SOURCE_KEY], char *name, size_t size)
+{
+	uint8_t ip[16] = { 0 };
+	uint32_t number;
+
+	memcpy(ip, key + 1, SOURCE_KEY - 1);
+	memcpy(&number, key + 1, sizeof(number));
+	if (key[0] == AF_INET) {
+		inet_ntop(AF_INET, ip, name, (socklen_t)size);
+	} else if (key[0] == AF_INET6) {
+		inet_ntop(AF_INET6, ip, name, (socklen_t)size);
+		snprintf(name + strlen(name), size - strlen(name), "/64");
+	} else {
+		snprintf(name, size, "%s:%" PRIu32, key[0] == AF_VSOCK ? "vsock" : "uid", number);
+	}
+}
+
+static uint64_t weight(const uint64_t used[QUOTA_KINDS])
+{
+	return used[QUOTA_CONNECTIONS] + used[QUOTA_STREAMS];
+}
+
+static void rank(const struct source *s, uint64_t now, void *out)
+{
+	struct sources_top *top = out;
+	uint64_t used[QUOTA_KINDS];
+	size_t i = top->n;
+
+	for (unsigned k = 0; k < QUOTA_KINDS; k++)
+		used[k] = quota_used(&s->quota, k);
+	while (i > 0 && weight(used) > weight(top->at[i - 1].used))
+		i--;
+	if (i == SOURCES_TOP)
+		return;
+	if (top->n < SOURCES_TOP)
+		top->n++;
+	memmove(&top->at[i + 1], &top->at[i], (top->n - 1 - i) * sizeof(top->at[0]));
+	name_of(s->key, top->at[i].name, sizeof(top->at[i].name));
+	memcpy(top->at[i].used, used, sizeof(used));
+	top->at[i].refused = get(&s->quota.refused);
+	top->at[i].blocked = now < get(&s->until);
+}
+
+void sources_top(struct sources *t, uint64_t now, struct sources_top *out)
+{
+	memset(out, 0, sizeof(*out));
+	each(t, rank, now, out);
 }

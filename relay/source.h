@@ -89,4 +89,16 @@ struct sources_census {
 };
 void sources_census(struct sources *t, uint64_t now, struct sources_census *out);
 
+/* Those with the most connections and streams, the most first. */
+#define SOURCES_TOP 20
+struct sources_top {
+	size_t n;
+	struct {
+		char name[64]; /* "192.0.2.7", "2001:db8::/64", "vsock:42", "uid:1000", "other" */
+		uint64_t used[QUOTA_KINDS], refused;
+		bool blocked; /* now */
+	} at[SOURCES_TOP];
+};
+void sources_top(struct sources *t, uint64_t now, struct sources_top *out);
+
 #endif

@@ -867,6 +867,59 @@ static void hub_shutdown(struct worker *w)
 	}
 }
 
+static const char *state_word(const struct tunnel *t)
+{
+	return t->state == UP ? "up" : t->state == MOVING ? "moving" : "retiring";
+}
+
+static void hub_each(struct worker *w, void (*fn)(const struct tunnel_facts *t, void *user),
+		     void *user)
+{
+	const struct hub_worker *h = hub_of(w);
+	char services[1024];
+
+	for (uint32_t i = 0; i < h->slots; i++) {
+		const struct tunnel *t = h->slot[i];
+		struct tunnel_facts facts;
+		size_t used = 0;
+
+		if (!t || !t->listed || t->state == OVER)
+			continue;
+		services[0] = '\0';
+		for (unsigned j = 0; j < t->n_offers && used < sizeof(services); j++)
+			used += (size_t)snprintf(services + used, sizeof(services) - used,
+						 "%s%s.%s", j ? ", " : "", t->offers[j], t->owner);
+		facts = (struct tunnel_facts){
+			.id = t->id,
+			.generation = t->registration.generation,
+			.streams = session_streams(t->session),
+			.opened = session_opened(t->session),
+			.memory = session_memory(t->session),
+			.rtt_us = session_rtt_us(t->session),
+			.age_ms = worker_now(w) - t->began,
+			.owner = t->owner,
+			.instance = t->instance,
+			.carrier = carrier_word(t),
+			.state = state_word(t),
+			.credential = t->credential,
+			.listener = t->listener->name,
+			.client = &t->client,
+			.services = services,
+		};
+		fn(&facts, user);
+	}
+}
+
+static bool hub_close(struct worker *w, uint64_t tunnel, enum reason why, const char *detail)
+{
+	struct tunnel *t = slot_find(hub_of(w), tunnel);
+
+	if (!t || !t->listed || t->state == OVER)
+		return false;
+	tunnel_close(t, why, detail);
+	return true;
+}
+
 static bool hub_start(struct worker *w)
 {
 	struct hub_worker *h = calloc(1, sizeof(*h));
@@ -897,5 +950,7 @@ void hub_install(struct gateway *g)
 		.recheck = hub_recheck,
 		.advise = hub_advise,
 		.shutdown = hub_shutdown,
+		.each = hub_each,
+		.close = hub_close,
 	};
 }

@@ -1,0 +1,73 @@
+/*
+ * census: asks all workers what they hold, from the main thread, which does not wait for it.
+ *
+ * Each worker fills a bounded page in its own thread, between two of its events; the last one wakes
+ * the main thread. A worker that is stuck costs an answer without it, after CENSUS_WAIT_MS.
+ * Thread: the main one, but for answer and the census_page functions, which are the worker's.
+ */
+#ifndef RELAY_CENSUS_H
+#define RELAY_CENSUS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct censuses;
+struct event_base;
+struct gateway;
+struct json_object;
+struct worker;
+
+#define CENSUS_PAGE_MAX 1000 /* things in an answer: what a worker spends at a time is bounded */
+#define CENSUS_WAIT_MS 5000
+#define CENSUSES_MAX 64 /* under way, or left behind by a stuck worker; as many as connections */
+#define CENSUS_TEXT 256
+
+struct census_question {
+	uint64_t after;  /* only things whose number is larger; ... */
+	size_t limit;    /* ... the first so many of them; 1 to CENSUS_PAGE_MAX */
+	uint64_t one;    /* only this one; 0: all */
+	uint64_t tunnel; /* streams: in this tunnel; 0: any */
+	char service[CENSUS_TEXT], owner[CENSUS_TEXT], client[CENSUS_TEXT]; /* "": any */
+};
+
+struct census_entry {
+	uint64_t id;
+	const void *what;
+	struct json_object *facts;
+};
+
+/* One worker's. The smallest ids so far are kept, limit of them, in no order. */
+struct census_page {
+	const struct census_question *question;
+	struct census_entry *at;
+	size_t n;
+	uint64_t matching; /* after question.after; those that are not kept, too */
+};
+
+/* One more thing there is. what: for answer, to find it again. */
+void census_note(struct census_page *p, uint64_t id, const void *what);
+/* The entry of a thing that is kept, once all are noted and census_sort was called. Or NULL. */
+void census_sort(struct census_page *p);
+struct census_entry *census_find(const struct census_page *p, uint64_t id);
+
+struct census_result {
+	struct json_object *list; /* by id; done's to take (set NULL) */
+	uint64_t next;            /* what to ask for after; 0: that was all */
+	uint64_t matching;        /* how many there were after question.after */
+	unsigned missing;         /* workers that did not answer */
+};
+
+typedef void census_answer(struct worker *w, struct census_page *page);
+typedef void census_done(struct census_result *result, void *user);
+
+/* NULL: out of memory. */
+struct censuses *censuses_new(struct event_base *base, struct gateway *g);
+/* The workers' threads are over. What is under way is dropped. NULL is fine; returns NULL. */
+struct censuses *censuses_free(struct censuses *c);
+
+/* done is called once, later. False: out of memory, or too many; it is not called. */
+bool census_ask(struct censuses *c, const struct census_question *question, census_answer *answer,
+		census_done *done, void *user);
+
+#endif
