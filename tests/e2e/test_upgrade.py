@@ -11,9 +11,8 @@ import time
 
 import pytest
 
-from harness import (DEADLINE, DOMAIN, MB, Program, Relay, Task, binary, data, digest, free_port,
-                     wait_for)
-from streams import Aborted, Service, dial, echo
+from harness import DEADLINE, DOMAIN, Program, Relay, Task, binary, free_port, wait_for
+from streams import Service, dial, echo
 from systemd import Systemd
 
 FULL = os.environ.get("ATTEST_UPGRADE_FULL") == "yes"
@@ -95,10 +94,6 @@ class Setting:
             head += got
         assert b" 200 " in head, head
         return c
-
-    def metrics_of(self, pid):
-        """The process that answers has this id."""
-        raise NotImplementedError
 
 
 WAYS = ["front", "door", "target", "path"]
@@ -200,3 +195,326 @@ def test_takeover_under_load(world, svc):
     assert os.path.exists(s.addresses["path"][5:]) and os.path.exists(s.admin)
     heir.stop()
     assert not os.path.exists(s.addresses["path"][5:]) and not os.path.exists(s.admin)
+
+
+def ask(setting):
+    """What --takeover asks, by hand: the socket, after the answer."""
+    c = socket.socket(socket.AF_UNIX)
+    c.settimeout(DEADLINE)
+    c.connect(setting.admin)
+    c.sendall(b"POST /v1/takeover HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
+              b"Upgrade: attest-takeover/1\r\nContent-Length: 0\r\n\r\n")
+    return c
+
+
+def receive(c, until):
+    """What is said until then, and the descriptors that came with it."""
+    text, fds = b"", []
+    while until not in text:
+        got, more, _, _ = socket.recv_fds(c, 4096, 16)
+        assert got, f"end after {text}"
+        text += got
+        fds += more
+    return text.decode(), fds
+
+
+def is_well(setting):
+    for way in WAYS:
+        with setting.connect(way) as c:
+            c.send(b"ping")
+            assert c.read_exactly(4) == b"ping"
+
+
+@pytest.fixture
+def held(world):
+    """Stops what a test has frozen, whatever comes of it."""
+    frozen = []
+    yield frozen
+    for p in frozen:
+        if p.running():
+            p.kill()
+
+
+def test_a_heir_that_dies_changes_nothing(world, svc):
+    """Killed when it has the sockets and before it serves; streams and newcomers see nothing."""
+    s = Setting(world, svc)
+    lasting = Lasting(s, 8)
+    for _ in range(3):
+        c = ask(s)
+        text, fds = receive(c, b"admin.sock")
+        assert "sockets 6 " in text and len(fds) >= 5
+        with pytest.raises(AssertionError):  # one at a time
+            receive(ask(s), b"101 Switching")
+        for fd in fds:
+            os.close(fd)
+        start = s.relay.log_size()
+        c.close()
+        s.relay.wait_log("nothing has changed here", start=start)
+        is_well(s)
+    lasting.say()
+    heir = s.heir()
+    lasting.end()
+    s.relay.finish()
+    is_well(s)
+    heir.stop()
+
+
+@pytest.mark.parametrize("at", ["taking over from", "listener door at", "ready, "])
+def test_killed_heir(world, svc, at):
+    """kill -9 at some moments of its start: one of the two serves, and the next one can start."""
+    s = Setting(world, svc)
+    heir = s.heir(wait=False)
+    heir.wait_log(at)
+    heir.kill()
+    if not s.relay.running() or "ending: " in s.relay.log():
+        s.relay.finish()  # it had been told to go already: all is for the next one to do
+        s.relay = s.run()
+        s.relay.wait_tunnels(1)
+    is_well(s)
+    s.heir()
+    s.relay.finish()
+    is_well(s)
+
+
+def test_killed_predecessor(world, svc, held):
+    """The old one dies when the heir has its sockets: the heir serves all the same."""
+    s = Setting(world, svc)
+    c = ask(s)
+    receive(c, b"admin.sock")
+    c.close()
+    s.relay.wait_log("nothing has changed here")
+    heir = s.heir(wait=False)
+    heir.wait_log("taking over from")
+    s.relay.kill()
+    heir.wait_log("ready, 2 workers")
+    wait_for(lambda: re.search("tunnel acme/.* up", heir.log()), "the agent is back")
+    is_well(s)
+
+
+def test_two_at_once(world, svc):
+    """One of them takes over, the other says why not, or takes over from the first."""
+    s = Setting(world, svc)
+    both = [s.heir(wait=False), s.heir(wait=False)]
+    s.relay.finish()
+
+    def settled():
+        return sum("ready, " in h.log() for h in both) + sum(not h.running() for h in both) >= 2
+    wait_for(settled, lambda: both[0].tail() + both[1].tail())
+    for h in both:
+        h.expect = (0, 1)
+    left = [h for h in both if h.running() and "ending: " not in h.log()]
+    assert len(left) == 1, both[0].tail() + both[1].tail()
+    for h in both:
+        if h not in left:
+            h.finish()
+            assert re.search("taking over just now|ending already|serves now", h.log()), h.tail()
+    wait_for(lambda: re.search("tunnel acme/.* up", left[0].log()), "the agent is back")
+    is_well(s)
+
+
+def test_other_listeners(world, svc):
+    """Those of the new config: what stays is taken, what is new opened, what went is closed."""
+    s = Setting(world, svc)
+    new = f"tcp:127.0.0.1:{free_port()}"
+    listeners = [x for x in s.config["listeners"] if x["name"] not in ("target", "path")]
+    heir = s.heir(listeners=[*listeners, {"name": "new", "address": new, "service": "near.acme"}])
+    s.relay.finish()
+    with dial(new) as c:
+        c.send(b"ping")
+        assert c.read_exactly(4) == b"ping"
+    with pytest.raises(ConnectionRefusedError):
+        dial(s.addresses["target"])
+    assert not os.path.exists(s.addresses["path"][5:])
+    heir.wait_log("was handed over, and no listener has it: closed")
+    heir.stop()
+
+
+def test_a_heir_that_cannot_start(world, svc):
+    """A listener of its config is somebody else's: it says so, and nothing has changed."""
+    s = Setting(world, svc)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"tcp:127.0.0.1:{taken.getsockname()[1]}"
+        heir = s.heir(wait=False, listeners=[
+            *s.config["listeners"], {"name": "new", "address": address, "service": "near.acme"}])
+        heir.expect = (1,)
+        heir.finish()
+        assert "Address already in use" in heir.log()
+    s.relay.wait_log("nothing has changed here")
+    assert os.path.exists(s.addresses["path"][5:]) and os.path.exists(s.admin)
+    is_well(s)
+
+
+def test_nobody_to_take_over_from(world, svc):
+    """The first start, and one after a crash, whose sockets' paths are still there."""
+    s = Setting(world, svc, start=False)
+    heir = s.heir()
+    assert "nobody serves the admin socket" in heir.log()
+    heir.kill()
+    assert os.path.exists(s.admin)
+    again = s.heir()
+    assert "nobody serves the admin socket" in again.log()
+    world.agent(Reached(s), {"kbs": svc.address}, wait=False)
+    wait_for(lambda: re.search("tunnel acme/.* up", again.log()), "the agent is there")
+    is_well(s)
+    again.stop()
+
+
+class Reached:
+    """As much of a Relay as an agent needs."""
+
+    def __init__(self, setting):
+        self.setting = setting
+
+    def port(self):
+        return int(self.setting.addresses["front"].rsplit(":", 1)[1])
+
+
+def test_another_user(world, svc):
+    """Whoever is not the same user, nor root, gets nothing, though he may use the admin socket."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can be two users")
+    s = Setting(world, svc, start=False)
+    s.config["admin"]["mode"] = "0660"
+    s.config["admin"]["group"] = "65534"
+    os.chmod(world.folder, 0o755)
+    s.relay = s.run()
+    at = os.path.dirname(world.folder)
+    while at != "/":
+        os.chmod(at, os.stat(at).st_mode | 0o11)
+        at = os.path.dirname(at)
+    code = """if True:
+        import socket, sys, os
+        os.setgid(65534); os.setuid(65534)
+        c = socket.socket(socket.AF_UNIX)
+        c.connect(sys.argv[1])
+        c.sendall(b"POST /v1/takeover HTTP/1.1\\r\\nHost: x\\r\\nConnection: Upgrade\\r\\n"
+                  b"Upgrade: attest-takeover/1\\r\\nContent-Length: 0\\r\\n\\r\\n")
+        while got := c.recv(4096):
+            print(got.decode(), end="")
+    """
+    other = Program(world, "other", ["/usr/bin/python3", "-c", code, s.admin])
+    other.finish()
+    assert "403 Forbidden" in other.output() and "sockets" not in other.output()
+    # and nothing is taken from somebody else's socket
+    s.relay.stop()
+    stranger = Program(world, "stranger", ["/usr/bin/python3", "-c", """if True:
+        import os, socket, sys
+        s = socket.socket(socket.AF_UNIX)
+        s.bind(sys.argv[1])
+        s.listen()
+        os.setgid(65534); os.setuid(65534)
+        s.listen()  # its credentials are those of who did this last
+        print("listens", flush=True)
+        s.accept()[0].recv(1)
+    """, s.admin])
+    stranger.wait_output("listens")
+    heir = s.heir(wait=False)
+    heir.expect = (1,)
+    heir.finish()
+    assert "neither root nor this user" in heir.log()
+    stranger.kill()
+
+
+# ---- systemd ----
+
+def service(setting, systemd, name):
+    path = setting.world.path(f"{name}.yaml")
+    with open(path, "w") as f:
+        json.dump(setting.config, f)
+    return systemd.run(name, [binary("ATTEST_RELAY"), "--config", path])
+
+
+def restart_under_load(setting, systemd, svc):
+    """systemctl restart: the old one ends, then the new one starts; sockets are held meanwhile."""
+    first = service(setting, systemd, "first")
+    systemd.wait("READY=1")
+    agent = setting.world.agent(Reached(setting), {"kbs": svc.address}, wait=False)
+    first.wait_log("tunnel acme/.* up")
+    crowd = Crowd(setting, A_SECOND / 4)
+    crowd.more(A_SECOND // 4)
+    lasting = Lasting(setting, 8)
+    first.signal(signal.SIGTERM)
+    systemd.wait("STOPPING=1")
+    lasting.end()
+    first.finish()
+    second = service(setting, systemd, "second")
+    systemd.wait("READY=1")
+    crowd.more(A_SECOND // 2)
+    crowd.end()
+    agent.stop()
+    return second
+
+
+def test_restart_with_the_store(world, svc):
+    """FDSTORE: sockets that it had opened itself are there again, Unix paths with them."""
+    systemd = world.add(Systemd(world))
+    s = Setting(world, svc, start=False)
+    second = restart_under_load(s, systemd, svc)
+    assert len(systemd.store) == 6 and "opened" not in second.log()
+    inode = os.stat(s.addresses["path"][5:]).st_ino
+    # one that a reload takes away is kept no more
+    s.config["listeners"] = [x for x in s.config["listeners"] if x["name"] != "target"]
+    with open(world.path("second.yaml"), "w") as f:
+        json.dump(s.config, f)
+    second.signal(signal.SIGHUP)
+    systemd.wait("FDSTOREREMOVE=1")
+    wait_for(lambda: len(systemd.store) == 5, "it is kept no more")
+    second.stop()
+    third = service(s, systemd, "third")
+    third.wait_log("ready, ")
+    assert os.stat(s.addresses["path"][5:]).st_ino == inode
+    with dial(s.addresses["path"]):
+        third.stop()
+
+
+def test_the_store_lies(world, svc):
+    """A path that is another's by now: the kept socket is not used, and the path opened anew."""
+    systemd = world.add(Systemd(world))
+    s = Setting(world, svc, start=False)
+    first = service(s, systemd, "first")
+    systemd.wait("READY=1")
+    first.stop()
+    os.unlink(s.addresses["path"][5:])
+    second = service(s, systemd, "second")
+    systemd.wait("READY=1")
+    world.agent(Reached(s), {"kbs": svc.address}, wait=False)
+    second.wait_log("tunnel acme/.* up")
+    is_well(s)
+    second.stop()
+
+
+def test_restart_with_a_socket_unit(world, svc):
+    systemd = world.add(Systemd(world, store=0))
+    s = Setting(world, svc, start=False)
+    for x in s.config["listeners"]:
+        if x["name"] != "path":
+            systemd.listen_at(x["name"], x["address"])
+            x["address"] = f"fd:{x['name']}"
+    s.config["listeners"].pop()
+    systemd.listen_at("spare", f"tcp:127.0.0.1:{free_port()}")
+    global WAYS
+    ways, WAYS = WAYS, ["front", "door", "target"]
+    try:
+        second = restart_under_load(s, systemd, svc)
+    finally:
+        WAYS = ways
+    second.wait_log("spare was handed over by systemd, and no listener has it: closed")
+    assert not systemd.store
+    second.stop()
+
+
+def test_main_process(world, svc):
+    """In one unit the heir is its main process; in another, the old one's unit stops."""
+    systemd = world.add(Systemd(world))
+    s = Setting(world, svc, start=False)
+    _, env = systemd.environment(INVOCATION_ID="1")
+    s.relay = Relay(world, "relay0", s.config, s.metrics, env)
+    systemd.wait("READY=1")
+    heir = s.heir(env=env)
+    systemd.wait("MAINPID=")
+    assert systemd.main_pid == heir.pid and not systemd.count("STOPPING=1")
+    s.relay.finish()
+    other = s.heir(env={**env, "INVOCATION_ID": "2"})
+    systemd.wait("STOPPING=1")
+    heir.finish()
+    other.stop()
