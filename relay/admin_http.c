@@ -117,6 +117,24 @@ static char *copy(struct httphead_slice s)
 	return s.at ? strndup(s.at, s.len) : NULL;
 }
 
+/* evhttp wants a value with each name, and none to be empty: "a&&b" becomes "a=&b=". */
+static bool take_query(struct admin_request *r, char *query)
+{
+	char *whole = malloc(2 * strlen(query) + 2), *end = whole, *part;
+	bool good;
+
+	if (!whole)
+		return false;
+	*end = '\0';
+	while ((part = strsep(&query, "&")))
+		if (*part)
+			end += sprintf(end, "%s%s%s", end == whole ? "" : "&", part,
+				       strchr(part, '=') ? "" : "=");
+	good = end == whole || evhttp_parse_query_str(whole, &r->query) == 0;
+	free(whole);
+	return good;
+}
+
 /* Splits the target, which must be a path. */
 static bool take_target(struct admin_request *r, struct httphead_slice target)
 {
@@ -127,7 +145,7 @@ static bool take_target(struct admin_request *r, struct httphead_slice target)
 	if (query)
 		*query++ = '\0';
 	if (good && query)
-		good = evhttp_parse_query_str(query, &r->query) == 0;
+		good = take_query(r, query);
 	if (good) {
 		r->path = evhttp_uridecode(text, 0, &len);
 		good = r->path && strlen(r->path) == len; /* no NUL inside */
