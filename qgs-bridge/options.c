@@ -27,6 +27,7 @@
 static const char help[] =
 	"Usage: qgs-bridge --listen ADDRESS [...]\n"
 	"       qgs-bridge --config FILE [...]\n"
+	"       qgs-bridge doctor [--json] [...]\n"
 	"\n"
 	"Takes the quote requests of this node's VMs to its Quote Generation Service (QGS), whole\n"
 	"and in turn; and other streams of VMs to services behind an attest-relay.\n"
@@ -44,9 +45,11 @@ static const char help[] =
 	"      --dump-config          print the values in effect, defaults included, and end\n"
 	"      --no-sandbox           keep all rights; for finding faults\n"
 	"      --log-level LEVEL      error, warning, info (default) or debug\n"
+	"      --json                 for doctor: print JSON\n"
 	"  -h, --help                 this text\n"
 	"  -V, --version              the version\n"
 	"\n"
+	"doctor looks at what usually is wrong with all of that, and says what to do.\n"
 	"Exit status: 0 ended in order, 1 could not start, 2 wrong usage. See qgs-bridge(8).\n";
 
 enum {

@@ -163,15 +163,24 @@ static void check_locals(struct doctor *d, void *patient)
 	}
 }
 
-static void check_admin(struct doctor *d, void *patient)
+static void check_own(struct doctor *d, const struct address *a)
 {
-	const struct address *a = &((const struct patient *)patient)->config->admin.address;
 	char where[ADDRESS_TEXT_MAX];
 
 	if (a->kind == ADDRESS_NONE)
 		return;
 	doctor_about(d, "%s", address_format(a, where, sizeof(where)));
 	doctor_listen(d, a, NULL);
+}
+
+static void check_metrics(struct doctor *d, void *patient)
+{
+	check_own(d, &((const struct patient *)patient)->config->metrics);
+}
+
+static void check_admin(struct doctor *d, void *patient)
+{
+	check_own(d, &((const struct patient *)patient)->config->admin.address);
 }
 
 static const struct doctor_check machine[] = {
@@ -181,9 +190,9 @@ static const struct doctor_check machine[] = {
 };
 
 static const struct doctor_check checks[] = {
-	{ "token", check_token },  { "certificate", check_files }, { "proxy", check_egress },
-	{ "relay", check_relays }, { "service", check_services },  { "local", check_locals },
-	{ "admin", check_admin },
+	{ "token", check_token },     { "certificate", check_files }, { "proxy", check_egress },
+	{ "relay", check_relays },    { "service", check_services },  { "local", check_locals },
+	{ "metrics", check_metrics }, { "admin", check_admin },
 };
 
 static void examine(struct doctor *d, struct patient *p)
