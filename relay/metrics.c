@@ -204,9 +204,6 @@ void metrics_write(void *gateway, struct evbuffer *out)
 	put_reasons(&e, g, "h2_client_ended_total",
 		    "HTTP/2 clients' connections with streams by how they ended.",
 		    offsetof(struct counters, h2_clients));
-	put_reasons(&e, g, "h2_client_ended_total",
-		    "HTTP/2 clients' connections with streams by how they ended.",
-		    offsetof(struct counters, h2_clients));
 	metrics_names(&e, g);
 	put_times(&e, g);
 	put_turns(&e, g);
