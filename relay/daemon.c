@@ -27,6 +27,7 @@
 #include "relay/ending.h"
 #include "relay/gateway.h"
 #include "relay/handover.h"
+#include "relay/history.h"
 #include "relay/inherit.h"
 #include "relay/log.h"
 #include "relay/notify.h"
@@ -360,6 +361,7 @@ static void release(struct daemon *d)
 	takeover_free(d->takeover);
 	handover_free(d->handover);
 	admin_relay_stop(&d->gateway);
+	history_free(d->gateway.history);
 	audit_stop(d->gateway.audit);
 	gateway_deinit(&d->gateway);
 	watch_free(d->watch); /* its letters are gone with the workers */
@@ -400,6 +402,13 @@ static bool start_admin(struct daemon *d)
 	return d->admin;
 }
 
+/* Fed from the workers' counters, so they are there. False: out of memory. */
+static bool start_history(struct daemon *d)
+{
+	d->gateway.history = history_new();
+	return d->gateway.history && history_begin(d->gateway.history, d->base, &d->gateway) == 0;
+}
+
 int daemon_run(const struct daemon_options *o)
 {
 	const struct relay_config *config = o->config;
@@ -418,7 +427,7 @@ int daemon_run(const struct daemon_options *o)
 	good = prepare(&d) && (!o->takeover || find_predecessor(&d)) &&
 	       gateway_prepare(&d.gateway) && start_admin(&d) &&
 	       confine_relay(config, o->sandbox ? o->path : NULL) && start_audit(&d.gateway) &&
-	       gateway_start(&d.gateway) && start_watching(&d) && succeed(&d);
+	       gateway_start(&d.gateway) && start_history(&d) && start_watching(&d) && succeed(&d);
 	if (good) {
 		ready(&d);
 		event_base_dispatch(d.base);
