@@ -17,8 +17,8 @@
 #include "config/config.h"
 #include "relay/line.h"
 
-#define TEXT_MAX 1536 /* of a detail or an advice */
-#define LINE_MAX_BYTES 4096
+#define TEXT_MAX 1536       /* of a detail or an advice */
+#define LINE_MAX_BYTES 8192 /* each text at its longest, escaped */
 
 static const struct {
 	const char *text, *json, *colour;

@@ -228,8 +228,8 @@ struct scan {
 	unsigned n;
 };
 
-/* Does this answer say that a socket is that file? Then its inode; else 0. */
-static unsigned long diag_match(const struct nlmsghdr *h, const struct stat *st)
+/* Does this answer say that a socket is that file? */
+static bool diag_match(const struct nlmsghdr *h, const struct stat *st)
 {
 	const struct unix_diag_msg *m = NLMSG_DATA(h);
 	const struct nlattr *at = (const void *)(m + 1);
@@ -241,13 +241,13 @@ static unsigned long diag_match(const struct nlmsghdr *h, const struct stat *st)
 
 		/* the kernel keeps 32 bits of the inode, and its own form of the device */
 		if (at->nla_type == UNIX_DIAG_VFS && vfs->udiag_vfs_ino == (uint32_t)st->st_ino)
-			return m->udiag_ino;
+			return true;
 		if (step >= left)
 			break;
 		left -= step;
 		at = (const void *)((const char *)at + step);
 	}
-	return 0;
+	return false;
 }
 
 /* False: that was the last of the kernel's answers. */
@@ -256,13 +256,14 @@ static bool diag_read(const void *buf, size_t len, struct scan *scan)
 	unsigned left = (unsigned)len;
 
 	for (const struct nlmsghdr *h = buf; NLMSG_OK(h, left); h = NLMSG_NEXT(h, left)) {
-		unsigned long inode;
+		const struct unix_diag_msg *m = NLMSG_DATA(h);
 
 		if (h->nlmsg_type != SOCK_DIAG_BY_FAMILY)
 			return false;
-		inode = diag_match(h, scan->file);
-		scan->n += inode != 0;
-		scan->inode = inode ? inode : scan->inode;
+		if (!diag_match(h, scan->file))
+			continue;
+		scan->n++;
+		scan->inode = m->udiag_ino; /* 0: of one that was not accepted yet */
 	}
 	return true;
 }

@@ -362,6 +362,12 @@ static void test_limits(void)
 	CHECK_INT(registry_add(r, &t[0], &s, 1, 2, 3, &stale), REASON_NONE);
 	CHECK_INT(registry_add(r, &t[1], &s, 1, 2, 3, &stale), REASON_NONE);
 	CHECK_INT(registry_add(r, &t[2], &s, 1, 2, 3, &stale), REASON_OWNER_LIMIT);
+	/* who only asks is told the same, and is not listed for it */
+	CHECK_INT(registry_ask(r, &t[2], 2, 3), REASON_OWNER_LIMIT);
+	CHECK_INT(registry_ask(r, &next, 2, 3), REASON_NONE);
+	CHECK_INT(registry_ask(r, &t[1], 2, 3), REASON_STALE);
+	CHECK_INT(registry_ask(r, &beta[0], 2, 2), REASON_LIMIT);
+	CHECK_INT(registry_tunnels(r), 2);
 	CHECK_INT(registry_services(r), 2);
 	/* a successor adds none, so it is let in at the limit */
 	CHECK_INT(registry_add(r, &next, &s, 1, 2, 3, &stale), REASON_NONE);
