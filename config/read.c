@@ -20,6 +20,8 @@
 #include "config/schema.h"
 #include "config/xalloc.h"
 
+#define CREDENTIAL "credential:" /* a FIELD_PATH: in $CREDENTIALS_DIRECTORY */
+
 void source_error(const struct source *s, const struct node *at, const char *fmt, ...)
 {
 	va_list args;
@@ -89,6 +91,28 @@ static const char *scalar(const struct source *s, const struct node *node, const
 	return node->value;
 }
 
+/* The path of a file that systemd keeps for this service only (LoadCredential=). */
+static char *credential(const struct source *s, const struct node *node, const struct field *f,
+			bool entry)
+{
+	const char *folder = getenv("CREDENTIALS_DIRECTORY");
+	const char *name = node->value + strlen(CREDENTIAL);
+
+	if (!*name || strchr(name, '/') || strcmp(name, ".") == 0 || strcmp(name, "..") == 0) {
+		wrong_value(s, node, f, entry, "has no credential's name");
+		return NULL;
+	}
+	if (!folder || folder[0] != '/') {
+		source_error(s, node,
+			     "%s: systemd has handed over no credentials (LoadCredential= in the "
+			     "unit); to check the file by hand, set CREDENTIALS_DIRECTORY to "
+			     "/run/credentials/ and the unit's name",
+			     f->key);
+		return NULL;
+	}
+	return xasprintf("%s/%s", folder, name);
+}
+
 static char *text_of(const struct source *s, const struct node *node, const struct field *f,
 		     bool entry)
 {
@@ -106,6 +130,8 @@ static char *text_of(const struct source *s, const struct node *node, const stru
 		wrong_value(s, node, f, entry, "is not well-formed");
 		return NULL;
 	}
+	if ((f->flags & FIELD_PATH) && strncmp(value, CREDENTIAL, strlen(CREDENTIAL)) == 0)
+		return credential(s, node, f, entry);
 	if ((f->flags & FIELD_PATH) && s->folder && value[0] != '/')
 		return xasprintf("%s/%s", s->folder, value);
 	text = xstrdup(value);

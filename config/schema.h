@@ -37,7 +37,7 @@ enum field_type {
 enum {
 	FIELD_REQUIRED = 1 << 0,
 	FIELD_NONEMPTY = 1 << 1, /* a list that is there holds something */
-	FIELD_PATH = 1 << 2,     /* TEXT: taken relative to the file's folder */
+	FIELD_PATH = 1 << 2,     /* TEXT: relative to the file's folder, or credential:NAME */
 	FIELD_LOWER = 1 << 3,    /* TEXT(S): kept in lower case */
 	FIELD_AUTO = 1 << 4,     /* NUMBER: "auto" is 0 */
 	FIELD_DIAL = 1 << 5,     /* ADDRESS(ES): to connect to, so no wildcards */

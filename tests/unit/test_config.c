@@ -802,6 +802,36 @@ static void test_load(void)
 	rmdir(folder);
 }
 
+/* credential:NAME is a file of the folder that systemd has made for the service. */
+static void test_systemd_credentials(void)
+{
+	static const char text[] = LISTENER "tls: {certificate: c.pem, key: 'credential:k.pem'}\n";
+	struct config_errors e = { 0 };
+	struct tunnel_config *t;
+	struct relay_config *c;
+
+	unsetenv("CREDENTIALS_DIRECTORY");
+	refuses(text, "r.yaml:2:32: ", "LoadCredential=");
+	setenv("CREDENTIALS_DIRECTORY", "/run/credentials/x.service", 1);
+	c = relay(text);
+	CHECK_STR(c->tls.key, "/run/credentials/x.service/k.pem");
+	relay_config_unref(c);
+	refuses(LISTENER "tls: {certificate: c.pem, key: 'credential:'}\n",
+		"r.yaml:2:32: ", "has no credential's name");
+	refuses(LISTENER "tls: {certificate: c.pem, key: 'credential:../../etc/shadow'}\n",
+		"r.yaml:2:32: ", "has no credential's name");
+	refuses(LISTENER "tls: {certificate: c.pem, key: 'credential:..'}\n",
+		"r.yaml:2:32: ", "has no credential's name");
+	c = relay(LISTENER "tls: {certificate: ./credential:c, key: k}\n"); /* a file called so */
+	CHECK(strstr(c->tls.certificate, "credential:c"));
+	relay_config_unref(c);
+	t = tunnel_config_parse("t.yaml", "token_file: 'credential:token'\n", 31, &e);
+	CHECK(t);
+	CHECK_STR(t->token_file, "/run/credentials/x.service/token");
+	tunnel_config_free(t);
+	unsetenv("CREDENTIALS_DIRECTORY");
+}
+
 static void test_tunnel_defaults(void)
 {
 	struct tunnel_config *c = tunnel_config_new();
@@ -1035,6 +1065,7 @@ int main(void)
 	test_list_bound();
 	test_references();
 	test_load();
+	test_systemd_credentials();
 	test_tunnel_defaults();
 	test_tunnel_file();
 	test_tunnel_wrong();
