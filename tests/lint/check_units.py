@@ -5,8 +5,10 @@ Usage: check_units.py TOP
 
 By `systemd-analyze security`, which adds up what a unit leaves open from 0 to 10, each is at most
 EXPOSURE ("OK" is below 5); a unit that says nothing is far above it, so the measure works. Each lets
-the program enter its sandbox and use the address families it has. Prints each fault; exits 1 if there
-is one. Without systemd-analyze it is skipped, unless CI=true.
+the program enter its sandbox and use the address families it has; so does the users' unit. All units,
+sockets, the agent's instances and the examples pass `systemd-analyze verify`; one with a fault does not.
+A service and a socket wait for the same config. Prints each fault; exits 1 if there is one. Without
+systemd-analyze it is skipped, unless CI=true.
 """
 import glob
 import os
@@ -48,6 +50,11 @@ def check(path):
         yield f'{path}: its exposure is {level}; {EXPOSURE[name]} at most'
     if said:
         yield f'{path}: {said}'
+    yield from needs(path)
+
+
+def needs(path):
+    """What the sandbox and the sockets of a program need"""
     has = settings(path)
     calls = set(' '.join(x for x in has.get('SystemCallFilter', []) if x[:1] != '~').split())
     for call in sorted(NEEDED_CALLS - calls):
@@ -57,13 +64,61 @@ def check(path):
         yield f'{path}: RestrictAddressFamilies= differs in {" ".join(sorted(families ^ FAMILIES))}'
 
 
+def verify(paths, user=False):
+    """What systemd says of units, in a process of its own; programs need not be there."""
+    with tempfile.TemporaryDirectory() as folder:
+        copies = []
+        for path in paths:
+            with open(path, encoding='utf-8') as file:
+                text = re.sub(r'/usr/bin/(attest-\w+|qgs-bridge)', '/bin/true', file.read())
+            copies.append(os.path.join(folder, os.path.basename(path)))
+            with open(copies[-1], 'w', encoding='utf-8') as file:
+                file.write(text)
+        run = subprocess.run(['systemd-analyze', *(['--user'] if user else []), 'verify', '--man=no',
+                              *copies], capture_output=True, text=True, check=False,
+                             env={**os.environ, 'XDG_RUNTIME_DIR': folder})
+        ours = [x for x in (run.stdout + run.stderr).splitlines()
+                if any(os.path.basename(y) in x for y in copies)]
+        if run.returncode and not ours:
+            ours.append(f'systemd-analyze verify ends with {run.returncode}: {run.stderr[-300:]}')
+        return ours
+
+
+def check_all(top):
+    services = sorted(glob.glob(f'{top}/packaging/*.service'))
+    sockets = sorted(glob.glob(f'{top}/packaging/*.socket'))
+    examples = sorted(glob.glob(f'{top}/packaging/examples/*.socket'))
+    users = f'{top}/packaging/user/attest-tunnel.service'
+    with tempfile.TemporaryDirectory() as folder:
+        instance = os.path.join(folder, 'attest-tunnel@x.service')
+        with open(instance, 'w', encoding='utf-8') as file:
+            subprocess.run(['sed', '-E', '-f', f'{top}/packaging/instance.sed',
+                            f'{top}/packaging/attest-tunnel.service'], stdout=file, check=True)
+        wanted = settings(instance)
+        if '/attest-tunnel/%i.yaml' not in ''.join(wanted['ExecStart']) or \
+                wanted['RuntimeDirectory'] != ['attest-tunnel-%i']:
+            yield f'{instance}: nothing in it is its own'
+        yield from verify([*services, *sockets, *examples, instance])
+        broken = os.path.join(folder, 'broken.service')
+        with open(broken, 'w', encoding='utf-8') as file:
+            file.write(BARE + 'ProtectSystem=stricter\n')
+        if not verify([broken]):
+            yield 'systemd-analyze verify finds no fault in a unit that has one'
+    yield from verify([users], user=True)
+    yield from needs(users)
+    for path in sockets:
+        service = settings(path.removesuffix('.socket') + '.service')
+        if settings(path)['ConditionPathExists'] != service['ConditionPathExists']:
+            yield f'{path}: waits for another config than its service'
+
+
 def main():
     top, = sys.argv[1:]
     if not shutil.which('systemd-analyze'):
         print('systemd-analyze is not installed')
         return 1 if os.environ.get('CI') == 'true' else SKIP
     units = sorted(glob.glob(f'{top}/packaging/*.service'))
-    wrong = [text for path in units for text in check(path)]
+    wrong = [text for path in units for text in check(path)] + list(check_all(top))
     if len(units) != len(EXPOSURE):
         wrong.append(f'{len(units)} units found, not {len(EXPOSURE)}')
     with tempfile.TemporaryDirectory() as folder:
