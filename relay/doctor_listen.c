@@ -226,28 +226,40 @@ struct scan {
 	const struct stat *file;
 	unsigned long inode; /* of the last one found */
 	unsigned n;
+	unsigned waiting; /* to be accepted there */
 };
 
-/* Does this answer say that a socket is that file? */
-static bool diag_match(const struct nlmsghdr *h, const struct stat *st)
+/* What an answer of the kernel has of this type, at least so long; or NULL. */
+static const void *diag_get(const struct nlmsghdr *h, unsigned type, size_t size)
 {
-	const struct unix_diag_msg *m = NLMSG_DATA(h);
-	const struct nlattr *at = (const void *)(m + 1);
-	size_t left = h->nlmsg_len - NLMSG_LENGTH(sizeof(*m));
+	const struct nlattr *at = (const void *)((const struct unix_diag_msg *)NLMSG_DATA(h) + 1);
+	size_t left = h->nlmsg_len - NLMSG_LENGTH(sizeof(struct unix_diag_msg));
 
 	while (left >= sizeof(*at) && at->nla_len >= sizeof(*at) && at->nla_len <= left) {
-		const struct unix_diag_vfs *vfs = (const void *)(at + 1);
 		size_t step = NLA_ALIGN(at->nla_len);
 
-		/* the kernel keeps 32 bits of the inode, and its own form of the device */
-		if (at->nla_type == UNIX_DIAG_VFS && vfs->udiag_vfs_ino == (uint32_t)st->st_ino)
-			return true;
+		if (at->nla_type == type && at->nla_len >= sizeof(*at) + size)
+			return at + 1;
 		if (step >= left)
 			break;
 		left -= step;
 		at = (const void *)((const char *)at + step);
 	}
-	return false;
+	return NULL;
+}
+
+static void diag_note(const struct nlmsghdr *h, struct scan *scan)
+{
+	const struct unix_diag_msg *m = NLMSG_DATA(h);
+	const struct unix_diag_vfs *vfs = diag_get(h, UNIX_DIAG_VFS, sizeof(*vfs));
+	const struct unix_diag_rqlen *queue = diag_get(h, UNIX_DIAG_RQLEN, sizeof(*queue));
+
+	/* the kernel keeps 32 bits of the inode, and its own form of the device */
+	if (!vfs || vfs->udiag_vfs_ino != (uint32_t)scan->file->st_ino)
+		return;
+	scan->n++;
+	scan->inode = m->udiag_ino;
+	scan->waiting = queue ? queue->udiag_rqueue : 0;
 }
 
 /* False: that was the last of the kernel's answers. */
@@ -256,14 +268,9 @@ static bool diag_read(const void *buf, size_t len, struct scan *scan)
 	unsigned left = (unsigned)len;
 
 	for (const struct nlmsghdr *h = buf; NLMSG_OK(h, left); h = NLMSG_NEXT(h, left)) {
-		const struct unix_diag_msg *m = NLMSG_DATA(h);
-
 		if (h->nlmsg_type != SOCK_DIAG_BY_FAMILY)
 			return false;
-		if (!diag_match(h, scan->file))
-			continue;
-		scan->n++;
-		scan->inode = m->udiag_ino; /* 0: of one that was not accepted yet */
+		diag_note(h, scan);
 	}
 	return true;
 }
@@ -280,7 +287,7 @@ static struct scan diag_unix(const struct stat *file, unsigned state)
 		       .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP },
 		.ask = { .sdiag_family = AF_UNIX,
 			 .udiag_states = 1u << state,
-			 .udiag_show = UDIAG_SHOW_VFS },
+			 .udiag_show = UDIAG_SHOW_VFS | UDIAG_SHOW_RQLEN },
 	};
 	const struct timeval patience = { .tv_sec = 1 };
 	int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
@@ -303,7 +310,9 @@ unsigned doctor_listen_connections(const char *path)
 {
 	struct stat st;
 
-	return stat(path, &st) == 0 ? diag_unix(&st, TCP_ESTABLISHED).n : 0;
+	if (stat(path, &st) < 0)
+		return 0;
+	return diag_unix(&st, TCP_ESTABLISHED).n + diag_unix(&st, TCP_LISTEN).waiting;
 }
 
 const char *doctor_folder_fault(const char *path, bool makes_folder, char *buf, size_t size)
