@@ -14,11 +14,16 @@
  *   our own, still open      renamed over: a client finds the old one or the new
  *   anything else            stays, and is an error
  *
+ * Another name that a process left behind when it died half-way is removed by the next that listens
+ * at the same place.
+ *
  * A served path is told by connecting a datagram socket to it: refused means nobody has bound it,
  * and whoever has is not disturbed, for it is of the wrong type.
  */
 #include "relay/bind_path.h"
 
+#include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -38,6 +43,7 @@
 #include "relay/bind.h"
 
 #define ENTRY_MAX ((size_t)1024 * 1024) /* of a user or group, with its members */
+#define SWEPT_MAX 4096                  /* entries of a folder that are looked at */
 #define KEEP ((uid_t)-1)                /* chown(2): leave it as it is */
 
 /* A socket on its way to its place. */
@@ -224,10 +230,9 @@ static int open_folder(struct place *p, mode_t mode)
 	if (p->dir >= 0)
 		return 0;
 	return fail(p, "the folder %s: %s%s", p->folder, strerror(errno),
-		    errno == ENOTDIR && p->beneath ? "; links are not followed in a VM's folder"
-		    : errno == ENOENT && !p->beneath
-			    ? "; make it, or have it made (directory_mode)"
-			    : "");
+		    errno == ENOTDIR && p->beneath   ? "; links are not followed in a VM's folder"
+		    : errno == ENOENT && !p->beneath ? "; make it, or have it made (directory_mode)"
+						     : "");
 }
 
 /* --- whose it is --- */
@@ -381,13 +386,53 @@ static int put_in_place(struct place *p, const struct bind_file *ours)
 			       : fail(p, "cannot rename it into place: %s", strerror(errno));
 }
 
+/* Is it a name that some process had for this place until it was whole? */
+static bool is_aside(const struct place *p, const char *name)
+{
+	const size_t n = strlen(p->name);
+
+	if (*name++ != '.')
+		return false;
+	if (strncmp(name, p->name, n) == 0 && name[n] == '.')
+		name += n + 1;
+	for (; isdigit((unsigned char)*name); name++)
+		if (!name[1])
+			return true;
+	return false;
+}
+
+/* Removes those of dead processes. Where the folder cannot be listed any more, they stay. */
+static void sweep(struct place *p)
+{
+	int fd = openat(p->dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *folder = fd < 0 ? NULL : fdopendir(fd);
+	const struct dirent *e;
+
+	if (!folder) {
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	for (unsigned n = 0; n < SWEPT_MAX && (e = readdir(folder)); n++) {
+		char path[sizeof(p->at.sun_path)], why[128];
+
+		if (is_aside(p, e->d_name) &&
+		    (size_t)snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", p->dir, e->d_name) <
+			    sizeof(path))
+			clear(p->dir, e->d_name, path, why, sizeof(why));
+	}
+	closedir(folder);
+}
+
 /* The whole way, with all that has to be undone known to the caller. */
 static int make_and_place(struct place *p, int fd, const struct bind_access *access, uid_t uid,
 			  gid_t gid, struct bind_file *made)
 {
 	struct stat st;
-	int node = bind_aside(p, fd, &st), r;
+	int node, r;
 
+	sweep(p);
+	node = bind_aside(p, fd, &st);
 	if (node < 0)
 		return -1;
 	r = dress(p, node, access, uid, gid);

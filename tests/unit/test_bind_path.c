@@ -318,6 +318,49 @@ static void test_made_again(void)
 	address_deinit(&a);
 }
 
+/* A socket under another name, that nobody serves any more. */
+static void leave(const char *name)
+{
+	struct sockaddr_un at = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	snprintf(at.sun_path, sizeof(at.sun_path), "%s/%s", dir, name);
+	CHECK_INT(bind(fd, (const struct sockaddr *)&at, sizeof(at)), 0);
+	close(fd);
+}
+
+/* Of processes that died between making a socket and putting it in its place. */
+static void test_left_behind(void)
+{
+	const struct bind_access access = { .mode = 0600 };
+	struct address a = parse(in_dir("unix:", "s"));
+	struct address living = parse(in_dir("unix:", ".s.22"));
+	struct bind_file file = { 0 };
+	char *why;
+	int fd, other = bind_listen(&living, &why);
+
+	CHECK(other >= 0);
+	leave(".s.4711");
+	leave(".4712");
+	leave(".s.x");
+	leave(".other.3");
+	CHECK_INT(close(creat(in_dir("", ".s.1"), 0600)), 0);
+	fd = made(&a, &access, &file);
+	CHECK_INT(faccessat(AT_FDCWD, in_dir("", ".s.4711"), F_OK, 0), -1);
+	CHECK_INT(faccessat(AT_FDCWD, in_dir("", ".4712"), F_OK, 0), -1);
+	/* no process's number, another socket's, no socket, a living process's */
+	CHECK_INT(unlink(in_dir("", ".s.x")), 0);
+	CHECK_INT(unlink(in_dir("", ".other.3")), 0);
+	CHECK_INT(unlink(in_dir("", ".s.1")), 0);
+	CHECK_INT(unlink(in_dir("", ".s.22")), 0);
+	bind_withdraw(&a, &file);
+	close(fd);
+	close(other);
+	CHECK_INT(entries(dir), 0);
+	address_deinit(&a);
+	address_deinit(&living);
+}
+
 /* What is somebody else's, or no socket, stays; what a dead process left goes. */
 static void test_others(void)
 {
@@ -471,6 +514,7 @@ int main(void)
 	test_no_privilege();
 	test_label();
 	test_made_again();
+	test_left_behind();
 	test_others();
 	test_long();
 	test_abstract();
