@@ -163,6 +163,11 @@ struct admin *admin_relay_start(struct event_base *base, struct daemon *d, char 
 	return NULL;
 }
 
+const char *admin_relay_reload_error(const struct gateway *g)
+{
+	return g->admin ? g->admin->reload_error : NULL;
+}
+
 void admin_relay_reloaded(struct gateway *g, const char *why)
 {
 	struct admin_relay *a = g->admin;

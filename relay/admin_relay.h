@@ -17,5 +17,7 @@ void admin_relay_stop(struct gateway *g);
 
 /* A reload is over; why: NULL: it was good. */
 void admin_relay_reloaded(struct gateway *g, const char *why);
+/* Why the last one failed, good until the next; NULL: it did not, or there was none. */
+const char *admin_relay_reload_error(const struct gateway *g);
 
 #endif

@@ -104,19 +104,29 @@ char *html_rate(char buf[HTML_NUMBER_MAX], double per_second)
 	return html_count(buf, (uint64_t)(per_second + 0.5));
 }
 
-char *html_bytes(char buf[HTML_NUMBER_MAX], double bytes)
+/* Three digits at most. */
+static char *with_unit(char buf[HTML_NUMBER_MAX], double n, double step, const char *const unit[])
 {
-	static const char *const unit[] = { "B", "kB", "MB", "GB", "TB", "PB", "EB" };
 	unsigned i = 0;
 
-	while (bytes >= 999.5 && i + 1 < sizeof(unit) / sizeof(unit[0])) {
-		bytes /= 1000;
-		i++;
-	}
-	/* three digits at most; of what is below one, only that there is some */
-	snprintf(buf, HTML_NUMBER_MAX,
-		 bytes > 0 && bytes < 9.95 && i ? "%.1f\u00a0%s" : "%.0f\u00a0%s", bytes, unit[i]);
+	for (; n >= step - 0.5 && unit[i + 1]; i++)
+		n /= step;
+	snprintf(buf, HTML_NUMBER_MAX, "%.*f\u00a0%s", n > 0 && n < 9.95 && i ? 1 : 0, n, unit[i]);
 	return buf;
+}
+
+char *html_bytes(char buf[HTML_NUMBER_MAX], double bytes)
+{
+	static const char *const unit[] = { "B", "kB", "MB", "GB", "TB", "PB", "EB", NULL };
+
+	return with_unit(buf, bytes, 1000, unit);
+}
+
+char *html_memory(char buf[HTML_NUMBER_MAX], uint64_t bytes)
+{
+	static const char *const unit[] = { "B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB", NULL };
+
+	return with_unit(buf, (double)bytes, 1024, unit);
 }
 
 char *html_duration(char buf[HTML_NUMBER_MAX], uint64_t ms)

@@ -23,6 +23,7 @@ void html_format(struct evbuffer *out, const char *markup, ...)
 char *html_count(char buf[HTML_NUMBER_MAX], uint64_t n);       /* "1 234 567" */
 char *html_rate(char buf[HTML_NUMBER_MAX], double per_second); /* "0", "0.4", "12", "1 234" */
 char *html_bytes(char buf[HTML_NUMBER_MAX], double bytes);     /* "1.2 MB", of 1000 each */
+char *html_memory(char buf[HTML_NUMBER_MAX], uint64_t bytes);  /* "1.2 MiB", of 1024 each */
 /* "45 s", "12 min", "3 h 20 min", "5 d 3 h" */
 char *html_duration(char buf[HTML_NUMBER_MAX], uint64_t ms);
 

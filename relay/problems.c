@@ -14,6 +14,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "relay/admin_relay.h"
 #include "relay/audit.h"
 #include "relay/gateway.h"
 #include "relay/history.h"
@@ -236,8 +237,13 @@ static uint64_t lost_lately(const struct gateway *g)
 
 static void find_others(const struct gateway *g, struct problems *out)
 {
+	const char *reload = admin_relay_reload_error(g);
 	uint64_t lost = lost_lately(g);
 
+	if (reload)
+		add(out, PROBLEM_WARNING, "reload-failed",
+		    "Mend it and reload again; in effect is what was before.",
+		    "The last reload changed nothing: %s", reload);
 	if (atomic_load(&g->draining))
 		add(out, PROBLEM_NOTICE, "draining",
 		    "It ends when they have, or after timeouts.drain.",
@@ -248,12 +254,17 @@ static void find_others(const struct gateway *g, struct problems *out)
 		    "%" PRIu64 " audit records were lost.", lost);
 }
 
-static int by_severity(const void *one, const void *other)
+/* Those of a kind stay in their order: the names first, then how many more there are. */
+static void sort(struct problems *p)
 {
-	const struct problem *a = one, *b = other;
-	int first = (int)a->severity - (int)b->severity, kind = strcmp(a->code, b->code);
+	for (size_t i = 1; i < p->n; i++) {
+		const struct problem one = p->at[i];
+		size_t to = i;
 
-	return first ? first : kind ? kind : strcmp(a->what, b->what);
+		for (; to > 0 && p->at[to - 1].severity > one.severity; to--)
+			p->at[to] = p->at[to - 1];
+		p->at[to] = one;
+	}
 }
 
 void problems_find(const struct gateway *g, struct problems *out)
@@ -263,5 +274,5 @@ void problems_find(const struct gateway *g, struct problems *out)
 	find_certificate(g, out);
 	find_limits(g, out);
 	find_services(g, out);
-	qsort(out->at, out->n, sizeof(out->at[0]), by_severity);
+	sort(out);
 }

@@ -102,8 +102,10 @@ static char *per_second_text(char *buf, double value)
 
 static char *count_text(char *buf, double value)
 {
-	/* a scale's half of an odd number */
-	return value < 1 ? html_rate(buf, value) : html_count(buf, (uint64_t)value);
+	uint64_t whole = (uint64_t)value;
+
+	/* half of a scale to five */
+	return (double)whole < value && value < 10 ? html_rate(buf, value) : html_count(buf, whole);
 }
 
 static void put_plots(struct evbuffer *out, const struct hour *h)
@@ -119,16 +121,19 @@ static void put_plots(struct evbuffer *out, const struct hour *h)
 		{ .id = "plot-bytes",
 		  .title = "Throughput",
 		  .format = bytes_per_second,
+		  .least = 1000,
 		  .curves = bytes,
 		  .n_curves = 2 },
 		{ .id = "plot-opened",
 		  .title = "New streams",
 		  .format = per_second_text,
+		  .least = 1,
 		  .curves = opened,
 		  .n_curves = 2 },
 		{ .id = "plot-live",
 		  .title = "At a time",
 		  .format = count_text,
+		  .least = 10,
 		  .curves = live,
 		  .n_curves = 3 },
 	};

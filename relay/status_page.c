@@ -25,9 +25,10 @@
 
 #define FILTER_MAX 130 /* a service's name */
 
-/* As that of all answers, but for its form. */
-static const char policy[] = "default-src 'self'; base-uri 'none'; form-action 'self'; "
-			     "frame-ancestors 'none'; object-src 'none'";
+/* As that of all answers, but for its form, and its icon, which is none. */
+static const char policy[] =
+	"default-src 'self'; img-src data:; base-uri 'none'; form-action 'self'; "
+	"frame-ancestors 'none'; object-src 'none'";
 
 void status_page_html(struct admin_request *r, void *daemon)
 {

@@ -180,7 +180,7 @@ void plot_write(struct evbuffer *out, const struct plot *p)
 		most = m > most ? m : most;
 		nothing = nothing && is_nothing(p->curves[i].at, p->n);
 	}
-	top = plot_top(most);
+	top = plot_top(most > p->least ? most : p->least);
 	html_raw(out, "<figure><figcaption>");
 	html_text(out, p->title);
 	html_raw(out, "</figcaption>");

@@ -23,6 +23,7 @@ struct plot {
 	const char *id;                           /* unique in the page; a word */
 	const char *title;                        /* and in what unit */
 	char *(*format)(char *buf, double value); /* into HTML_NUMBER_MAX bytes */
+	double least;          /* that the scale goes up to, however little there is */
 	uint64_t end, seconds; /* of the last value, since 1970; of all of them */
 	size_t n;              /* two at least */
 	const struct plot_curve *curves;

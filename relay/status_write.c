@@ -104,7 +104,8 @@ static void put_head(struct evbuffer *out, const struct status_view *v)
 		      "<meta name=\"color-scheme\" content=\"light dark\"/><title>");
 	if (n)
 		html_format(out, "(%zu) ", n);
-	html_raw(out, "attest-relay</title><link rel=\"stylesheet\" href=\"status.css\"/>"
+	html_raw(out, "attest-relay</title><link rel=\"icon\" href=\"data:,\"/>"
+		      "<link rel=\"stylesheet\" href=\"status.css\"/>"
 		      "<script src=\"status.js\" defer=\"defer\"></script></head><body>"
 		      "<header><h1>attest-relay</h1>");
 	html_raw(out, v->draining ? "<p class=\"state warning\">\u26a0 draining</p>"
@@ -231,10 +232,10 @@ static void put_use(struct evbuffer *out, uint64_t used, uint64_t most, bool byt
 	bool much = limited && used && (double)used >= (double)most * NEARLY;
 
 	html_format(out, "<td%s>", much ? " class=\"much\"" : "");
-	html_text(out, bytes ? html_bytes(a, (double)used) : html_count(a, used));
+	html_text(out, bytes ? html_memory(a, used) : html_count(a, used));
 	if (limited) {
 		html_raw(out, " of ");
-		html_text(out, bytes ? html_bytes(b, (double)most) : html_count(b, most));
+		html_text(out, bytes ? html_memory(b, most) : html_count(b, most));
 	}
 	if (much)
 		html_raw(out, used >= most ? " \u2717 all" : " \u26a0 nearly all");

@@ -145,6 +145,15 @@ def test_certificate_ends_soon(world):
     assert len(said) == 1 and "hours" in said[0], said
 
 
+def test_a_reload_that_fails(world):
+    relay = start(world)
+    relay.reload(good=False, timeouts={"drain": "tomorrow"})
+    failed = [w for w in Page(relay.status_port).problems() if "reload" in w]
+    assert len(failed) == 1 and "drain" in failed[0], failed
+    relay.reload(timeouts={"drain": "5s"})
+    assert not [w for w in Page(relay.status_port).problems() if "reload" in w]
+
+
 def test_a_target_that_is_down(world, svc):
     relay = start(world, services=[{"name": "near.acme", "targets": [
         svc.address, f"tcp:127.0.0.1:{free_port()}"], "check": {"kind": "tcp", "every": "1s"}}])

@@ -59,6 +59,10 @@ static void numbers(void)
 	CHECK_STR(html_bytes(buf, 12345), "12\u00a0kB");
 	CHECK_STR(html_bytes(buf, 999600), "1.0\u00a0MB");
 	CHECK_STR(html_bytes(buf, 1.8e19), "18\u00a0EB");
+	CHECK_STR(html_memory(buf, 1023), "1023\u00a0B");
+	CHECK_STR(html_memory(buf, 1536), "1.5\u00a0KiB");
+	CHECK_STR(html_memory(buf, (uint64_t)1 << 30), "1.0\u00a0GiB");
+	CHECK_STR(html_memory(buf, UINT64_MAX), "16\u00a0EiB");
 	CHECK_STR(html_duration(buf, 0), "0\u00a0s");
 	CHECK_STR(html_duration(buf, 89999), "89\u00a0s");
 	CHECK_STR(html_duration(buf, 720000), "12\u00a0min");

@@ -76,8 +76,8 @@ static struct page *page_new(struct history *h)
 		.owners = p->owners,
 	};
 	p->view.limits[p->view.n_limits++] =
-		(struct status_limit){ "Memory for unread bytes", "limits.memory", 900000000,
-				       1000000000, true };
+		(struct status_limit){ "Memory for unread bytes", "limits.memory",
+				       (uint64_t)900 << 20, 1000000000, true };
 	p->view.limits[p->view.n_limits++] =
 		(struct status_limit){ "Sources blocked now", "penalties", 0, QUOTA_NO_LIMIT, 0 };
 	return p;
@@ -208,7 +208,7 @@ static void words_say_it(struct history *busy)
 	CHECK(strstr(text, "unreachable"));
 	CHECK(strstr(text, "nearly all"));
 	CHECK(strstr(text, "not known")); /* a row of the hour in which it slept */
-	CHECK(strstr(text, "900\u00a0MB of 1.0\u00a0GB"));
+	CHECK(strstr(text, "900\u00a0MiB of 1.0\u00a0GiB"));
 	free(text);
 }
 
