@@ -77,7 +77,7 @@ static struct page *page_new(struct history *h)
 	};
 	p->view.limits[p->view.n_limits++] =
 		(struct status_limit){ "Memory for unread bytes", "limits.memory",
-				       (uint64_t)900 << 20, 1000000000, true };
+				       (uint64_t)900 << 20, (uint64_t)1 << 30, true };
 	p->view.limits[p->view.n_limits++] =
 		(struct status_limit){ "Sources blocked now", "penalties", 0, QUOTA_NO_LIMIT, 0 };
 	return p;
