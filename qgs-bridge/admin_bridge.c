@@ -1,7 +1,9 @@
 /*
  * admin_bridge: what qgs-bridge's HTTP listeners serve.
  *
- * Theory of operation: one table of routes; user is the bridge.
+ * Theory of operation: one table of routes; user is the bridge. Ready is one whose QGS is there,
+ * if guests are led to one at all. /healthz says what it said before there was /readyz: well, until
+ * it drains, whatever becomes of QGS.
  */
 #include "qgs-bridge/admin_bridge.h"
 
@@ -10,7 +12,9 @@
 #include "config/bridge.h"
 #include "qgs-bridge/bridge.h"
 #include "qgs-bridge/metrics.h"
+#include "qgs-bridge/qgs.h"
 #include "relay/admin.h"
+#include "relay/health_answer.h"
 
 static void get_metrics(struct admin_request *r, void *bridge)
 {
@@ -27,21 +31,39 @@ static void get_metrics(struct admin_request *r, void *bridge)
 
 static void get_live(struct admin_request *r, void *bridge)
 {
-	admin_reply(r, 200, NULL, NULL);
+	static const struct health_check loop = { "loop", true, NULL };
+
+	health_answer(r, "livez", &loop, 1);
+}
+
+static struct health_check accepting(const struct bridge *b)
+{
+	return (struct health_check){ "accepting", !b->draining, "draining: no new connections" };
 }
 
 static void get_ready(struct admin_request *r, void *bridge)
 {
 	const struct bridge *b = bridge;
+	const struct health_check checks[] = {
+		accepting(b),
+		{ "qgs", !b->qgs || qgs_state(b->qgs) == QGS_UP, b->qgs ? qgs_detail(b->qgs) : "" },
+	};
 
-	admin_reply(r, b->draining ? 503 : 200, NULL, NULL);
+	health_answer(r, "readyz", checks, sizeof(checks) / sizeof(checks[0]));
+}
+
+static void get_well(struct admin_request *r, void *bridge)
+{
+	const struct health_check check = accepting(bridge);
+
+	health_answer(r, "healthz", &check, 1);
 }
 
 static const struct admin_route routes[] = {
 	{ "GET", "/metrics", ADMIN_METRICS, get_metrics },
 	{ "GET", "/livez", ADMIN_HEALTH, get_live },
 	{ "GET", "/readyz", ADMIN_HEALTH, get_ready },
-	{ "GET", "/healthz", ADMIN_HEALTH, get_ready },
+	{ "GET", "/healthz", ADMIN_HEALTH, get_well },
 };
 
 #define ROUTES (sizeof(routes) / sizeof(routes[0]))

@@ -11,6 +11,7 @@
 
 #include "config/config.h"
 #include "relay/admin.h"
+#include "relay/health_answer.h"
 #include "relay/log.h"
 #include "relay/process.h"
 #include "tunnel/agent.h"
@@ -31,15 +32,20 @@ static void get_metrics(struct admin_request *r, void *metrics)
 
 static void get_live(struct admin_request *r, void *metrics)
 {
-	admin_reply(r, 200, NULL, NULL);
+	static const struct health_check loop = { "loop", true, NULL };
+
+	health_answer(r, "livez", &loop, 1);
 }
 
 static void get_ready(struct admin_request *r, void *metrics)
 {
 	const struct tunnel_metrics *m = metrics;
-	bool ready = !*m->stopping && (!m->agent || agent_up(m->agent) > 0);
+	const struct health_check checks[] = {
+		{ "running", !*m->stopping, "ending: no new streams" },
+		{ "relays", !m->agent || agent_up(m->agent) > 0, "none has accepted this agent" },
+	};
 
-	admin_reply(r, ready ? 200 : 503, NULL, NULL);
+	health_answer(r, "readyz", checks, sizeof(checks) / sizeof(checks[0]));
 }
 
 static const struct admin_route routes[] = {

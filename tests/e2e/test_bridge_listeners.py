@@ -317,19 +317,21 @@ def test_health(world, qgs):
     bridge = Bridge(world, qgs, timeouts={"drain": "1h"})
     qgs.behave("wedged")
 
-    def health():
+    def health(path="/healthz"):
         c = http.client.HTTPConnection("127.0.0.1", bridge.metrics_port, timeout=DEADLINE)
         try:
-            c.request("GET", "/healthz")
+            c.request("GET", path)
             return c.getresponse().status
         finally:
             c.close()
     assert health() == 200
+    assert health("/livez") == health("/readyz?verbose") == 200
     client = asking(bridge.address())
     qgs.wait_stats(at_work=1)
     bridge.signal(signal.SIGTERM)
     bridge.wait_log("no new connections")
-    assert health() == 503
+    assert health() == health("/readyz") == 503
+    assert health("/livez") == 200
     qgs.behave("ok")
     assert client.result()["outcome"] == "ok"
     bridge.finish()
