@@ -194,6 +194,7 @@ bool daemon_reload(struct daemon *d, char **why)
 		log_error("reload: %s", errors.at[i]);
 	if (!config) {
 		log_error("reload: nothing has changed");
+		atomic_fetch_add(&d->gateway.reload_failures, 1); /* others are counted there */
 		*why = join(&errors);
 	} else if ((good = gateway_reload(&d->gateway, config, why))) {
 		log_info("reload: done; what is in effect is the config of now, with its "

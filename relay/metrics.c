@@ -180,6 +180,13 @@ static void put_state(struct exposition *e, const struct gateway *g)
 {
 	exposition_one(e, "draining", "gauge", "1: it is ending and takes nobody new.",
 		       atomic_load(&g->draining));
+	exposition_one(e, "reloads_total", "counter", "Times the config was read again.",
+		       atomic_load(&g->reloads));
+	exposition_one(e, "reload_failures_total", "counter",
+		       "Times that was in vain: the config is as it was before.",
+		       atomic_load(&g->reload_failures));
+	exposition_one(e, "reload_timestamp_seconds", "gauge",
+		       "When the config in effect was read.", atomic_load(&g->reloaded_at));
 	exposition_one(e, "settings_generation", "gauge",
 		       "Which config since the start is in effect; 1: the first.",
 		       g->settings->generation);

@@ -165,7 +165,7 @@ static void write_times(struct exposition *e, const struct counters *c)
 		  "How long dialling a service took that was reached." },
 		{ DURATIONS_STREAM, "stream_duration_seconds",
 		  "How long streams that reached their service lasted, from their beginning." },
-		{ DURATIONS_RTT, "tunnel_rtt_seconds", "Round trips of PINGs to relays." },
+		{ DURATIONS_RTT, "rtt_seconds", "Round trips of PINGs to relays." },
 		{ DURATIONS_TURN, "turn_seconds",
 		  "How long turns of the event loop took, without sleep." },
 	};
