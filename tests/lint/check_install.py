@@ -3,11 +3,13 @@
 
 Usage: check_install.py TOP LIST, with ATTEST_RELAY in a release build (plain_build.py)
 
-What is installed, below the prefix, is what LIST says: no more (a test's helper), no less. Programs and
+What is installed, below the prefix, is what LIST says, with '*' for what comes and goes in a folder: no more
+(a test's helper), no less. Programs and
 scripts can be executed, nothing else can; nobody but root may write. What is installed names this prefix,
 and neither Debian's nor the folders it was built in. With other folders asked for, each file goes there.
 Prints each fault; exits 1 if there is one.
 """
+import fnmatch
 import json
 import os
 import re
@@ -51,10 +53,12 @@ def check_installed(top, build, wanted):
         found = files_below(root)
         if len(found) != len(files_below(folder)):
             yield f'{set(files_below(folder)) - {prefix[1:] + "/" + x for x in found}}: not below {prefix}'
-        for name in sorted(set(found) - wanted):
-            yield f'{name} is installed, and not in the list'
-        for name in sorted(wanted - set(found)):
-            yield f'{name} is in the list, and not installed'
+        for name in found:
+            if not any(fnmatch.fnmatchcase(name, x) for x in wanted):
+                yield f'{name} is installed, and not in the list'
+        for name in wanted:
+            if not fnmatch.filter(found, name):
+                yield f'{name} is in the list, and not installed'
         for name in found:
             path = os.path.join(root, name)
             mode = os.stat(path).st_mode & 0o7777
@@ -93,7 +97,7 @@ def main():
     top, listed = sys.argv[1:]
     build = os.path.dirname(os.environ['ATTEST_RELAY'])
     with open(listed, encoding='utf-8') as file:
-        wanted = set(file.read().split())
+        wanted = file.read().split()
     wrong = [*check_installed(top, build, wanted), *check_asked(top)]
     print('\n'.join(wrong) or f'{len(wanted)} files are installed as they should be')
     return 1 if wrong else 0
