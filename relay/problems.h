@@ -11,7 +11,7 @@
 struct gateway;
 
 #define PROBLEMS_MAX 64  /* further ones are counted, not kept */
-#define PROBLEM_TEXT 256 /* names are long, and there may be two */
+#define PROBLEM_TEXT 512 /* an error in a config has a path and more */
 
 /* The worst first. */
 enum problem_severity {

@@ -4,7 +4,9 @@ import signal
 
 import pytest
 
+from bridge import Bridge
 from harness import free_port, wait_for
+from qgs import StandIn
 from status_page import Page, ask, number
 from streams import Refused, Service, dial, echo, http_connect
 
@@ -150,6 +152,11 @@ def test_a_reload_that_fails(world):
     relay.reload(good=False, timeouts={"drain": "tomorrow"})
     failed = [w for w in Page(relay.status_port).problems() if "reload" in w]
     assert len(failed) == 1 and "drain" in failed[0], failed
+    # what stands in a file is text on the page
+    relay.reload(good=False, timeouts={}, **{"<script>alert(1)</script>": 1})
+    failed = [w for w in Page(relay.status_port).problems() if "reload" in w]
+    assert len(failed) == 1 and "<script>alert(1)</script>" in failed[0], failed
+    relay.write_config(**{"<script>alert(1)</script>": None})
     relay.reload(timeouts={"drain": "5s"})
     assert not [w for w in Page(relay.status_port).problems() if "reload" in w]
 
@@ -187,6 +194,32 @@ def test_probes(world, svc):
     wait_for(lambda: ask(port, "/readyz/kbs.acme").status == 200, "ready")
     agent.stop()
     wait_for(lambda: ask(port, "/readyz/kbs.acme").status == 503, "not ready")
+
+
+def test_probes_of_the_agent(world, svc):
+    relay, port = world.relay(), free_port()
+    world.agent(relay, {"kbs": svc.address}, metrics=f"tcp:127.0.0.1:{port}")
+    assert ask(port, "/livez").text == ask(port, "/readyz").text == "ok\n"
+    relay.kill()
+    wait_for(lambda: ask(port, "/readyz").status == 503, "not ready")
+    assert ask(port, "/readyz").text == "relays: none has accepted this agent\n"
+    assert ask(port, "/livez").status == 200
+    world.restart(relay)
+    wait_for(lambda: ask(port, "/readyz").status == 200, "ready again")
+
+
+def test_probes_of_the_bridge(world):
+    """Ready is who has a QGS; well is who does not drain."""
+    address = "unix:" + world.path("qgs.socket")
+    bridge = Bridge(world, address, wait=False)
+    port = bridge.metrics_port
+    bridge.wait_state("down")
+    r = ask(port, "/readyz")
+    assert r.status == 503 and r.text.startswith("qgs: ")
+    assert ask(port, "/livez").status == ask(port, "/healthz").status == 200
+    StandIn(world, listen=address)
+    bridge.wait_state("up")
+    assert ask(port, "/readyz?verbose").text == "[+]accepting ok\n[+]qgs ok\nreadyz check passed\n"
 
 
 def test_draining(world, svc):
