@@ -17,6 +17,7 @@ SEES = {
     'relay': {'config', 'relay'},
     'tunnel': {'config', 'relay', 'tunnel'},
     'qgs-bridge': {'config', 'relay', 'tunnel', 'qgs-bridge'},
+    'attestctl': {'attestctl'},
     'bench': {'bench', 'config', 'relay', 'tunnel'},
 }
 LIBRARIES = [   # header, who may include it, why

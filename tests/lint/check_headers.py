@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import sys
 
-FOLDERS = ['bench', 'config', 'relay', 'tunnel', 'qgs-bridge', 'tests/unit']
+FOLDERS = ['attestctl', 'bench', 'config', 'relay', 'tunnel', 'qgs-bridge', 'tests/unit']
 DROPPED = {'-c', '-MD', '-pipe'}
 DROPPED_WITH_VALUE = {'-o', '-MF', '-MQ', '-MT'}
 

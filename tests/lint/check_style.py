@@ -20,7 +20,7 @@ FUNCTION_LINES = 60
 FUNCTION_LINES_TESTS = 70
 
 PROGRAMS = {'bench': None, 'config': None, 'relay': 'attest-relay', 'tunnel': 'attest-tunnel',
-            'qgs-bridge': 'qgs-bridge'}
+            'qgs-bridge': 'qgs-bridge', 'attestctl': 'attestctl'}
 UNFINISHED = re.compile(r'\b(TO' r'DO|FIX' r'ME|XX' r'X)\b')
 
 

@@ -17,7 +17,7 @@ import sys
 
 # Not the benches and the tests' tools: their lists of embedded nodes are beyond it, so that all it
 # finds there is memory used after its end which is not.
-FOLDERS = ('config', 'relay', 'tunnel', 'qgs-bridge')
+FOLDERS = ('attestctl', 'config', 'relay', 'tunnel', 'qgs-bridge')
 
 
 def read_sources(top, build):

@@ -1,0 +1,11 @@
+/* top: what passes, again and again, until q or an interrupt; once if it is no terminal. */
+#ifndef ATTESTCTL_TOP_H
+#define ATTESTCTL_TOP_H
+
+struct ctl;
+
+#define TOP_EVERY_MS 2000
+
+int top_run(struct ctl *c); /* an exit status */
+
+#endif

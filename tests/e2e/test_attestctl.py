@@ -1,0 +1,199 @@
+# attestctl against running daemons: each command, both ways to print, and its exit statuses.
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import termios
+
+import pytest
+
+from harness import DEADLINE, binary, wait_for
+from streams import Aborted, Service, dial, echo
+
+
+@pytest.fixture
+def svc(world):
+    return world.add(Service(handler=echo))
+
+
+def ctl(socket, *args, status=0, env=None):
+    p = subprocess.run([binary("ATTESTCTL"), "--socket", socket, *map(str, args)], capture_output=True,
+                       text=True, timeout=2 * DEADLINE, env={**os.environ, **(env or {})})
+    assert p.returncode == status, (args, p.returncode, p.stdout, p.stderr)
+    assert "Sanitizer" not in p.stderr and "runtime error" not in p.stderr, p.stderr
+    return p.stdout if status == 0 else p.stderr
+
+
+def rows(text):
+    """A table's, each a dict by its titles; cells of these tests have no blanks in them."""
+    lines = [line.split() for line in text.splitlines()]
+    return [dict(zip(lines[0], line)) for line in lines[1:]]
+
+
+@pytest.fixture
+def relay(world, svc):
+    r = world.relay(listeners=[{"name": "direct", "service": "echo.acme"},
+                               {"name": "kbs", "service": "kbs.acme"}],
+                    services=[{"name": "echo.acme", "targets": [svc.address]}],
+                    admin=f"unix:{world.path('admin.sock')}")
+    r.socket = world.path("admin.sock")
+    return r
+
+
+def held(address, n):
+    streams = [dial(address) for _ in range(n)]
+    for s in streams:
+        s.send(b"x")
+        assert s.read_exactly(1) == b"x"
+    return streams
+
+
+def test_lists(world, svc, relay):
+    world.agent(relay, {"kbs": svc.address}, instance="one")
+    streams = held(relay.listeners["direct"], 2) + held(relay.listeners["kbs"], 1)
+    assert {r["NAME"] for r in rows(ctl(relay.socket, "listeners"))} == {"front", "direct", "kbs"}
+    tunnel, = rows(ctl(relay.socket, "tunnels"))
+    assert (tunnel["OWNER"], tunnel["INSTANCE"], tunnel["STREAMS"]) == ("acme", "one", "1")
+    listed = rows(ctl(relay.socket, "streams"))
+    assert [r["SERVICE"] for r in listed].count("echo.acme") == 2 and len(listed) == 3
+    assert len(rows(ctl(relay.socket, "streams", "--service", "kbs.acme"))) == 1
+    assert len(rows(ctl(relay.socket, "streams", "--of-tunnel", tunnel["ID"]))) == 1
+    assert len(rows(ctl(relay.socket, "streams", "--limit", 2))) == 2
+    assert ctl(relay.socket, "streams", "--owner", "nobody") == ""
+    service = {r["SERVICE"]: r for r in rows(ctl(relay.socket, "services"))}
+    assert service["kbs.acme"]["READY"] == "yes" and service["kbs.acme"]["TUNNELS"] == "1"
+    owner, = rows(ctl(relay.socket, "owners"))
+    assert owner["OWNER"] == "acme" and owner["STREAMS"].startswith("3/")
+    assert any(r["SCOPE"] == "owner" for r in rows(ctl(relay.socket, "limits")))
+    assert ctl(relay.socket, "failures") == ""
+    status = ctl(relay.socket, "status")
+    assert re.search(r"^counts.streams +3$", status, re.M) and re.search(r"^draining +false$", status, re.M)
+    assert "name: \"direct\"" in ctl(relay.socket, "config")
+    for what in ("status", "listeners", "tunnels", "streams", "services", "owners", "limits", "failures",
+                 "config"):
+        answer = json.loads(ctl(relay.socket, "--json", what))
+        assert isinstance(answer, dict) and answer
+    top = ctl(relay.socket, "top")
+    assert "\x1b" not in top and top.count("echo.acme") == 2
+    for s in streams:
+        s.close()
+
+
+def test_pages_are_gathered(world, svc, relay):
+    """More streams than one page has."""
+    relay.reload(limits={"connections": 4000, "per_source": {"connections": 4000, "streams": 4000,
+                 "opens_per_second": 100000}, "per_owner": {"streams": 4000, "opens_per_second": 100000}})
+    streams = held(relay.listeners["direct"], 1100)
+    answer = json.loads(ctl(relay.socket, "--json", "streams"))["streams"]
+    assert len(answer) == 1100 and len({s["id"] for s in answer}) == 1100
+    assert len(json.loads(ctl(relay.socket, "--json", "--limit", 1050, "streams"))["streams"]) == 1050
+    for s in streams:
+        s.close()
+    relay.wait_quiet()
+
+
+def test_changes(world, svc, relay):
+    streams = held(relay.listeners["direct"], 2)
+    port = streams[0].sock.getsockname()[1]
+    first, = json.loads(ctl(relay.socket, "--json", "--client", f"tcp:127.0.0.1:{port}", "streams"))["streams"]
+    ctl(relay.socket, "close", "stream", first["id"])
+    with pytest.raises(Aborted):
+        streams[0].read_all()
+    assert "none of this number" in ctl(relay.socket, "close", "stream", first["id"], status=1)
+    ctl(relay.socket, "log", "debug")
+    assert "expected error" in ctl(relay.socket, "log", "loud", status=1)
+    relay.write_config(owners=[world.owner("acme"), world.owner("more")])
+    ctl(relay.socket, "reload")
+    assert len(rows(ctl(relay.socket, "owners"))) == 2
+    relay.write_config(timeouts={"idle": "forever"})
+    assert "idle" in ctl(relay.socket, "reload", status=1)
+    assert ctl(relay.socket, "ready") == "ready\n"
+    assert ctl(relay.socket, "ready", "echo.acme") == "ready\n"
+    ctl(relay.socket, "ready", "kbs.acme", status=1)
+    ctl(relay.socket, "ready", "no.body", status=1)
+    ctl(relay.socket, "drain")
+    ctl(relay.socket, "ready", status=1)
+    streams[1].close()
+    assert relay.wait() == 0
+    ctl(relay.socket, "status", status=3)
+
+
+def test_usage(world):
+    none = world.path("none.sock")
+    for args in ([], ["nothing"], ["status", "x"], ["close", "stream"], ["close", "cat", "1"],
+                 ["close", "stream", "1x"], ["log"], ["--limit", "0", "streams"],
+                 ["--limit", "x", "streams"], ["--of-tunnel", "x", "streams"], ["--bad"]):
+        ctl(none, *args, status=2)
+    assert none in ctl(none, "status", status=3)
+    assert "Usage" in ctl(none, "--help")
+    assert ctl(none, "--version").startswith("attestctl ")
+
+
+def test_which_socket(world, svc, relay):
+    """The environment's; and an address as configs have it."""
+    p = subprocess.run([binary("ATTESTCTL"), "ready"], capture_output=True, text=True, timeout=DEADLINE,
+                       env={**os.environ, "ATTESTCTL_SOCKET": relay.socket})
+    assert p.returncode == 0 and p.stdout == "ready\n"
+    assert ctl(f"unix:{relay.socket}", "ready") == "ready\n"
+
+
+def test_other_daemons_lists(world, svc, relay):
+    """What a daemon does not have it says, in words."""
+    assert "no such thing" in ctl(relay.socket, "vms", status=1)
+    assert "no such thing" in ctl(relay.socket, "relays", status=1)
+
+
+def test_top_on_a_terminal(world, svc, relay):
+    """It draws until q, fits the terminal, and gives it back."""
+    streams = held(relay.listeners["direct"], 30)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(binary("ATTESTCTL"), ["attestctl", "--socket", relay.socket, "top"])
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 60, 0, 0))
+    text = b""
+
+    def drawn():
+        nonlocal text
+        text += os.read(terminal, 65536)
+        return text.count(b"\x1b[H\x1b[2J") >= 2
+    wait_for(drawn, "two rounds")
+    os.write(terminal, b"q")
+    try:
+        while chunk := os.read(terminal, 65536):
+            text += chunk
+    except OSError:
+        pass
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    os.close(terminal)
+    assert text.rstrip().endswith(b"\x1b[?1049l")
+    last = text.split(b"\x1b[H\x1b[2J")[-1].split(b"\x1b[?1049l")[0].decode()
+    lines = last.splitlines()
+    assert len(lines) <= 20 and all(len(line) <= 60 for line in lines), lines
+    for s in streams:
+        s.close()
+
+
+def test_interrupted(world, svc, relay):
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(binary("ATTESTCTL"), ["attestctl", "--socket", relay.socket, "top"])
+    text = b""
+
+    def drawn():
+        nonlocal text
+        text += os.read(terminal, 65536)
+        return b"attest-relay" in text
+    wait_for(drawn, "a round")
+    os.kill(pid, signal.SIGINT)
+    try:
+        while chunk := os.read(terminal, 65536):
+            text += chunk
+    except OSError:
+        pass
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert b"\x1b[?1049l" in text
+    os.close(terminal)
