@@ -27,6 +27,7 @@
 #include "tunnel/doctor_relay.h"
 #include "tunnel/egress.h"
 #include "tunnel/instance.h"
+#include "tunnel/link.h"
 #include "tunnel/options.h"
 #include "tunnel/proxy.h"
 
@@ -116,6 +117,7 @@ static void check_relays(struct doctor *d, void *patient)
 		return;
 	}
 	for (size_t i = 0; i < c->relays.n; i++) {
+		char instance[HELLO_INSTANCE_MAX];
 		const struct doctor_relay r = {
 			.worker = p->worker,
 			.address = &c->relays.at[i],
@@ -128,10 +130,11 @@ static void check_relays(struct doctor *d, void *patient)
 			.handshake_ms = c->timeouts.handshake,
 			.transport = c->transport,
 			.offers = c->n_services ? c : NULL,
-			.instance = p->instance,
+			.instance = instance,
 			.connects = c->n_locals,
 		};
 
+		link_name_instance(instance, p->instance, (unsigned)i);
 		doctor_check_relay(d, &r);
 	}
 }

@@ -126,7 +126,7 @@ static void copy(char *to, size_t size, struct httphead_slice from)
 static void read_answer(struct doctor_tls *t, const char *head, size_t len,
 			const struct ws_handshake_terms *terms, const char *key)
 {
-	struct ws_handshake_heard heard;
+	struct ws_handshake_heard heard = { 0 };
 	struct httphead h;
 	char date[64];
 	struct tm tm = { 0 };

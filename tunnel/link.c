@@ -573,18 +573,14 @@ void link_stop(struct link *l)
 		line_close(l->pending);
 }
 
-/*
- * Two addresses may lead to one relay, where the same instance would take over from itself without
- * end: so each link but the first has a suffix to its name.
- */
-static void name_instance(struct link *l, const char *instance, unsigned index)
+void link_name_instance(char out[HELLO_INSTANCE_MAX], const char *instance, unsigned index)
 {
 	char suffix[16] = "";
 
 	if (index > 0)
 		snprintf(suffix, sizeof(suffix), ".%u", index + 1);
-	snprintf(l->instance, sizeof(l->instance), "%.*s%s",
-		 (int)(sizeof(l->instance) - 1 - strlen(suffix)), instance, suffix);
+	snprintf(out, HELLO_INSTANCE_MAX, "%.*s%s", (int)(HELLO_INSTANCE_MAX - 1 - strlen(suffix)),
+		 instance, suffix);
 }
 
 void link_init(struct link *l, struct agent *a, unsigned index)
@@ -598,6 +594,6 @@ void link_init(struct link *l, struct agent *a, unsigned index)
 	l->kind = config->transport == TRANSPORT_WEBSOCKET ? CARRIER_WEBSOCKET : CARRIER_DIRECT;
 	l->proxy = egress_to(a->spec->carrier.egress, l->address);
 	address_format(l->address, l->text, sizeof(l->text));
-	name_instance(l, a->spec->instance, index);
+	link_name_instance(l->instance, a->spec->instance, index);
 	wait_for(l, 0);
 }

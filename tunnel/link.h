@@ -74,6 +74,13 @@ struct link {
 	uint64_t sessions, failures, losses; /* accepted, attempts in vain, lost: for metrics */
 };
 
+/*
+ * As whom an agent is known to the relay of this place in the config. Two addresses may lead to one
+ * relay, where the same instance would take over from itself without end: so each but the first has
+ * a suffix to its name.
+ */
+void link_name_instance(char out[HELLO_INSTANCE_MAX], const char *instance, unsigned index);
+
 /* Zeroed before. index: the relay's place in the config. */
 void link_init(struct link *l, struct agent *a, unsigned index);
 void link_connect(struct link *l);		 /* now, if it needs a session */

@@ -456,6 +456,18 @@ def test_tunnel_limit_is_reached(world, service):
     assert agent.running() and relay.metric("live_tunnels") == 1
 
 
+def test_tunnel_is_known_to_each_relay_by_its_name(world, service):
+    """At the second relay of a config an agent has another name."""
+    relays = [world.relay(name, limits={"per_owner": {"tunnels": 1}}) for name in ("one", "two")]
+    addresses = [f"tcp:127.0.0.1:{r.port()}" for r in relays]
+    world.agent(relays[0], {"kbs": f"tcp:127.0.0.1:{service}"}, name="patient", relays=addresses)
+    for r in relays:
+        r.wait_tunnels(1)
+    said = ask_tunnel(world, 0, service, relays=addresses)
+    said.only()
+    assert len(said.of("credential", "ok")) == 2
+
+
 def test_tunnel_instance_is_newer_elsewhere(world, service):
     relay = world.relay()
     agent = world.h2_agent(relay, {"kbs": f"127.0.0.1:{service}"},
