@@ -32,6 +32,7 @@
 #include "relay/log.h"
 #include "relay/notify.h"
 #include "relay/registry.h"
+#include "relay/refresh.h"
 #include "relay/takeover.h"
 #include "relay/watch.h"
 
@@ -45,6 +46,7 @@ struct daemon {
 	struct event_base *base;
 	struct event *drain_timer, *status_timer, *look_timer, *signals[4];
 	struct watch *watch;
+	struct refresh *refresh;
 	struct admin *admin;
 	struct handover *handover;
 	struct takeover *takeover; /* whose place this one takes, until it is ready */
@@ -359,6 +361,7 @@ static void ready(struct daemon *d)
 
 static void release(struct daemon *d)
 {
+	refresh_stop(d->refresh);
 	takeover_free(d->takeover);
 	handover_free(d->handover);
 	admin_relay_stop(&d->gateway);
@@ -428,7 +431,8 @@ int daemon_run(const struct daemon_options *o)
 	good = prepare(&d) && (!o->takeover || find_predecessor(&d)) &&
 	       gateway_prepare(&d.gateway) && start_admin(&d) &&
 	       confine_relay(config, o->sandbox ? o->path : NULL) && start_audit(&d.gateway) &&
-	       gateway_start(&d.gateway) && start_history(&d) && start_watching(&d) && succeed(&d);
+	       gateway_start(&d.gateway) && start_history(&d) && start_watching(&d) &&
+	       (d.refresh = refresh_start(d.base, &d.gateway)) && succeed(&d);
 	if (good) {
 		ready(&d);
 		event_base_dispatch(d.base);

@@ -125,6 +125,30 @@ static void leave(struct source *source)
 	source_put(source);
 }
 
+/* There are nearly as many as there may be, and this source has more than its part of them. */
+static bool is_crowding(struct gateway *g, const struct source *s)
+{
+	const uint64_t most = counter_get(&g->connections_max), part = most / GATEWAY_CROWDED_PART;
+	const uint64_t fair = part > GATEWAY_CROWDED_LEAST ? part : GATEWAY_CROWDED_LEAST;
+
+	return counter_get(&g->connections) > most - most / 8 &&
+	       quota_used(&s->quota, QUOTA_CONNECTIONS) > fair;
+}
+
+static const char crowded[] =
+	"limits.connections: nearly all are in use, so that no source may have many";
+
+/* One more of this source, counted by begin already. NULL, or the setting that says no. */
+static const char *take(struct gateway *g, struct source *s)
+{
+	if (!quota_take(&s->quota, QUOTA_CONNECTIONS))
+		return "limits.per_source.connections";
+	if (!is_crowding(g, s))
+		return NULL;
+	quota_give(&s->quota, QUOTA_CONNECTIONS);
+	return crowded;
+}
+
 enum reason gateway_connection_from(struct gateway *g, struct client *client, uint64_t now,
 				    const char **setting)
 {
@@ -134,13 +158,13 @@ enum reason gateway_connection_from(struct gateway *g, struct client *client, ui
 	if (client->source)
 		leave(client->source);
 	client->source = NULL;
-	if (!blocked && quota_take(&s->quota, QUOTA_CONNECTIONS)) {
+	*setting = blocked ? "penalties" : take(g, s);
+	if (!*setting) {
 		client->source = s;
 		return REASON_NONE;
 	}
 	source_put(s);
 	end(g, 2);
-	*setting = blocked ? "penalties" : "limits.per_source.connections";
 	return blocked ? REASON_PENALTY : REASON_SOURCE_LIMIT;
 }
 
@@ -175,10 +199,13 @@ enum reason gateway_stream_begin(struct source *source, const char **setting)
 		return REASON_SOURCE_LIMIT;
 	source_hold(source);
 	*setting = begin(g, 1);
-	if (!*setting)
+	if (!*setting && !is_crowding(g, source))
 		return REASON_NONE;
 	gateway_stream_over(source);
-	return REASON_LIMIT;
+	if (*setting)
+		return REASON_LIMIT;
+	*setting = crowded;
+	return REASON_SOURCE_LIMIT;
 }
 
 void gateway_stream_over(struct source *source)

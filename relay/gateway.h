@@ -23,6 +23,12 @@
 #include "relay/tenants.h"
 
 #define WORKERS_MAX 256
+/*
+ * When more than 7/8 of limits.connections are in use, a source may have no more than one in so
+ * many of them, but so many at least: a few sources cannot keep all others out.
+ */
+#define GATEWAY_CROWDED_PART 64
+#define GATEWAY_CROWDED_LEAST 4
 #define GATEWAY_WEBSOCKET_PATH "/connect/" /* and a service's name */
 
 struct admin_relay;

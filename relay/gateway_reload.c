@@ -32,6 +32,7 @@
 #include "relay/gateway_private.h"
 #include "relay/listener.h"
 #include "relay/log.h"
+#include "relay/opening_log.h"
 #include "relay/probe.h"
 #include "relay/sockets.h"
 #include "relay/why.h"
@@ -168,6 +169,7 @@ void gateway_take_orders(struct worker *w, void *unused)
 	gw->audit = o->audit;
 	gateway_free_orders(o);
 	gateway_set_shares(w);
+	opening_log_reloaded(gw);
 	if (w == g->workers[0] && !gw->end_at)
 		gateway_exchange_probes(w, before);
 	gateway_recheck(gw, before);

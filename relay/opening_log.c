@@ -195,6 +195,8 @@ static void on_lasts(struct timer *t)
 		(struct gateway_worker *)((char *)t - offsetof(struct gateway_worker, lasts));
 	uint64_t after = gw->settings->config->audit.start_after, now = worker_now(gw->worker);
 
+	if (!gw->audit)
+		return;
 	for (unsigned i = 0; gw->joined && i < START_BATCH; i++) {
 		struct opening *o = gw->joined;
 		uint64_t age = now - o->began;
@@ -230,4 +232,9 @@ void opening_log_joined(struct opening *o, const struct conduit *target)
 		return;
 	peer_of_remote(&peer, target->ops->fd(target));
 	opening_set_text(&o->target_address, peer_format(&peer, text, sizeof(text)));
+}
+
+void opening_log_reloaded(struct gateway_worker *gw)
+{
+	timer_set(gw->worker, &gw->lasts, TIMER_TICK_MS, on_lasts);
 }

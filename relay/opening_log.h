@@ -9,6 +9,7 @@
 
 struct client;
 struct conduit;
+struct gateway_worker;
 struct opening;
 struct worker;
 
@@ -25,5 +26,8 @@ void opening_log_vanished(struct worker *w, const char *listener, const struct c
 void opening_log_end(const struct opening *o, enum reason why, uint64_t up, uint64_t down);
 /* It is joined: in a minute, or what the config says, a record tells that it goes on. */
 void opening_log_joined(struct opening *o, const struct conduit *target);
+
+/* Streams may be recorded to last sooner or later than before, or at all. */
+void opening_log_reloaded(struct gateway_worker *gw);
 
 #endif

@@ -27,6 +27,7 @@ struct settings {
 	atomic_uint refs;
 	struct relay_config *config;
 	uint64_t generation; /* 1: the first ones */
+	uint64_t files;	     /* settings_files, before they were read */
 	struct credentials *credentials;
 	struct permits *permits;
 	struct trust *owners; /* the relay's own CA for owners; NULL: there is none */
@@ -60,6 +61,12 @@ static inline struct tls_context *settings_tls(const struct settings *s, size_t 
 {
 	return s->tls ? s->tls[listener] : NULL;
 }
+
+/*
+ * The certificates, keys, CAs and revocation lists that c names, by the look of their files:
+ * another number when one of them has been written, replaced, removed or linked elsewhere.
+ */
+uint64_t settings_files(const struct relay_config *c);
 
 /* Seconds since 1970. */
 uint64_t settings_now(void);
