@@ -20,10 +20,12 @@ import argparse
 import collections
 import contextlib
 import datetime
+import hashlib
 import json
 import os
 import re
 import resource
+import secrets
 import shutil
 import subprocess
 import sys
@@ -353,13 +355,17 @@ def beside_bulk(lab):
 
 # ---- attacks ----
 
-ATTACKS = ("loris", "tunnels", "park", "reset", "settings")
+ATTACKS = ("loris", "tunnels", "park", "reset", "settings", "agent", "through")
 ATTACKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "attacks.py")
 
 
 def attacks(lab):
     """Side by side, with the default limits; what the attackers' own processes took is told."""
-    t = Tunnelled(lab, ["tunnel", "connect"], timeouts={"handshake": "10s", "pickup": "2s"})
+    token = secrets.token_urlsafe(32)  # of an owner that attacks
+    mallory = {"name": "mallory",
+               "tokens": ["sha256:" + hashlib.sha256(token.encode()).hexdigest()]}
+    t = Tunnelled(lab, ["tunnel", "connect"], timeouts={"handshake": "10s", "pickup": "2s"},
+                  owners=[lab.owner, mallory])
     host, port = t.front.split(":")[1:]
     seconds, rounds = lab.by_scale(0.3, 1, 2, 4), lab.rounds(1, 3, 5, 9)
     got = {kind: {"ratio": [], "relay": [], "attacker": []} for kind in ATTACKS}
@@ -374,7 +380,7 @@ def attacks(lab):
         for n, kind in enumerate(ATTACKS):
             alone = bulk()
             attacker = Process(lab, f"attack-{kind}", [sys.executable, ATTACKER, kind, host, port,
-                                                       f"127.0.0.{66 + n}"])
+                                                       f"127.0.0.{66 + n}", token])
             if not attacker.object().get("ready"):
                 attacker.fail("is not ready")
             time.sleep(lab.by_scale(0.1, 1, 1, 2))  # it has reached what it may

@@ -45,6 +45,16 @@ def binary(variable):
     return path
 
 
+def sanitizer(variable="ATTEST_RELAY"):
+    """Which one the program was built with: "thread", "address" or ""."""
+    try:
+        with open(os.environ.get(variable, ""), "rb") as f:
+            text = f.read()
+    except OSError:
+        return ""
+    return "thread" if b"__tsan_init" in text else "address" if b"__asan_init" in text else ""
+
+
 def missing(what):
     """A counterpart is not there: a skip, or a failure where everything should be there."""
     if os.environ.get("CI") == "true":
