@@ -474,6 +474,32 @@ def test_owner_refused(place, transport):
                   transport, pki.owner, token)
 
 
+def test_whose_ca_says_who_an_owner_is(world, pki):
+    """That of a listener for tunnels, at that listener; a CA for clients alone says nothing of it."""
+    name = {"name": "beta", "certificates": [{"name": "uri:spiffe://owners/beta"}]}
+    relay = world.relay(front=False, owners=[name], penalties={"failures": 0}, listeners=[
+        {"name": "front", "doors": ["tunnel"], "client_ca": pki.owners.pem},
+        {"name": "nodes", "doors": ["connect"], "client_ca": pki.nodes.pem},
+        {"name": "mixed", "doors": ["tunnel", "connect"], "client_ca": pki.stranger.pem}])
+
+    def agent(listener, ca, name, wait):
+        pair = ca.issue(name, "URI:spiffe://owners/beta")
+        return world.agent(relay, {"kbs": "tcp:127.0.0.1:1"}, name=name, token_file=False,
+                           address=relay.listeners[listener], certificate=pair[0], key=pair[1],
+                           wait=wait)
+    agent("front", pki.owners, "right", True)
+    agent("mixed", pki.stranger, "by-choice", True)  # it is trusted with both there
+    relay.wait_tunnels(2)
+    for listener, ca in (("front", pki.stranger), ("front", pki.nodes), ("mixed", pki.owners),
+                         ("mixed", pki.nodes), ("nodes", pki.nodes)):
+        start = relay.log_size()
+        lost = agent(listener, ca, f"lost-{listener}-{ca.name}", False)
+        lost.wait_log("next try in")
+        assert listener == "nodes" or relay.wait_log("not accepted: unable to get", start=start)
+        lost.stop()
+    assert relay.metric("live_tunnels") == 2
+
+
 def test_token_beside_a_certificate_of_nobody(place):
     pair = place.pki.owners.issue("beside", "DNS:some.host")
     agent = place.world.agent(place.relay, {"more": place.echo.address}, certificate=pair[0],
