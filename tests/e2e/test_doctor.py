@@ -343,7 +343,7 @@ def test_tunnel_relay_is_down(world, service):
 def test_tunnel_name_does_not_resolve(world, service):
     said = ask_tunnel(world, 1, service, relays=["tcp:no-such-host.invalid:443"])
     said.only("resolve")
-    said.expect("resolve", "wrong", "no-such-host.invalid", "DNS")
+    said.expect("resolve", "wrong", "no-such-host.invalid", "resolv.conf")
 
 
 class Proxy:
@@ -665,9 +665,10 @@ def test_relay_revocation_list_is_late(world, tmp_path):
 def test_relay_port_is_taken(world):
     taken = world.add(socket.create_server(("127.0.0.1", 0)))
     port = taken.getsockname()[1]
+    everywhere = "[::]" if socket.has_dualstack_ipv6() else "0.0.0.0"
     said = ask_relay(world, listeners=[
         {"name": "a", "address": f"tcp:127.0.0.1:{port}", "doors": ["connect"]},
-        {"name": "b", "address": f"tcp:[::]:{free_port()}", "doors": ["connect"]},
+        {"name": "b", "address": f"tcp:{everywhere}:{free_port()}", "doors": ["connect"]},
         {"name": "c", "address": "tcp:192.0.2.77:443", "doors": ["connect"]},
         {"name": "d", "address": f"unix:{world.path('no/way')}", "doors": ["connect"]},
         {"name": "e", "address": "fd:front", "doors": ["connect"]}])
@@ -679,10 +680,19 @@ def test_relay_port_is_taken(world):
     said.expect("listener", "skipped", "e at .*systemd")
 
 
-def test_relay_low_port(world, tmp_path):
-    """As a user without capabilities."""
+def ask_as_nobody(variable, config):
+    """As a user without capabilities and groups."""
     if os.geteuid() != 0:
         pytest.skip("another user cannot be had without root")
+    done = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+                           binary(variable), "doctor", "--json", "--config", config],
+                          capture_output=True, text=True, timeout=LIMIT, check=False)
+    if done.returncode in (126, 127):
+        pytest.skip("that user cannot run the program")
+    return Said(done, [])
+
+
+def test_relay_low_port(world):
     with open("/proc/sys/net/ipv4/ip_unprivileged_port_start") as f:
         if int(f.read()) < 1024:
             pytest.skip("here anybody may listen at low ports")
@@ -690,14 +700,7 @@ def test_relay_low_port(world, tmp_path):
         {"name": "low", "address": "tcp:127.0.0.1:443", "doors": ["connect"]}])
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)  # the others are root's alone
-        shutil.copy(path, folder)
-        done = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
-                               binary("ATTEST_RELAY"), "doctor", "--json", "--config",
-                               os.path.join(folder, "doctor.yaml")], capture_output=True,
-                              text=True, timeout=LIMIT, check=False)
-    if done.returncode in (126, 127):
-        pytest.skip("that user cannot run the program")
-    said = Said(done, [])
+        said = ask_as_nobody("ATTEST_RELAY", shutil.copy(path, folder))
     said.expect("listener", "wrong", "low at .*below 1024", "CAP_NET_BIND_SERVICE")
 
 
@@ -736,7 +739,7 @@ def test_relay_targets(world):
     said.only("target", "resolve")
     assert len(said.of("target", "wrong")) == 2
     said.expect("target", "wrong", "refused", "start the service")
-    said.expect("resolve", "wrong", "no-such-host", "DNS")
+    said.expect("resolve", "wrong", "no-such-host", "resolv.conf")
 
 
 def test_relay_descriptors(world):
@@ -753,8 +756,8 @@ def test_relay_descriptors(world):
 class Qgs:
     """Takes connections, and notes what is said."""
 
-    def __init__(self, world, mode=0o660):
-        self.path, self.heard, self.count = world.path("qgs.socket"), [], 0
+    def __init__(self, world, mode=0o660, path=None):
+        self.path, self.heard = path or world.path("qgs.socket"), []
         self.listening = socket.socket(socket.AF_UNIX)
         self.listening.bind(self.path)
         os.chmod(self.path, mode)
@@ -828,6 +831,24 @@ def test_bridge_qgs_is_open_to_all(world):
     said = ask_bridge(world, world.add(Qgs(world, 0o666)))
     said.only()
     said.expect("qgs", "warning", "past the bridge.*0666", "chmod 660")
+
+
+def test_bridge_may_not_connect_to_qgs(world):
+    """QGS lets its own group in, of which the user that asks is no member."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)  # the others are root's alone
+        os.mkdir(os.path.join(folder, "mine"), 0o777)
+        os.chmod(os.path.join(folder, "mine"), 0o777)
+        qgs = world.add(Qgs(world, path=os.path.join(folder, "qgs.socket")))
+        path = write(world, "doctor.yaml", qgs={"address": f"unix:{qgs.path}"}, listeners=[
+            {"name": "q", "address": f"unix:{folder}/mine/b.sock", "group": "0"},
+            {"name": "r", "address": f"unix:{folder}/c.sock"}])
+        said = ask_as_nobody("ATTEST_BRIDGE", shutil.copy(path, folder))
+    said.only("qgs", "listener")
+    said.expect("qgs", "wrong", "may not connect to QGS.*0660", "SupplementaryGroups")
+    said.expect("accounts", "warning", "q this user is no member of the group 0", "CAP_CHOWN")
+    said.expect("listener", "ok", "q at .*free")
+    said.expect("listener", "wrong", "r at .*may not make files", "make the folder")
 
 
 def test_bridge_qgs_has_many(world):

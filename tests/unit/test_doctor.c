@@ -41,8 +41,9 @@ static void forget(void)
 
 static void test_arguments(void)
 {
-	char *with[] = { "doctor", "--config", "f", "--json", NULL };
-	char *without[] = { "doctor", "--config", "f", NULL };
+	char doctor[] = "doctor", config[] = "--config", file[] = "f", json[] = "--json";
+	char *with[] = { doctor, config, file, json, NULL };
+	char *without[] = { doctor, config, file, NULL };
 	int argc = 4;
 
 	CHECK(doctor_arguments(&argc, with));
