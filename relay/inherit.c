@@ -38,6 +38,7 @@ struct inherited {
 	int fd; /* -1: taken, or closed */
 	struct bind_file file;
 	bool from_systemd; /* by a socket unit, or from its store */
+	int taken;         /* the descriptor that somebody has now; -1: nobody */
 	bool stays;        /* taken, and may be again: of fd:NAME */
 	bool lent;
 };
@@ -209,12 +210,21 @@ int inherit_take(const struct address *a, struct bind_file *file, bool *mismatch
 		}
 		pthread_mutex_lock(&lock);
 		i->lent = true;
+		i->taken = fd;
 		pthread_mutex_unlock(&lock);
 		if (file)
 			*file = i->file;
 		return fd;
 	}
 	return -1;
+}
+
+bool inherit_has(const struct address *a)
+{
+	for (size_t n = 0; n < n_all; n++)
+		if (all[n].fd >= 0 && is_called(&all[n], a))
+			return true;
+	return false;
 }
 
 bool inherit_is_lent(const struct bind_file *file)
@@ -232,8 +242,12 @@ bool inherit_is_lent(const struct bind_file *file)
 void inherit_own(void)
 {
 	pthread_mutex_lock(&lock);
-	for (size_t n = 0; n < n_all; n++)
+	for (size_t n = 0; n < n_all; n++) {
+		/* whoever connects to a Unix socket learns by it who listens (SO_PEERCRED) */
+		if (all[n].lent)
+			listen(all[n].taken, BIND_BACKLOG);
 		all[n].lent = false;
+	}
 	pthread_mutex_unlock(&lock);
 }
 

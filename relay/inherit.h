@@ -39,8 +39,10 @@ bool inherit_add(const char *name, int fd);
  */
 int inherit_take(const struct address *a, struct bind_file *file, bool *mismatch);
 bool inherit_is_lent(const struct bind_file *file);
+/* Is there one at this address, that nobody has taken? */
+bool inherit_has(const struct address *a);
 
-/* From now on those that were taken are this process's own. */
+/* From now on those that were taken, all still open, are this process's own. */
 void inherit_own(void);
 /* Closes those that nobody took, and says so: their listeners are in the config no more. */
 void inherit_close_rest(void);

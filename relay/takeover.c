@@ -9,6 +9,7 @@
 #include "relay/takeover.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,6 +32,7 @@ struct takeover {
 	int fd;
 	char text[LINE_SIZE];
 	size_t n;
+	bool mute; /* it did not answer in time */
 	int fds[FDS_WAITING];
 	unsigned n_fds;
 };
@@ -82,6 +84,7 @@ static bool fill(struct takeover *t)
 	do
 		n = recvmsg(t->fd, &m, MSG_CMSG_CLOEXEC);
 	while (n < 0 && errno == EINTR);
+	t->mute = n < 0 && errno == EAGAIN;
 	if (n == 0)
 		errno = ECONNRESET;
 	if (n <= 0)
@@ -149,6 +152,15 @@ static int dial(const struct address *admin)
 	return -1;
 }
 
+/*
+ * systemd's store holds the socket while nobody serves it: connecting works, and nobody answers.
+ * Who listened last is known by his process; its number may be another's by now.
+ */
+static bool is_orphan(const struct address *admin, pid_t pid)
+{
+	return inherit_has(admin) && pid > 0 && kill(pid, 0) < 0 && errno == ESRCH;
+}
+
 /* The answer to the request. False, and *why: it is no. */
 static bool read_answer(struct takeover *t, char **why)
 {
@@ -206,6 +218,7 @@ static bool take_sockets(struct takeover *t, pid_t pid, char **why)
 enum takeover_outcome takeover_ask(const struct address *admin, struct takeover **t, char **why)
 {
 	struct takeover *new = calloc(1, sizeof(*new));
+	bool nobody;
 	pid_t pid;
 
 	*why = NULL;
@@ -223,17 +236,29 @@ enum takeover_outcome takeover_ask(const struct address *admin, struct takeover 
 	}
 	if (!is_trusted(new->fd, &pid, why))
 		goto failed;
+	nobody = is_orphan(admin, pid);
+	if (nobody)
+		goto failed;
 	if (send(new->fd, request, strlen(request), MSG_NOSIGNAL) != (ssize_t)strlen(request)) {
 		why_say(why, "takeover: cannot ask at the admin socket: %s", strerror(errno));
 		goto failed;
 	}
-	if (!read_answer(new, why) || !take_sockets(new, pid, why))
+	if (!read_answer(new, why)) {
+		/* not even a no: the socket is in our own hands, and in nobody else's */
+		nobody = new->mute &&inherit_has(admin);
+		goto failed;
+	}
+	if (!take_sockets(new, pid, why))
 		goto failed;
 	*t = new;
 	return TAKEOVER_GIVEN;
 failed:
 	takeover_free(new);
-	return TAKEOVER_FAILED;
+	if (!nobody)
+		return TAKEOVER_FAILED;
+	free(*why);
+	*why = NULL;
+	return TAKEOVER_NOBODY;
 }
 
 bool takeover_ready(struct takeover *t, char **why)
@@ -251,7 +276,7 @@ bool takeover_ready(struct takeover *t, char **why)
 			strncmp(line, "no ", 3) == 0 ? line + 3 : line);
 		return false;
 	}
-	if (errno != EAGAIN) {
+	if (!t->mute) {
 		log_warning("takeover: the process that was to go has ended by itself");
 		return true;
 	}
