@@ -6,9 +6,11 @@
  *   options   which socket, which filters
  *   command   one; its exit status is ours, see commands.h
  */
+#include <curl/curl.h>
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <json-c/json_c_version.h>
 #include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -177,7 +179,7 @@ static int take_option(struct ctl *c, int option, const char **socket, int *whic
 		commands_help(stdout);
 		return CTL_DONE;
 	case 'V':
-		puts("attestctl " VERSION);
+		printf("attestctl " VERSION "\n%s\njson-c %s\n", curl_version(), json_c_version());
 		return CTL_DONE;
 	default: /* said by getopt */
 		return CTL_USAGE;

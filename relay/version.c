@@ -8,6 +8,7 @@
 #include "relay/version.h"
 
 #include <event2/event.h>
+#include <json-c/json_c_version.h>
 #include <nghttp2/nghttp2.h>
 #include <openssl/crypto.h>
 #include <openssl/opensslv.h>
@@ -57,6 +58,7 @@ void version_print(const char *program)
 	line("OpenSSL", OpenSSL_version(OPENSSL_VERSION_STRING), OPENSSL_VERSION_STR);
 	line("libevent", event_get_version(), LIBEVENT_VERSION);
 	line("nghttp2", version_of_nghttp2(), NGHTTP2_VERSION);
+	line("json-c", json_c_version(), JSON_C_VERSION);
 	line("libyaml", yaml_get_version_string(), BUILT_WITH_YAML);
 	puts("libsystemd, built with " BUILT_WITH_SYSTEMD);
 	seccomp_line();

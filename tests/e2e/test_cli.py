@@ -39,7 +39,7 @@ def write(path, text):
     return str(path)
 
 
-LIBRARIES = ["OpenSSL", "libevent", "nghttp2", "libyaml", "libsystemd", "libseccomp"]
+LIBRARIES = ["OpenSSL", "libevent", "nghttp2", "json-c", "libyaml", "libsystemd", "libseccomp"]
 
 
 @pytest.mark.parametrize("program,name", [(RELAY, "attest-relay"), (TUNNEL, "attest-tunnel")])
@@ -58,7 +58,7 @@ def test_help_and_version(program, name):
     assert p.returncode == 0
     first, *further = p.stdout.splitlines()
     assert re.fullmatch(name + r" \d+\.\d+\.\d+", first), p.stdout
-    assert [re.match(r"\w+", line)[0] for line in further] == LIBRARIES
+    assert [re.match(r"[\w-]+", line)[0] for line in further] == LIBRARIES
     assert f"OpenSSL {ssl_version()}" in further, p.stdout
 
 

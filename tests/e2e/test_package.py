@@ -16,7 +16,7 @@ from harness import DEADLINE, ROOT, Relay, binary, free_port
 KUBERNETES = os.path.join(ROOT, "packaging", "kubernetes")
 FOLDERS = ["relay", "overlays/example", "tunnel", "qgs-bridge"]
 PROGRAMS = {"attest-relay": "ATTEST_RELAY", "attest-tunnel": "ATTEST_TUNNEL",
-            "qgs-bridge": "ATTEST_BRIDGE"}
+            "qgs-bridge": "ATTEST_BRIDGE", "attestctl": "ATTESTCTL"}
 
 
 @pytest.fixture(scope="module", params=FOLDERS)
@@ -313,9 +313,10 @@ def test_completion_has_what_the_manual_has(program):
         options |= {"-" + x for x in re.findall(r"\bFl (-?[\w-]+)", item)}
     assert len(options) > 5
     assert complete(program, "-") == options
-    commands = set(re.findall(r"^\.Nm\n\.Cm (\w+)", text, re.M))
+    item = r"^\.It Cm (\w+)" if program == "attestctl" else r"^\.Nm\n\.Cm (\w+)"
+    commands = set(re.findall(item, text, re.M))
     assert complete(program, "") == commands
-    assert "--config" in complete(program, "--con")
+    assert complete(program, "--ver") == {"--version"}
 
 
 def test_completion_of_values(tmp_path):
@@ -330,3 +331,6 @@ def test_completion_of_values(tmp_path):
         assert complete("attest-relay", option, start) == everything
     assert complete("attest-tunnel", "enroll", "--folder", start) == {start + "folder"}
     assert complete("attest-relay", "enroll", "") == {"init", "list", "revoke"}
+    assert complete("attest-relay", "token", "n") == {"new"}
+    assert complete("attestctl", "--json", "log", "") == {"error", "warning", "info", "debug"}
+    assert complete("attestctl", "close", "") == {"stream", "tunnel"}

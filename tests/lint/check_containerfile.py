@@ -137,7 +137,7 @@ def main():
             wrong.append(f'{path}: its version is not {version}')
     exposed = {x for word, rest in whole(stages(text), 'attest-relay')[1] if word == 'EXPOSE'
                for x in rest.split()}
-    pod = set(re.findall(r'containerPort: (\d+)', read(top, 'packaging/kubernetes/relay/relay.yaml')))
+    pod = set(re.findall(r'containerPort: (\d+)', read(top, 'packaging/kubernetes/relay/stateful-set.yaml')))
     if exposed != pod:
         wrong.append(f'{PATH}: exposes {sorted(exposed)}, the pod has {sorted(pod)}')
     faults = check(top, BAD)
