@@ -199,8 +199,8 @@ bool daemon_reload(struct daemon *d, char **why)
 		atomic_fetch_add(&d->gateway.reload_failures, 1); /* others are counted there */
 		*why = join(&errors);
 	} else if ((good = gateway_reload(&d->gateway, config, why))) {
-		log_info("reload: done; what is in effect is the config of now, with its "
-			 "certificates and revocation lists");
+		log_info("reload: done; the config of now is in effect, certificates and "
+			 "revocation lists are those of now");
 	}
 	admin_relay_reloaded(&d->gateway, good ? NULL : *why ? *why : "out of memory");
 	config_errors_deinit(&errors);

@@ -274,12 +274,27 @@ mismatch:
 	return -1;
 }
 
+static int identity_index = -1; /* of SSL's extra data */
+static pthread_once_t identity_once = PTHREAD_ONCE_INIT;
+
+static void free_identity(void *parent, void *identity, CRYPTO_EX_DATA *data, int index, long argl,
+			  void *argp)
+{
+	identity_unref(identity);
+}
+
+static void make_index(void)
+{
+	identity_index = SSL_get_ex_new_index(0, NULL, NULL, NULL, free_identity);
+}
+
 struct tls_context *tls_server_context_new(const char *certificate, const char *key,
 					   const char *const *alpn, char **why)
 {
 	struct tls_context *t = context_new(TLS_server_method(), alpn);
 
 	*why = NULL;
+	pthread_once(&identity_once, make_index); /* before any thread can look at it */
 	if (!t) {
 		why_say(why, "cannot set up TLS: %s", why_openssl("unknown reason"));
 		return NULL;
@@ -342,20 +357,6 @@ int tls_client_context_identify(struct tls_context *t, const char *certificate, 
 
 /* ---- clients' certificates ---- */
 
-static int identity_index = -1; /* of SSL's extra data */
-static pthread_once_t identity_once = PTHREAD_ONCE_INIT;
-
-static void free_identity(void *parent, void *identity, CRYPTO_EX_DATA *data, int index, long argl,
-			  void *argp)
-{
-	identity_unref(identity);
-}
-
-static void make_index(void)
-{
-	identity_index = SSL_get_ex_new_index(0, NULL, NULL, NULL, free_identity);
-}
-
 /* Instead of OpenSSL's own verification: its one store could not keep two trusts apart. */
 static int verify_client(X509_STORE_CTX *ctx, void *context)
 {
@@ -393,7 +394,6 @@ int tls_server_context_ask(struct tls_context *t, struct trust *const trusts[], 
 	static const unsigned char no_session[] = "none is resumed";
 	STACK_OF(X509_NAME) *all = sk_X509_NAME_new_null(); /* so that clients know what to show */
 
-	pthread_once(&identity_once, make_index);
 	for (unsigned i = 0; all && i < n; i++) {
 		STACK_OF(X509_NAME) *names = trust_names(trusts[i]);
 		X509_NAME *name;

@@ -10,7 +10,7 @@ import pytest
 from hpack import Encoder
 
 from harness import DOMAIN, Task, data, wait_for
-from streams import Aborted, Doors, Service, dial, echo, roundtrip
+from streams import Aborted, Conn, Doors, Service, dial, echo, roundtrip
 from wire import END_HEADERS, HEADERS, PREFACE, SETTINGS, RawAgent, Wire, frame
 
 
@@ -185,13 +185,46 @@ def roundtrip_by_connect(relay):
         roundtrip(c, data(1000))
 
 
+def dial_from(source, port):
+    return Conn(socket.create_connection(("127.0.0.1", port), 10, (source, 0)))
+
+
+def test_a_few_shut_nobody_out(world, svc):
+    """When nearly all connections are in use, those who have many get no more; others do."""
+    relay = static_relay(world, svc, limits={"connections": 64})
+    port = relay.port("door")
+
+    def has(source):
+        """One more; False: it is refused."""
+        try:
+            conn = dial_from(source, port)
+            roundtrip_open(conn)
+        except (Aborted, AssertionError, ConnectionResetError):
+            return False
+        held.append(conn)
+        return True
+
+    held = []
+    got = [sum(has(f"127.0.1.{i}") for _ in range(40)) for i in (1, 2)]
+    assert got == [40, 16], got
+    assert relay.metric("refused_total", reason="source-limit") == 24
+    assert sum(has("127.0.2.1") for _ in range(5)) == 4
+    assert sum(has("127.0.2.2") for _ in range(3)) == 3
+    assert relay.metric("accept_paused_total") == 0
+    for c in held:
+        roundtrip_open(c)  # those inside notice nothing
+        c.close()
+    relay.wait_quiet()
+    assert sum(has("127.0.1.1") for _ in range(50)) == 50
+
+
 def test_refused_clients_count(world):
     """Who was refused and stays connected still takes a place: no way past limits.connections."""
     relay = world.relay(limits={"connections": 10})
     pid, before = relay.process.pid, len(os.listdir(f"/proc/{relay.process.pid}/fd"))
     clients = []
-    for _ in range(60):
-        c = dial(f"tcp:127.0.0.1:{relay.port()}")
+    for i in range(60):
+        c = dial_from(f"127.0.1.{i + 1}", relay.port())
         c.send(b"CONNECT no.body:1 HTTP/1.1\r\n\r\n")
         clients.append(c)
     relay.wait_metric("accept_paused_total", lambda v: v >= 1)

@@ -79,6 +79,8 @@ def compare_page(program, schema, page):
         for word in filter(None, mentions.split('|')):
             if not re.search(r'(?<![\w-])' + re.escape(word) + r'(?![\w-])', plain(body)):
                 wrong.append(f'{path} does not mention "{word}"')
+        if 'restart' in body and 'restart' not in mentions:
+            wrong.append(f'{path} needs no restart')
     for path in items:
         if path not in schema:
             wrong.append(f'{path} is not known to the library')

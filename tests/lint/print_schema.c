@@ -64,6 +64,8 @@ static void print_table(const char *program, const struct table *t, const char *
 		else
 			printf("optional\t");
 		print_range(f);
+		if (f->flags & FIELD_RESTART && strcmp(program, "relay") == 0)
+			printf("|needs a restart");
 		printf("\t%s\n", f->help ? f->help : "");
 		snprintf(list, sizeof(list), "%s%s", path, f->type == FIELD_STRUCTS ? "[]." : ".");
 		if (f->table)
