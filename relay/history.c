@@ -79,8 +79,8 @@ void history_feed(struct history *h, uint64_t now, const struct history_totals *
 			.live_tunnels = fit(t->live_tunnels),
 		};
 		for (unsigned i = 0; i < REASONS; i++) {
-			s->ended[i] = fit(came(l->ended[i], t->ended[i]));
-			s->refused[i] = fit(came(l->refused[i], t->refused[i]));
+			s->ends[i] = fit(came(l->ends[i], t->ends[i]));
+			s->refusals[i] = fit(came(l->refusals[i], t->refusals[i]));
 		}
 		h->newest = slot;
 	}
@@ -126,8 +126,8 @@ void history_sum(const struct history *h, uint64_t from, uint64_t to, struct his
 		out->tunnels += s->tunnels;
 		out->audit_lost += s->audit_lost;
 		for (unsigned i = 0; i < REASONS; i++) {
-			out->ended[i] += s->ended[i];
-			out->refused[i] += s->refused[i];
+			out->ends[i] += s->ends[i];
+			out->refusals[i] += s->refusals[i];
 		}
 		raise_to(&out->most_streams, s->live_streams);
 		raise_to(&out->most_parked, s->live_parked);
@@ -152,6 +152,12 @@ uint64_t history_began(const struct history *h)
 	return h->began;
 }
 
+static void add_reasons(uint64_t to[REASONS], const atomic_uint_fast64_t of[REASONS])
+{
+	for (unsigned i = 0; i < REASONS; i++)
+		to[i] += counter_get(&of[i]);
+}
+
 static void add_worker(struct history_totals *t, const struct counters *c)
 {
 	t->bytes_up += counter_get(&c->value[COUNTER_BYTES_UP]);
@@ -161,10 +167,8 @@ static void add_worker(struct history_totals *t, const struct counters *c)
 	t->live_streams += counter_get(&c->value[COUNTER_LIVE_SPLICES]);
 	t->live_parked += counter_get(&c->value[COUNTER_LIVE_PARKED]);
 	t->live_tunnels += counter_get(&c->value[COUNTER_LIVE_TUNNELS]);
-	for (unsigned i = 0; i < REASONS; i++) {
-		t->ended[i] += counter_get(&c->ended[i]);
-		t->refused[i] += counter_get(&c->refused[i]);
-	}
+	add_reasons(t->ends, c->ended);
+	add_reasons(t->refusals, c->refused);
 }
 
 static void on_tick(evutil_socket_t fd, short what, void *arg)

@@ -22,7 +22,7 @@ struct history;
 struct history_totals {
 	/* since its start */
 	uint64_t bytes_up, bytes_down, streams, tunnels, audit_lost;
-	uint64_t ended[REASONS], refused[REASONS];
+	uint64_t ends[REASONS], refusals[REASONS]; /* streams, by how they ended; refused */
 	/* at this moment */
 	uint64_t live_streams, live_parked, live_tunnels;
 };
@@ -32,7 +32,7 @@ struct history_sample {
 	uint32_t ms;   /* how long the following took to come; more than a step behind a gap */
 	uint64_t bytes_up, bytes_down;
 	uint32_t streams, tunnels, audit_lost;
-	uint32_t ended[REASONS], refused[REASONS];
+	uint32_t ends[REASONS], refusals[REASONS];        /* streams, by how they ended; refused */
 	uint32_t live_streams, live_parked, live_tunnels; /* as they were at its end */
 };
 
@@ -41,7 +41,7 @@ struct history_sum {
 	unsigned samples; /* 0: all of it is a gap */
 	uint64_t ms;
 	uint64_t bytes_up, bytes_down, streams, tunnels, audit_lost;
-	uint64_t ended[REASONS], refused[REASONS];
+	uint64_t ends[REASONS], refusals[REASONS];        /* streams, by how they ended; refused */
 	uint64_t most_streams, most_parked, most_tunnels; /* live at a time */
 };
 

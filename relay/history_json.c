@@ -42,8 +42,8 @@ static struct json_object *sample(const struct history_sample *s, uint64_t ended
 	put(o, "live_streams", s->live_streams);
 	put(o, "live_parked", s->live_parked);
 	put(o, "live_tunnels", s->live_tunnels);
-	put_reasons(o, "ended", s->ended);
-	put_reasons(o, "refused", s->refused);
+	put_reasons(o, "ended", s->ends);
+	put_reasons(o, "refused", s->refusals);
 	return o;
 }
 

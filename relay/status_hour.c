@@ -58,7 +58,7 @@ static void take(struct hour *h, unsigned i, const struct history_sample *s)
 	h->at[UP][i] = per_second(s->bytes_up, s->ms);
 	h->at[DOWN][i] = per_second(s->bytes_down, s->ms);
 	h->at[OPENED][i] = per_second(s->streams, s->ms);
-	h->at[REFUSED][i] = per_second(all_reasons(s->refused), s->ms);
+	h->at[REFUSED][i] = per_second(all_reasons(s->refusals), s->ms);
 	h->at[LIVE][i] = s->live_streams;
 	h->at[PARKED][i] = s->live_parked;
 	h->at[TUNNELS][i] = s->live_tunnels;
@@ -167,7 +167,7 @@ static void put_row(struct evbuffer *out, const struct hour *h, unsigned row)
 
 	history_sum(h->view->history, from, to, &s);
 	for (unsigned i = 0; i < REASONS; i++)
-		refused += s.refused[i];
+		refused += s.refusals[i];
 	html_raw(out, "<tr><th scope=\"row\">");
 	html_time(out, h->end > age ? h->end - age : 0, NULL);
 	html_raw(out, "</th>");
@@ -211,7 +211,7 @@ struct reason_row {
 
 static uint32_t count_of(const struct reason_row *r, const struct history_sample *s)
 {
-	return !s ? 0 : r->refused ? s->refused[r->why] : s->ended[r->why];
+	return !s ? 0 : r->refused ? s->refusals[r->why] : s->ends[r->why];
 }
 
 static int by_count(const void *one, const void *other)
@@ -232,11 +232,11 @@ static size_t take_reasons(struct reason_row rows[2 * REASONS], const struct hou
 	history_sum(h->view->history, h->newest > ROW_STEPS ? h->newest - ROW_STEPS + 1 : 0,
 		    h->newest, &lately);
 	for (unsigned i = 0; i < REASONS; i++) {
-		if (hour.refused[i])
-			rows[n++] =
-				(struct reason_row){ i, true, lately.refused[i], hour.refused[i] };
-		if (hour.ended[i])
-			rows[n++] = (struct reason_row){ i, false, lately.ended[i], hour.ended[i] };
+		if (hour.refusals[i])
+			rows[n++] = (struct reason_row){ i, true, lately.refusals[i],
+							 hour.refusals[i] };
+		if (hour.ends[i])
+			rows[n++] = (struct reason_row){ i, false, lately.ends[i], hour.ends[i] };
 	}
 	qsort(rows, n, sizeof(rows[0]), by_count);
 	return n;

@@ -3,7 +3,7 @@
 
 #include <event2/buffer.h>
 
-#include "check.h"
+#include "tests/unit/check.h"
 
 static void check(const struct health_check *checks, size_t n, bool verbose, bool good,
 		  const char *wanted)

@@ -1,7 +1,7 @@
 /* history: counters in, the last hour out. */
 #include "relay/history.h"
 
-#include "check.h"
+#include "tests/unit/check.h"
 
 #define STEP HISTORY_STEP_MS
 #define BEGIN ((uint64_t)5000 * STEP)
@@ -13,8 +13,8 @@ static void feed(struct history *h, uint64_t now, uint64_t streams)
 				    .bytes_down = streams * 1000,
 				    .live_streams = streams % 7 };
 
-	t.ended[REASON_EOF] = streams;
-	t.refused[REASON_UNKNOWN_SERVICE] = streams * 2;
+	t.ends[REASON_EOF] = streams;
+	t.refusals[REASON_UNKNOWN_SERVICE] = streams * 2;
 	history_feed(h, now, &t);
 }
 
@@ -35,9 +35,9 @@ static void the_first_is_only_compared_to(void)
 	CHECK_INT(s->streams, 5);
 	CHECK_INT(s->bytes_up, 500);
 	CHECK_INT(s->bytes_down, 5000);
-	CHECK_INT(s->ended[REASON_EOF], 5);
-	CHECK_INT(s->refused[REASON_UNKNOWN_SERVICE], 10);
-	CHECK_INT(s->refused[REASON_EOF], 0);
+	CHECK_INT(s->ends[REASON_EOF], 5);
+	CHECK_INT(s->refusals[REASON_UNKNOWN_SERVICE], 10);
+	CHECK_INT(s->refusals[REASON_EOF], 0);
 	CHECK_INT(s->live_streams, 1005 % 7);
 	CHECK(!history_at(h, 0));
 	history_free(h);

@@ -3,7 +3,7 @@
 
 #include <event2/buffer.h>
 
-#include "check.h"
+#include "tests/unit/check.h"
 
 static const char *text_of(struct evbuffer *out)
 {

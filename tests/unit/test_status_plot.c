@@ -6,7 +6,7 @@
 
 #include "relay/html.h"
 
-#include "check.h"
+#include "tests/unit/check.h"
 
 static char *plain(char *buf, double value)
 {

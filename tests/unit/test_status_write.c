@@ -12,7 +12,7 @@
 #include "relay/quota.h"
 #include "relay/status_view.h"
 
-#include "check.h"
+#include "tests/unit/check.h"
 
 #define PAGE_MAX 60000          /* of a usual relay with an hour of traffic */
 #define PAGE_LARGEST_MAX 400000 /* whatever there is */
@@ -41,9 +41,9 @@ static struct history *busy_hour(void)
 		t.live_streams = (x >> 50) % 500;
 		t.live_parked = (x >> 55) % 9;
 		t.live_tunnels = 3 + (x >> 60) % 3;
-		t.ended[REASON_EOF] += (x >> 40) % 3000;
+		t.ends[REASON_EOF] += (x >> 40) % 3000;
 		for (unsigned i = REASON_RESET; i < REASONS; i += 3)
-			t.refused[i] += (x >> i) % 50;
+			t.refusals[i] += (x >> i) % 50;
 		if (slot < 1100 || slot > 1120) /* the machine slept */
 			history_feed(h, slot * HISTORY_STEP_MS, &t);
 	}
