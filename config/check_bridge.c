@@ -277,18 +277,19 @@ static void check_command(const struct source *s, const struct strings *command,
 			     command->at[0]);
 }
 
-static void check_metrics(const struct source *s, const struct bridge_config *c,
-			  const struct node *root)
+/* What else listens: not where guests come in. */
+static void check_own(const struct source *s, const struct bridge_config *c,
+		      const struct node *root, const char *key, const struct address *address)
 {
-	struct entrance_config metrics = { .address = c->metrics };
+	struct entrance_config own = { .address = *address };
 	char text[ADDRESS_TEXT_MAX];
 
 	for (size_t i = 0; i < c->n_listeners; i++)
-		if (check_entrances_clash(&metrics, &c->listeners[i])) {
-			source_error(s, node_get(root, "metrics"),
-				     "metrics: %s is the address of the listener on line %d "
+		if (check_entrances_clash(&own, &c->listeners[i])) {
+			source_error(s, node_get(root, key),
+				     "%s: %s is the address of the listener on line %d "
 				     "already; expected another",
-				     address_format(&c->metrics, text, sizeof(text)),
+				     key, address_format(address, text, sizeof(text)),
 				     c->listeners[i].line);
 			return;
 		}
@@ -301,7 +302,8 @@ void check_bridge(const struct source *s, struct bridge_config *c, const struct 
 	check_vms(s, c->vms, c->n_vms, root);
 	check_relay_leg(s, &c->relay, node_get(root, "relay"));
 	check_command(s, &c->qgs.stuck_command, root);
-	check_metrics(s, c, root);
+	check_own(s, c, root, "metrics", &c->metrics);
+	check_own(s, c, root, "admin", &c->admin.address);
 	check_admin(s, &c->admin, root);
 	check_timeouts(s, &c->timeouts.common, root);
 	if (clean)

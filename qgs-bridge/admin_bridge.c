@@ -1,23 +1,36 @@
 /*
  * admin_bridge: what qgs-bridge's HTTP listeners serve.
  *
- * Theory of operation: one table of routes; user is the bridge. Ready is one whose QGS is there,
- * if guests are led to one at all. /healthz says what it said before there was /readyz: well, until
- * it drains, whatever becomes of QGS.
+ * Theory of operation: one table of routes; user is the struct admin_bridge. Ready is one whose QGS
+ * is there, if guests are led to one at all. /healthz says what it said before there was /readyz:
+ * well, until it drains, whatever becomes of QGS.
  */
 #include "qgs-bridge/admin_bridge.h"
 
 #include <event2/buffer.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include "config/bridge.h"
 #include "qgs-bridge/bridge.h"
+#include "qgs-bridge/entrance.h"
 #include "qgs-bridge/metrics.h"
 #include "qgs-bridge/qgs.h"
 #include "relay/admin.h"
+#include "relay/admin_json.h"
 #include "relay/health_answer.h"
+#include "relay/log.h"
+#include "relay/worker.h"
 
-static void get_metrics(struct admin_request *r, void *bridge)
+static struct bridge *bridge_of(void *user)
 {
+	return ((const struct admin_bridge *)user)->bridge;
+}
+
+static void get_metrics(struct admin_request *r, void *user)
+{
+	struct bridge *bridge = bridge_of(user);
 	struct evbuffer *out = evbuffer_new();
 
 	if (!out) {
@@ -43,7 +56,7 @@ static struct health_check accepting(const struct bridge *b)
 
 static void get_ready(struct admin_request *r, void *bridge)
 {
-	const struct bridge *b = bridge;
+	const struct bridge *b = bridge_of(bridge);
 	const struct health_check checks[] = {
 		accepting(b),
 		{ "qgs", !b->qgs || qgs_state(b->qgs) == QGS_UP, b->qgs ? qgs_detail(b->qgs) : "" },
@@ -59,24 +72,204 @@ static void get_well(struct admin_request *r, void *bridge)
 	health_answer(r, "healthz", &check, 1);
 }
 
+/* ---- /v1/ ---- */
+
+static void put_qgs(struct json_object *o, const struct bridge *b)
+{
+	struct json_object *qgs = admin_json_object(o, "qgs");
+	struct qgs_counts counts;
+
+	if (!b->qgs)
+		return;
+	counts = qgs_counts(b->qgs);
+	admin_json_address(qgs, "address", &b->qgs_config->qgs.address);
+	admin_json_text(qgs, "state", qgs_state_word(qgs_state(b->qgs)));
+	admin_json_text(qgs, "detail", qgs_detail(b->qgs));
+	admin_json_number(qgs, "in_flight", b->fair.running);
+	admin_json_number(qgs, "waiting", b->fair.waiting);
+	admin_json_number(qgs, "downs_total", counts.downs);
+	admin_json_number(qgs, "wedges_total", counts.wedges);
+	admin_json_number(qgs, "silences_total", counts.silences);
+	admin_json_number(qgs, "probes_total", counts.probes);
+}
+
+static void put_problem(struct json_object *list, const char *severity, const char *code,
+			const char *what, const char *advice)
+{
+	struct json_object *one = admin_json_entry(list);
+
+	admin_json_text(one, "severity", severity);
+	admin_json_text(one, "code", code);
+	admin_json_text(one, "what", what);
+	admin_json_text(one, "advice", advice);
+}
+
+static void put_problems(struct json_object *o, const struct bridge *b)
+{
+	struct json_object *list = admin_json_list(o, "problems");
+	char what[512];
+
+	if (b->qgs && qgs_state(b->qgs) != QGS_UP) {
+		snprintf(what, sizeof(what), "QGS is %s: %s", qgs_state_word(qgs_state(b->qgs)),
+			 qgs_detail(b->qgs));
+		put_problem(list, "critical", "qgs", what,
+			    "Look at QGS: its service, its log, its socket.");
+	}
+	for (size_t i = 0; i < b->n_entrances; i++) {
+		const struct entrance *e = b->entrances[i];
+
+		if (entrance_is_open(e) || b->draining)
+			continue;
+		snprintf(what, sizeof(what), "listener %s is not open", entrance_config(e)->name);
+		put_problem(list, "warning", "listener-closed", what,
+			    "It is so while QGS is not there; otherwise the log has why.");
+	}
+}
+
+static void get_status(struct admin_request *r, void *user)
+{
+	const struct admin_bridge *a = user;
+	const struct bridge *b = a->bridge;
+	struct json_object *o = json_object_new_object(), *counts;
+
+	admin_json_text(o, "program", "qgs-bridge");
+	admin_json_text(o, "version", VERSION);
+	admin_json_number(o, "pid", (uint64_t)getpid());
+	admin_json_number(o, "uptime_s", (worker_now(b->worker) - a->began) / 1000);
+	admin_json_flag(o, "draining", b->draining);
+	counts = admin_json_object(o, "counts");
+	admin_json_number(counts, "connections", b->connections);
+	admin_json_number(counts, "vms", b->vms_known.n);
+	admin_json_number(counts, "reloads_total", b->reloads);
+	admin_json_number(counts, "reload_failures_total", b->reload_failures);
+	put_qgs(o, b);
+	put_problems(o, b);
+	admin_reply_json(r, 200, o);
+}
+
+static void get_listeners(struct admin_request *r, void *user)
+{
+	struct json_object *o = json_object_new_object(), *list = admin_json_list(o, "listeners");
+	const struct bridge *b = bridge_of(user);
+
+	for (size_t i = 0; i < b->n_entrances; i++) {
+		const struct entrance_config *c = entrance_config(b->entrances[i]);
+		struct json_object *one = admin_json_entry(list);
+
+		admin_json_text(one, "name", c->name);
+		admin_json_address(one, "address", &c->address);
+		admin_json_text(one, "forward", c->forward ? c->forward : "qgs");
+		admin_json_flag(one, "open", entrance_is_open(b->entrances[i]));
+		admin_json_number(one, "sockets", entrance_sockets(b->entrances[i]));
+	}
+	admin_reply_json(r, 200, o);
+}
+
+static void get_vms(struct admin_request *r, void *user)
+{
+	struct json_object *o = json_object_new_object(), *list = admin_json_list(o, "vms");
+	const struct bridge *b = bridge_of(user);
+
+	for (const struct vm *vm = b->vms_known.newest; vm; vm = vm->older) {
+		struct json_object *one = admin_json_entry(list);
+
+		admin_json_text(one, "vm", vm->key);
+		admin_json_number(one, "connections", vm->connections);
+		admin_json_number(one, "requests", vm->line.running);
+		admin_json_number(one, "waiting", vm->line.waiting);
+		admin_json_number(one, "connections_total", vm->counts.connections);
+		admin_json_number(one, "answered_total", vm->counts.answered);
+		admin_json_number(one, "failed_total", vm->counts.failed);
+		admin_json_number(one, "streams_total", vm->counts.streams);
+		admin_json_number(one, "waited_ms_total", vm->counts.waited_ms);
+		admin_json_number(one, "waited_ms_max", vm->counts.waited_max_ms);
+	}
+	admin_reply_json(r, 200, o);
+}
+
+static void get_config(struct admin_request *r, void *user)
+{
+	struct json_object *o = json_object_new_object();
+	char *text = NULL;
+	size_t size = 0;
+	FILE *to = open_memstream(&text, &size);
+
+	if (to) {
+		bridge_config_dump(bridge_of(user)->config, to);
+		fclose(to);
+	}
+	if (text)
+		json_object_object_add(o, "yaml", json_object_new_string(text));
+	free(text);
+	admin_reply_json(r, 200, o);
+}
+
+static void reply_done(struct admin_request *r, int status, const char *word)
+{
+	struct json_object *o = json_object_new_object();
+
+	admin_json_text(o, "done", word);
+	admin_reply_json(r, status, o);
+}
+
+static void post_drain(struct admin_request *r, void *user)
+{
+	((const struct admin_bridge *)user)->drain();
+	reply_done(r, 202, "drain");
+}
+
+static void post_reload(struct admin_request *r, void *user)
+{
+	const struct admin_bridge *a = user;
+	const uint64_t before = a->bridge->reload_failures, good = a->bridge->reloads;
+
+	a->reload();
+	if (a->bridge->reload_failures != before)
+		admin_fail(r, 422, "reload", "nothing has changed; the log has what is wrong");
+	else if (a->bridge->reloads == good)
+		admin_fail(r, 409, "reload", "not while it ends, or without a file");
+	else
+		reply_done(r, 200, "reload");
+}
+
+/* docs/admin-api.md describes each; a lint test compares the two. */
 static const struct admin_route routes[] = {
 	{ "GET", "/metrics", ADMIN_METRICS, get_metrics },
 	{ "GET", "/livez", ADMIN_HEALTH, get_live },
 	{ "GET", "/readyz", ADMIN_HEALTH, get_ready },
 	{ "GET", "/healthz", ADMIN_HEALTH, get_well },
+	{ "GET", "/v1/status", ADMIN_READ, get_status },
+	{ "GET", "/v1/listeners", ADMIN_READ, get_listeners },
+	{ "GET", "/v1/vms", ADMIN_READ, get_vms },
+	{ "GET", "/v1/config", ADMIN_READ, get_config },
+	{ "POST", "/v1/drain", ADMIN_CONTROL, post_drain },
+	{ "POST", "/v1/reload", ADMIN_CONTROL, post_reload },
+	{ "POST", "/v1/log", ADMIN_CONTROL, admin_log_level },
 };
 
 #define ROUTES (sizeof(routes) / sizeof(routes[0]))
 
-struct admin *admin_bridge_start(struct event_base *base, struct bridge *b, char **why)
+bool admin_bridge_start(struct admin_bridge *a, struct event_base *base)
 {
-	struct admin *a = admin_new(base, routes, ROUTES, b);
+	const struct bridge_config *c = a->bridge->config;
+	char *why = NULL;
+	bool good;
 
-	*why = NULL;
-	if (!a)
-		return NULL;
-	if (admin_listen_at(a, "metrics", &b->config->metrics, ADMIN_METRICS | ADMIN_HEALTH, why) &&
-	    admin_listen_admin(a, &b->config->admin, why))
-		return a;
-	return admin_free(a);
+	a->began = worker_now(a->bridge->worker);
+	a->admin = admin_new(base, routes, ROUTES, a);
+	good = a->admin &&
+	       admin_listen_at(a->admin, "metrics", &c->metrics, ADMIN_METRICS | ADMIN_HEALTH,
+			       &why) &&
+	       admin_listen_admin(a->admin, &c->admin, &why);
+	if (!good) {
+		log_error("%s", why ? why : "cannot start: out of memory");
+		admin_bridge_stop(a);
+	}
+	free(why);
+	return good;
+}
+
+void admin_bridge_stop(struct admin_bridge *a)
+{
+	a->admin = admin_free(a->admin);
 }

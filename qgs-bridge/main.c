@@ -35,7 +35,6 @@
 #include "qgs-bridge/confine.h"
 #include "qgs-bridge/doctor.h"
 #include "qgs-bridge/options.h"
-#include "relay/admin.h"
 #include "relay/edge.h"
 #include "relay/ending.h"
 #include "relay/inherit.h"
@@ -53,7 +52,7 @@ struct program {
 	bool has_file;
 	struct worker *worker;
 	struct bridge bridge;
-	struct admin *admin;
+	struct admin_bridge admin;
 	struct edge signals; /* watches a signalfd */
 	struct timer tick, watchdog, status;
 	uint64_t end_at; /* draining, or ending: no longer than this (worker_now) */
@@ -261,15 +260,19 @@ static bool watch_signals(struct program *p)
 
 /* ---- the run ---- */
 
+/* Asked for at the admin socket. */
+static void drain_asked(void)
+{
+	if (ending_asked(&program.ending))
+		drain(&program);
+}
+
 static bool start_admin(struct program *p)
 {
-	char *why;
-
-	p->admin = admin_bridge_start(p->worker->base, &p->bridge, &why);
-	if (!p->admin)
-		log_error("%s", why ? why : "admin: out of memory");
-	free(why);
-	return p->admin;
+	p->admin = (struct admin_bridge){ .bridge = &p->bridge,
+					  .drain = drain_asked,
+					  .reload = reload };
+	return admin_bridge_start(&p->admin, p->worker->base);
 }
 
 static bool prepare(struct program *p, const struct bridge_config *config)
@@ -286,7 +289,7 @@ static bool prepare(struct program *p, const struct bridge_config *config)
 
 static void release(struct program *p)
 {
-	admin_free(p->admin);
+	admin_bridge_stop(&p->admin);
 	bridge_deinit(&p->bridge);
 	if (p->worker) {
 		timer_cancel(p->worker, &p->tick);

@@ -3,16 +3,27 @@
 #define TUNNEL_ADMIN_TUNNEL_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 struct admin;
 struct event_base;
 struct tunnel_metrics;
 
+/* Zeroed, then filled but for admin; what it points to outlives it. */
+struct admin_tunnel {
+	struct admin *admin; /* NULL: nobody wants to be told anything */
+	const struct tunnel_metrics *metrics;
+	const char *instance; /* NULL: no services are offered */
+	void (*drain)(void);  /* as SIGTERM, but once */
+	void (*reload)(void); /* as SIGHUP */
+	uint64_t began;       /* its own: worker_now */
+};
+
 /*
- * Listens at what the config says: metrics, admin; none of them: *a is NULL, which is fine. Until
- * admin_tunnel_stop, on base's thread; m outlives it. False: it has been logged why.
+ * Listens at what the config says: metrics, admin; none of them is fine. Until admin_tunnel_stop,
+ * on base's thread. False: it has been logged why.
  */
-bool admin_tunnel_start(struct admin **a, struct event_base *base, const struct tunnel_metrics *m);
-void admin_tunnel_stop(struct admin *a);
+bool admin_tunnel_start(struct admin_tunnel *t, struct event_base *base);
+void admin_tunnel_stop(struct admin_tunnel *t); /* not started: nothing */
 
 #endif

@@ -22,6 +22,7 @@ static void add_all(struct sandbox_spec *s, const struct tunnel_config *config)
 	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++)
 		sandbox_file(s, files[i]);
 	sandbox_listener(s, &config->metrics);
+	sandbox_listener(s, &config->admin.address);
 	for (size_t i = 0; i < config->n_locals; i++)
 		sandbox_listener(s, &config->locals[i].address);
 	for (size_t i = 0; i < config->n_services; i++)

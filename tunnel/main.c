@@ -71,7 +71,7 @@ struct program {
 	struct ending ending;
 	struct egress egress;
 	struct tunnel_metrics metrics;
-	struct admin *admin; /* NULL: none is wanted */
+	struct admin_tunnel admin;
 	struct netwatch *netwatch;
 	struct edge signals; /* watches a signalfd */
 	struct timer stop, watchdog, status;
@@ -365,6 +365,18 @@ static void on_hangup(struct program *p)
 	read_again(p);
 }
 
+/* The same, asked for at the admin socket. */
+static void drain(void)
+{
+	if (ending_asked(&program.ending))
+		stop_parts(&program);
+}
+
+static void hang_up(void)
+{
+	on_hangup(&program);
+}
+
 static void on_signal(struct edge *e, uint32_t events)
 {
 	struct signalfd_siginfo info;
@@ -441,7 +453,11 @@ static bool prepare_admin(struct program *p)
 					      .local = p->listens ? &p->local : NULL,
 					      .tls = p->offers ? p->spec.carrier.tls : NULL,
 					      .stopping = &p->ending.draining };
-	return admin_tunnel_start(&p->admin, p->worker->base, &p->metrics);
+	p->admin = (struct admin_tunnel){ .metrics = &p->metrics,
+					  .instance = p->offers ? p->instance : NULL,
+					  .drain = drain,
+					  .reload = hang_up };
+	return admin_tunnel_start(&p->admin, p->worker->base);
 }
 
 static bool prepare(struct program *p)
@@ -467,7 +483,7 @@ static bool prepare(struct program *p)
 static void release(struct program *p)
 {
 	netwatch_free(p->netwatch);
-	admin_tunnel_stop(p->admin);
+	admin_tunnel_stop(&p->admin);
 	if (p->worker) {
 		if (p->agent.worker)
 			agent_deinit(&p->agent);

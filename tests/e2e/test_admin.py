@@ -8,7 +8,9 @@ import threading
 import pytest
 
 from admin import Admin
+from bridge import Bridge
 from harness import Task, data, free_port, wait_for
+from qgs import StandIn, ask
 from streams import Aborted, Service, dial, echo, roundtrip
 
 
@@ -472,3 +474,78 @@ def test_status_changes_with_traffic(world, svc):
     assert stream["bytes_up"] == stream["bytes_down"] == len(payload)
     assert roundtrip
     c.close()
+
+
+def test_agent(world, svc):
+    """attest-tunnel tells of its relays and services, and can be told to read again and to end."""
+    relay, _ = start(world, svc)
+    path = world.path("agent.sock")
+    agent = world.agent(relay, {"kbs": svc.address}, instance="one", admin=f"unix:{path}",
+                        local=[{"address": f"unix:{world.path('local.sock')}", "service": "echo.acme"}])
+    admin = Admin(path)
+    streams = held(relay.listeners["kbs"], 2)
+    status = admin.get("/v1/status")
+    assert status["program"] == "attest-tunnel" and status["pid"] == agent.pid
+    assert status["instance"] == "one" and status["problems"] == []
+    assert status["counts"]["relays_up"] == 1 and status["counts"]["streams"] == 2
+    link, = admin.get("/v1/relays")["relays"]
+    assert (link["state"], link["owner"], link["streams"]) == ("up", "acme", 2)
+    assert link["address"] == f"tcp:127.0.0.1:{relay.port()}" and "error" not in link
+    service, = admin.get("/v1/services")["services"]
+    assert (service["name"], service["target"], service["streams"]) == ("kbs", svc.address, 2)
+    local, = admin.get("/v1/listeners")["listeners"]
+    assert local["service"] == "echo.acme" and local["open"] is True
+    assert "kbs" in admin.get("/v1/config")["yaml"]
+    assert admin.post("/v1/reload") == {"done": "reload"}
+    admin.post("/v1/log", {"level": "debug"})
+    close_all(streams)
+    relay.wait_quiet()
+
+    def bytes_of():
+        service, = admin.get("/v1/services")["services"]
+        return service["streams"], service["bytes_up_total"], service["bytes_down_total"]
+    wait_for(lambda: bytes_of() == (0, 2, 2), "two bytes each way")
+    assert admin.post("/v1/drain", status=202) == {"done": "drain"}
+    assert agent.wait() == 0
+
+
+def test_agent_without_a_relay(world, svc):
+    """What is wrong with the way there is told as it was logged."""
+    relay, _ = start(world, svc)
+    path = world.path("agent.sock")
+    agent = world.agent(relay, {"kbs": svc.address}, wait=False, address=f"tcp:127.0.0.1:{free_port()}",
+                        admin=f"unix:{path}")
+    admin = Admin(path)
+    wait_for(lambda: os.path.exists(path) and "error" in admin.get("/v1/relays")["relays"][0], "an error")
+    problem, = admin.get("/v1/status")["problems"]
+    assert problem["code"] == "relay-not-connected" and problem["advice"]
+    admin.get("/readyz", 503)
+    assert agent.running()
+
+
+def test_bridge(world):
+    """qgs-bridge tells of its listeners, VMs and QGS; a bad reload is said to be one."""
+    qgs = StandIn(world)
+    path = world.path("bridge-admin.sock")
+    bridge = Bridge(world, qgs, admin=f"unix:{path}")
+    admin = Admin(path)
+    ask(bridge.address())
+    status = admin.get("/v1/status")
+    assert status["program"] == "qgs-bridge" and status["pid"] == bridge.pid
+    assert status["qgs"]["state"] == "up" and status["qgs"]["waiting"] == 0
+    assert status["problems"] == []
+    one, = admin.get("/v1/listeners")["listeners"]
+    assert one["name"] == "unix" and one["open"] is True and one["sockets"] == 1
+    vm, = admin.get("/v1/vms")["vms"]
+    assert vm["answered_total"] == 1 and vm["connections_total"] == 1
+    assert "listeners" in admin.get("/v1/config")["yaml"]
+    assert admin.post("/v1/reload") == {"done": "reload"}
+    bridge.write_config(limits={"vms": "many"})
+    assert admin.post("/v1/reload", status=422)["error"]["code"] == "reload"
+    assert admin.get("/v1/status")["counts"]["reload_failures_total"] == 1
+    qgs.stop()
+    bridge.wait_state("down")
+    problems = {p["code"] for p in admin.get("/v1/status")["problems"]}
+    assert problems == {"qgs", "listener-closed"}
+    admin.post("/v1/drain", status=202)
+    assert bridge.wait() == 0
