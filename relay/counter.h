@@ -26,6 +26,7 @@ enum counter {
 	COUNTER_LIVE_SPLICES,	   /* gauge */
 	COUNTER_LIVE_TUNNELS,	   /* gauge */
 	COUNTER_LIVE_H2_CLIENTS,   /* gauge: HTTP/2 connections at the connect door */
+	COUNTER_LIVE_BUFFERS,	   /* gauge: worker_buffer_get; bytes wait in them for a reader */
 	COUNTER_LIVE_SOCKETS,	   /* gauge: of conduits; those that only still close included */
 	COUNTERS
 };

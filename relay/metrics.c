@@ -56,6 +56,8 @@ static const struct {
 	  "Clients that have not said yet what they want." },
 	{ COUNTER_LIVE_SOCKETS, "live_sockets", "gauge",
 	  "Sockets of clients, tunnels and targets; those that are still closing, too." },
+	{ COUNTER_LIVE_BUFFERS, "live_buffers", "gauge",
+	  "Buffers of 64 KiB with bytes that a side has sent and the other not taken." },
 	{ COUNTER_LIVE_OPENINGS, "live_openings", "gauge", "Streams routed, not joined yet." },
 	{ COUNTER_LIVE_PARKED, "live_parked", "gauge", "Streams that wait for a tunnel." },
 	{ COUNTER_LIVE_SPLICES, "live_splices", "gauge", "Streams joined." },

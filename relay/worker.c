@@ -186,10 +186,14 @@ void *worker_buffer_get(struct worker *w)
 	struct worker_private *p = w->private;
 	struct pooled *b = p->buffers;
 
-	if (!b)
-		return malloc(WORKER_BUFFER);
-	p->buffers = b->next;
-	p->n_buffers--;
+	if (!b) {
+		b = malloc(WORKER_BUFFER);
+	} else {
+		p->buffers = b->next;
+		p->n_buffers--;
+	}
+	if (b)
+		counter_add(&w->counters.value[COUNTER_LIVE_BUFFERS], 1);
 	return b;
 }
 
@@ -200,6 +204,7 @@ void worker_buffer_put(struct worker *w, void *buf)
 
 	if (!b)
 		return;
+	counter_add(&w->counters.value[COUNTER_LIVE_BUFFERS], (uint64_t)-1);
 	if (p->n_buffers >= WORKER_BUFFERS_KEPT) {
 		free(b);
 		return;

@@ -268,6 +268,21 @@ def test_guesses_count_as_opens(world, ask, service, reason):
         c.close()
 
 
+def test_what_waits_is_seen(world):
+    """Bytes for a reader that takes none, outside of tunnels: in no limit of memory, but counted."""
+    stalled = world.add(Service())
+    relay = world.relay(services=[{"name": "near.acme", "targets": [stalled.address]}])
+    client = Doors(relay, world.certificates).connect_tls("near.acme")
+    client.timeout(0.5)
+    with pytest.raises(OSError):
+        for _ in range(1000):
+            client.send(data(100_000))
+    relay.wait_metric("live_buffers", lambda v: v >= 1)
+    client.abort()
+    relay.wait_quiet()
+    relay.wait_metric("live_buffers", lambda v: v == 0)
+
+
 @pytest.mark.parametrize("backup", [True, False])
 def test_eager_stream_outlives_its_agent(world, svc, backup):
     """Nothing was promised to the client yet: another agent gets it, or it waits for one."""

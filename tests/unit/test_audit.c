@@ -120,7 +120,7 @@ static void test_kinds(void)
 		CHECK(!strstr(text, "\"lost\":3") == (r.kind != AUDIT_RECORDS_LOST));
 		CHECK(!strstr(text, "duration_ms") ==
 		      (r.kind != AUDIT_SESSION_END && r.kind != AUDIT_SESSION_REFUSED &&
-		       r.kind != AUDIT_STREAM_REFUSED && !end));
+		       r.kind != AUDIT_CONNECTION_END && r.kind != AUDIT_STREAM_REFUSED && !end));
 	}
 }
 
