@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import kustomize
-from harness import DEADLINE, ROOT, Relay, binary, free_port
+from harness import DEADLINE, ROOT, Program, Relay, binary, free_port, wait_for
 
 KUBERNETES = os.path.join(ROOT, "packaging", "kubernetes")
 FOLDERS = ["relay", "overlays/example", "tunnel", "qgs-bridge"]
@@ -236,6 +236,36 @@ def test_relay_answers_its_probes(world, relay):
     for d in of(relay, "ServiceMonitor"):
         assert answer(metrics, d["spec"]["endpoints"][0]["path"]) == 200
     assert answer(metrics, "/nothing") == 404
+    running.stop()
+
+
+@pytest.mark.parametrize("folder,ready", [("tunnel", 503), ("qgs-bridge", 200)])
+def test_others_answer_their_probes(world, folder, ready):
+    """attest-tunnel is alive, but not ready, while no relay is there."""
+    (program, text, workload), = configs(kustomize.build(os.path.join(KUBERNETES, folder)))
+    config = yaml.safe_load(text)
+    metrics = free_port()
+    config["metrics"] = f"tcp:127.0.0.1:{metrics}"
+    if program == "attest-tunnel":
+        config["relays"] = [f"tcp:127.0.0.1:{free_port()}"]
+        config["token_file"] = world.token()[1]
+    else:
+        config["qgs"]["address"] = f"unix:{world.path('qgs.socket')}"
+        config["listeners"] = [{"name": "vms", "address": f"unix:{world.path('vms.socket')}"}]
+    with open(world.path("config.yaml"), "w") as f:
+        yaml.safe_dump(config, f)
+    running = Program(world, program, [binary(PROGRAMS[program]), "--config",
+                                       world.path("config.yaml")])
+    container = program_of(workload)
+
+    def up():
+        assert running.running(), running.tail()
+        try:
+            return answer(metrics, container["livenessProbe"]["httpGet"]["path"])
+        except OSError:
+            return None
+    assert wait_for(up, lambda: f"{program} listens\n{running.tail()}") == 200
+    assert answer(metrics, container["readinessProbe"]["httpGet"]["path"]) == ready
     running.stop()
 
 
