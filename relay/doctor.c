@@ -57,12 +57,11 @@ uint64_t doctor_now(void)
 
 uint64_t doctor_ms(const struct doctor *d, uint64_t wanted)
 {
-	uint64_t now = doctor_now(), most = DOCTOR_CHECK_MS;
+	uint64_t now = doctor_now(), left = now < d->end ? d->end - now : 0;
+	uint64_t most = left < DOCTOR_CHECK_MS ? left : DOCTOR_CHECK_MS;
 
-	if (now >= d->end)
-		return 1;
-	if (most > d->end - now)
-		most = d->end - now;
+	if (most < DOCTOR_LEAST_MS)
+		most = DOCTOR_LEAST_MS;
 	return wanted && wanted < most ? wanted : most;
 }
 
@@ -209,7 +208,7 @@ void doctor_begin(struct doctor *d, const char *program, bool json, FILE *to)
 {
 	const char *none = getenv("NO_COLOR");
 
-#ifndef __SANITIZE_ADDRESS__ /* its leak checker attaches to the process */
+#ifndef __SANITIZE_ADDRESS__       /* its leak checker attaches to the process */
 	prctl(PR_SET_DUMPABLE, 0); /* secrets pass through memory, as in the daemon */
 #endif
 	*d = (struct doctor){

@@ -65,7 +65,11 @@ void doctor_skip(struct doctor *d, const char *because);
 void doctor_config(struct doctor *d, const char *path, const struct config_errors *errors);
 
 uint64_t doctor_now(void); /* monotonic ms */
-/* How long the next wait may be: DOCTOR_CHECK_MS, what wanted says (0: nothing), what is left. */
+/*
+ * How long the next wait may be: DOCTOR_CHECK_MS, what wanted says (0: nothing), what is left; but
+ * DOCTOR_LEAST_MS, so that what is only late is not said to be wrong.
+ */
+#define DOCTOR_LEAST_MS 1000
 uint64_t doctor_ms(const struct doctor *d, uint64_t wanted);
 
 #endif
