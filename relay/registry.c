@@ -287,24 +287,25 @@ struct arrival {
 };
 
 /*
- * May it come in, and in whose place? A retiring tunnel counts against its owner's limit, since it
- * takes a place until it has finished; but one of the same instance does not, or a restart in order
- * would have to wait.
+ * May it come in, and in whose place? A retiring tunnel counts, since it takes a place until it has
+ * finished, and so does one that was asked to move and retires for this one; but of the same
+ * instance one of them does not, or a restart in order, or a move, would have to wait.
  */
 static enum reason judge(const struct registry *r, const struct arrival *a, uint64_t max_per_owner,
 			 uint64_t max, struct registration **predecessor)
 {
 	struct registration *old = find_same(&r->live, a->t, a->instance);
 	const struct registry_name *owner = name_find(&r->owners, a->t->owner, a->owner);
+	const bool moves = old && old->moving, one_more = !old || moves;
 	uint64_t owned = owner ? owner->holders : 0;
 
 	if (old && old->generation >= a->t->generation)
 		return REASON_STALE;
-	if (find_same(&r->retiring, a->t, a->instance))
+	if (moves || find_same(&r->retiring, a->t, a->instance))
 		owned--;
-	if (!old && owned >= max_per_owner)
+	if (one_more && owned >= max_per_owner)
 		return REASON_OWNER_LIMIT;
-	if (!old && r->live.n + r->retiring.n >= max)
+	if (one_more && r->live.n + r->retiring.n - moves >= max)
 		return REASON_LIMIT;
 	*predecessor = old;
 	return REASON_NONE;
@@ -383,6 +384,17 @@ static void list(struct registry *r, const struct arrival *a, const struct regis
 	table_insert(&r->live, &a->t->node, a->instance);
 }
 
+/* Its rank is its successor's, or has been written down. */
+static void retire(struct registry *r, struct registration *t)
+{
+	uint64_t hash = t->node.hash;
+
+	drop_entries(r, t);
+	table_remove(&r->live, &t->node);
+	table_insert(&r->retiring, &t->node, hash);
+	t->retiring = true;
+}
+
 static enum reason add(struct registry *r, const struct arrival *a, const struct offered *services,
 		       uint64_t max_per_owner, uint64_t max, struct offer *stale)
 {
@@ -396,7 +408,10 @@ static enum reason add(struct registry *r, const struct arrival *a, const struct
 	list(r, a, old);
 	if (old) {
 		*stale = (struct offer){ .worker = old->worker, .tunnel = old->tunnel };
-		unlist(r, old);
+		if (old->moving)
+			retire(r, old);
+		else
+			unlist(r, old);
 	}
 	return REASON_NONE;
 }
@@ -451,16 +466,19 @@ enum reason registry_ask(struct registry *r, struct registration *t, uint64_t ma
 
 /* ---- there, and going ---- */
 
+void registry_move(struct registry *r, struct registration *t)
+{
+	pthread_mutex_lock(&r->lock);
+	t->moving = true;
+	pthread_mutex_unlock(&r->lock);
+}
+
 void registry_retire(struct registry *r, struct registration *t)
 {
 	pthread_mutex_lock(&r->lock);
-	drop_entries(r, t);
 	if (t->counted && !t->retiring) {
-		uint64_t hash = t->node.hash;
-
 		former_add(t->counted, t);
-		table_remove(&r->live, &t->node);
-		table_insert(&r->retiring, &t->node, hash);
+		retire(r, t);
 	}
 	t->retiring = true;
 	pthread_mutex_unlock(&r->lock);

@@ -30,6 +30,7 @@ struct registration {
 	uint64_t tunnel;     /* id, unique for ever */
 	const char *owner, *instance;
 	uint64_t generation;
+	bool moving;   /* goes on as it is until its successor is there; then it retires */
 	bool retiring; /* finishes its streams; neither picked nor replaced */
 
 	/* the registry's own; zero at first */
@@ -68,6 +69,8 @@ enum reason registry_add(struct registry *r, struct registration *t, const struc
 /* What registry_add would say; nothing is listed, and nothing changes. */
 enum reason registry_ask(struct registry *r, struct registration *t, uint64_t max_per_owner,
 			 uint64_t max);
+/* Its agent was asked to come back on a fresh session, in whose favour it retires. */
+void registry_move(struct registry *r, struct registration *t);
 /* Takes its services out (no new streams); it stays known until registry_remove. */
 void registry_retire(struct registry *r, struct registration *t);
 void registry_remove(struct registry *r, struct registration *t); /* not listed: nothing */

@@ -362,6 +362,7 @@ static void ask_to_move(struct tunnel *t, enum hello_move why)
 		return;
 	t->state = MOVING;
 	t->moved = true;
+	registry_move(t->gateway->registry, &t->registration);
 	fields_init(&fields);
 	if (hello_encode_move(why, &fields) == 0)
 		session_request(t->session, HELLO_PATH_MOVE, &fields);

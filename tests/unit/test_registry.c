@@ -412,6 +412,37 @@ static void test_retire(void)
 	end();
 }
 
+/* Sessions that were asked to move go on beside their successors, and count as they do. */
+static void test_move(void)
+{
+	const struct offered s = { .service = "kbs.acme" };
+	struct registration t[4];
+	struct offer stale;
+
+	begin();
+	for (unsigned i = 0; i < 4; i++)
+		t[i] = tunnel("acme", "i1", i + 1);
+	CHECK_INT(registry_add(r, &t[0], &s, 1, 2, 3, &stale), REASON_NONE);
+	for (unsigned i = 1; i < 3; i++) {
+		registry_move(r, &t[i - 1]);
+		CHECK_INT(picked("kbs.acme"), t[i - 1].tunnel); /* until the next one is there */
+		CHECK_INT(registry_add(r, &t[i], &s, 1, 2, 3, &stale), REASON_NONE);
+		CHECK_INT(stale.tunnel, t[i - 1].tunnel);
+		CHECK(t[i - 1].retiring && !t[i].retiring);
+		CHECK_INT(picked("kbs.acme"), t[i].tunnel);
+		CHECK_INT(registry_tunnels(r), i + 1);
+	}
+	registry_move(r, &t[2]);
+	CHECK_INT(registry_add(r, &t[3], &s, 1, 2, 9, &stale), REASON_OWNER_LIMIT);
+	CHECK_INT(registry_add(r, &t[3], &s, 1, 9, 2, &stale), REASON_LIMIT);
+	CHECK_INT(picked("kbs.acme"), t[2].tunnel);
+	registry_remove(r, &t[0]);
+	CHECK_INT(registry_add(r, &t[3], &s, 1, 2, 3, &stale), REASON_NONE);
+	for (unsigned i = 1; i < 4; i++)
+		registry_remove(r, &t[i]);
+	end();
+}
+
 /* Thousands of services come and go; each is found while it is there. */
 static void test_many(void)
 {
@@ -745,6 +776,7 @@ int main(void)
 	test_take_over();
 	test_limits();
 	test_retire();
+	test_move();
 	test_many();
 	test_model();
 	test_free();
