@@ -216,12 +216,12 @@ static int run_status(struct ctl *c, const struct command *self)
 	if (c->json) {
 		print_json(o);
 	} else {
-		print_members(o, "");
 		json_object_object_get_ex(o, "problems", &problems);
 		if (problems && json_object_array_length(problems)) {
-			putchar('\n');
 			listing_show(problems, listing_problems);
+			putchar('\n');
 		}
+		print_members(o, "");
 	}
 	json_object_put(o);
 	return CTL_DONE;

@@ -1,6 +1,7 @@
 # The admin API of attest-relay: what it says is what the test did, and what it closes is that alone.
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -9,7 +10,7 @@ import pytest
 
 from admin import Admin
 from bridge import Bridge
-from harness import Task, data, free_port, wait_for
+from harness import ROOT, Task, data, free_port, wait_for
 from qgs import StandIn, ask
 from streams import Aborted, Service, dial, echo, roundtrip
 
@@ -261,6 +262,40 @@ def test_config_and_secrets(world, svc):
         key = f.read().splitlines()[1]
     for text in texts:
         assert token not in text and key not in text
+
+
+def names(answer):
+    """Every member of an answer, at whatever depth"""
+    if isinstance(answer, dict):
+        return set(answer).union(*map(names, answer.values()))
+    return set().union(*map(names, answer)) if isinstance(answer, list) else set()
+
+
+def test_all_is_documented(world, svc):
+    """Each field that any answer has is in docs/admin-api.md."""
+    relay, admin = start(world, svc, timeouts={"pickup": "100ms"})
+    path = world.path("agent.sock")
+    world.agent(relay, {"kbs": svc.address}, admin=f"unix:{path}")
+    streams = held(relay.listeners["direct"], 1) + held(relay.listeners["kbs"], 1)
+    relay.write_config(owners=[{"name": "bad name", "tokens": ["x"]}])
+    admin.post("/v1/reload", status=422)
+    qgs = StandIn(world)
+    bridge = Bridge(world, qgs, admin=f"unix:{world.path('bridge-admin.sock')}")
+    ask(bridge.address())
+    seen = set()
+    for of, routes in ((admin, ("status", "listeners", "owners", "services", "services/kbs.acme/ready", "tunnels",
+                                "streams?limit=9", "limits", "failures", "config")),
+                       (Admin(path), ("status", "relays", "services", "listeners", "config")),
+                       (Admin(world.path("bridge-admin.sock")), ("status", "listeners", "vms", "config"))):
+        for route in routes:
+            seen |= names(of.get(f"/v1/{route}"))
+    with open(os.path.join(ROOT, "docs", "admin-api.md")) as f:
+        told = set(re.findall(r"`(\w+)`", f.read()))
+    with open(os.path.join(ROOT, "docs", "metrics.md")) as f:
+        told |= set(re.findall(r"`([\w-]+)`", f.read()))
+    assert {"tunnel_id", "rtt_us", "waited_ms_max"} <= seen
+    assert not seen - told
+    close_all(streams)
 
 
 def test_reload(world, svc):
