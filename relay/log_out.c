@@ -77,10 +77,20 @@ static void open_stderr(void)
 		out.fd = own;
 }
 
-/* The queue is empty, or its time is over. */
-static void on_exit_wait(void)
+static bool is_running(void)
 {
-	for (unsigned i = 0; i < END_MS / END_TICK_MS && atomic_load(&out.waiting); i++)
+	bool running;
+
+	pthread_mutex_lock(&out.lock);
+	running = out.running;
+	pthread_mutex_unlock(&out.lock);
+	return running;
+}
+
+/* Until the thread is through with the queue, or its time is over. */
+static void settle(void)
+{
+	for (unsigned i = 0; i < END_MS / END_TICK_MS && is_running(); i++)
 		poll(NULL, 0, END_TICK_MS);
 }
 
@@ -94,11 +104,12 @@ void log_out_setup(bool journal)
 {
 	static bool again;
 
+	settle();
 	open_stderr();
 	if (journal)
 		log_out_journal();
 	if (!again)
-		atexit(on_exit_wait);
+		atexit(settle);
 	again = true;
 }
 
