@@ -230,7 +230,7 @@ bool enroll_revoke(const struct enroll_call *call)
 	if (good)
 		printf("%zu certificates revoked, %d pending codes removed%s\n", s.n,
 		       codes < 0 ? 0 : codes,
-		       s.n ? "; the relay goes by it from its next reload on (SIGHUP)" : "");
+		       s.n ? "; the relay goes by it within seconds" : "");
 	if (good && s.partial)
 		good = enroll_complain("what cannot be read may be one of %s: revoke it by its "
 				       "serial, which is the file's name",

@@ -258,6 +258,10 @@ static bool make(struct change *c, struct relay_config *config, char **why)
 		why_say(why, "%s has changed, which needs a restart", fixed);
 		return false;
 	}
+	if (!c->g->sockets) {
+		why_say(why, "not while draining");
+		return false;
+	}
 	if (c->g->audit_before) {
 		why_say(why, "a worker is still busy with what it did before the last reload");
 		return false;

@@ -24,7 +24,6 @@ struct client;
 struct figure;
 struct gateway;
 struct listening;
-struct reload;
 struct settings;
 struct worker;
 
