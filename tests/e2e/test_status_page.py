@@ -125,19 +125,18 @@ def test_last_hour(world, svc):
 
 def test_limits(world, svc):
     relay = start(world, services=[{"name": "near.acme", "targets": [svc.address]}],
-                  limits={"connections": 20})
+                  limits={"connections": 20}, owners=[world.owner(limits={"streams": 16})])
     said = [c for c in Page(relay.status_port).problems() if "limits.connections" in c]
     assert not said
     some = [open_stream(relay, "near.acme") for _ in range(16)]
     page = page_when(relay, lambda p: p.problems().get(
         "limits.connections: 16 of 20 in use.") == "warning", "nearly")
     assert page.table("limits")["Connections"]["In use"] == "16 of 20 \u26a0 nearly all"
-    some += [open_stream(relay, "near.acme") for _ in range(4)]
-    page_when(relay, lambda p: p.problems().get(
-        "limits.connections: 20 of 20 in use.") == "critical", "all")
+    assert page.problems()["owner acme, streams: 16 of 16 in use."] == "warning"
+    assert page.table("owners")["acme"]["Streams"] == "16 of 16 \u2717 all"
     for c in some:
         c.close()
-    page_when(relay, lambda p: not [c for c in p.problems() if "limits.connections" in c], "over")
+    page_when(relay, lambda p: not [c for c in p.problems() if "in use" in c], "over")
 
 
 def test_certificate_ends_soon(world):
