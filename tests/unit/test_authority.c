@@ -223,7 +223,7 @@ static void test_sub_ca(void)
 	CHECK_INT(chmod(path_of("sub.key"), 0600), 0);
 	a = load("sub.pem", "sub.key");
 	CHECK_INT(sign(a, EVP_EC_gen("P-256"), &got), 0);
-	CHECK(got.to <= now + 50001 && got.to >= now + 49000);
+	CHECK(got.to <= now + 50100 && got.to >= now + 49000); /* under valgrind it takes seconds */
 	x = first_of(got.pem, got.len, &second);
 	CHECK(second && X509_cmp(second, sub.certificate) == 0);
 	CHECK(X509_verify(x, sub.key) == 1);
