@@ -218,7 +218,7 @@ static bool take_sockets(struct takeover *t, pid_t pid, char **why)
 enum takeover_outcome takeover_ask(const struct address *admin, struct takeover **t, char **why)
 {
 	struct takeover *new = calloc(1, sizeof(*new));
-	bool nobody;
+	bool nobody = false;
 	pid_t pid;
 
 	*why = NULL;
