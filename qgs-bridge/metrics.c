@@ -20,7 +20,7 @@ static void by_reason(struct exposition *e, const char *name, const char *help,
 {
 	exposition_head(e, name, "counter", help);
 	for (unsigned i = REASON_NONE + 1; i < REASONS; i++)
-		exposition_sample(e, counts[i], "reason", reason_word(i), NULL);
+		exposition_sample(e, counts[i], "reason", reason_word(i), EXPOSITION_END);
 }
 
 static void write_qgs(const struct bridge *b, struct exposition *e)
@@ -32,7 +32,8 @@ static void write_qgs(const struct bridge *b, struct exposition *e)
 	counts = qgs_counts(b->qgs);
 	exposition_head(e, "qgs_state", "gauge", "1 for the state QGS is in.");
 	for (enum qgs_state s = 0; s < QGS_STATES; s++)
-		exposition_sample(e, qgs_state(b->qgs) == s, "state", qgs_state_word(s), NULL);
+		exposition_sample(e, qgs_state(b->qgs) == s, "state", qgs_state_word(s),
+				  EXPOSITION_END);
 	exposition_one(e, "qgs_downs_total", "counter", "Times QGS went down.", counts.downs);
 	exposition_one(e, "qgs_wedges_total", "counter", "Times QGS was found wedged.",
 		       counts.wedges);
@@ -64,7 +65,7 @@ static void write_pool(const struct bridge *b, struct exposition *e)
 			"When the first certificate in a file in use ends.");
 	if (b->config->relay.certificate && pool_expires(b->pool) != UINT64_MAX)
 		exposition_sample(e, pool_expires(b->pool), "file", b->config->relay.certificate,
-				  NULL);
+				  EXPOSITION_END);
 }
 
 enum unit { COUNT, MILLISECONDS };
@@ -92,9 +93,9 @@ static void write_vm(struct exposition *e, const char *name, const struct vm_cou
 	uint64_t value = *(const uint64_t *)((const char *)counts + of_vm[of].offset);
 
 	if (of_vm[of].unit == MILLISECONDS)
-		exposition_seconds(e, value * 1000, "vm", name, NULL);
+		exposition_seconds(e, value * 1000, "vm", name, EXPOSITION_END);
 	else
-		exposition_sample(e, value, "vm", name, NULL);
+		exposition_sample(e, value, "vm", name, EXPOSITION_END);
 }
 
 static void write_vms(const struct bridge *b, struct exposition *e)
@@ -124,10 +125,10 @@ static void write_limits(const struct bridge *b, struct exposition *e)
 
 	exposition_head(e, "limit_used", "gauge", "What is used of a limit.");
 	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
-		exposition_sample(e, all[i].used, "what", all[i].what, NULL);
+		exposition_sample(e, all[i].used, "what", all[i].what, EXPOSITION_END);
 	exposition_head(e, "limit", "gauge", "How much there may be.");
 	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
-		exposition_sample(e, all[i].most, "what", all[i].what, NULL);
+		exposition_sample(e, all[i].most, "what", all[i].what, EXPOSITION_END);
 }
 
 static void write_times(const struct bridge *b, struct exposition *e)
@@ -149,7 +150,7 @@ static void write_times(const struct bridge *b, struct exposition *e)
 
 		durations_read(&sum, &b->worker->counters.durations[times[i].kind]);
 		exposition_head(e, times[i].name, "histogram", times[i].help);
-		exposition_durations(e, times[i].kind, &sum, NULL);
+		exposition_durations(e, times[i].kind, &sum, EXPOSITION_END);
 	}
 }
 

@@ -90,7 +90,7 @@ void exposition_sample(struct exposition *e, uint64_t value, ...)
 	va_list labels;
 
 	va_start(labels, value);
-	series(e, "", labels, NULL);
+	series(e, "", labels, EXPOSITION_END);
 	va_end(labels);
 	evbuffer_add_printf(e->out, "%" PRIu64 "\n", value);
 }
@@ -111,7 +111,7 @@ void exposition_seconds(struct exposition *e, uint64_t us, ...)
 	va_list labels;
 
 	va_start(labels, us);
-	series(e, "", labels, NULL);
+	series(e, "", labels, EXPOSITION_END);
 	va_end(labels);
 	evbuffer_add_printf(e->out, "%s\n", seconds_of(us, value));
 }
@@ -134,10 +134,10 @@ void exposition_durations(struct exposition *e, enum durations_kind kind,
 		evbuffer_add_printf(e->out, "%" PRIu64 "\n", so_far);
 	}
 	va_copy(again, labels);
-	series(e, "_sum", again, NULL);
+	series(e, "_sum", again, EXPOSITION_END);
 	va_end(again);
 	evbuffer_add_printf(e->out, "%s\n", seconds_of(sum->sum, number));
-	series(e, "_count", labels, NULL);
+	series(e, "_count", labels, EXPOSITION_END);
 	va_end(labels);
 	evbuffer_add_printf(e->out, "%" PRIu64 "\n", so_far);
 }
@@ -146,5 +146,5 @@ void exposition_one(struct exposition *e, const char *name, const char *type, co
 		    uint64_t value)
 {
 	exposition_head(e, name, type, help);
-	exposition_sample(e, value, NULL);
+	exposition_sample(e, value, EXPOSITION_END);
 }

@@ -2,17 +2,21 @@
  * exposition: Prometheus' text format (version 0.0.4), written into a buffer.
  *
  * A metric is a head and then its samples, all together. Labels are pairs of name and value, ended
- * by NULL: exposition_sample(e, 3, "service", name, "direction", "up", NULL). Values of labels may
- * be any text; names are ours.
+ * by EXPOSITION_END. Values of labels may be any text; names are ours.
+ *
+ *	exposition_sample(e, 3, "service", name, "direction", "up", EXPOSITION_END);
  */
 #ifndef RELAY_EXPOSITION_H
 #define RELAY_EXPOSITION_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "relay/durations.h"
 
 struct evbuffer;
+
+#define EXPOSITION_END ((const char *)NULL) /* of the right type, as va_arg wants it */
 
 struct exposition {
 	struct evbuffer *out;

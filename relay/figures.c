@@ -448,7 +448,7 @@ bool figures_read(struct figures *in, enum figures_kind kind, struct figures_row
 
 void figures_rows_deinit(struct figures_rows *rows)
 {
-	for (size_t i = 0; i < rows->n; i++)
+	for (size_t i = 0; rows->at && i < rows->n; i++)
 		free(rows->at[i].name);
 	free(rows->at);
 	free(rows->values);

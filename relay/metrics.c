@@ -12,9 +12,9 @@
 #include <stdio.h>
 
 #include "relay/audit.h"
+#include "relay/destination.h"
 #include "relay/exposition.h"
 #include "relay/gateway.h"
-#include "relay/destination.h"
 #include "relay/health.h"
 #include "relay/log.h"
 #include "relay/metrics_private.h"
@@ -76,8 +76,9 @@ static void put_plain(struct exposition *e, const struct gateway *g)
 	exposition_one(e, "services", "gauge", "Services offered by tunnels, each tunnel counted.",
 		       registry_services(g->registry));
 	exposition_head(e, "bytes_total", "counter", "Bytes passed on; up: client to service.");
-	exposition_sample(e, metrics_sum(g, COUNTER_BYTES_UP), "direction", "up", NULL);
-	exposition_sample(e, metrics_sum(g, COUNTER_BYTES_DOWN), "direction", "down", NULL);
+	exposition_sample(e, metrics_sum(g, COUNTER_BYTES_UP), "direction", "up", EXPOSITION_END);
+	exposition_sample(e, metrics_sum(g, COUNTER_BYTES_DOWN), "direction", "down",
+			  EXPOSITION_END);
 }
 
 static void put_reasons(struct exposition *e, const struct gateway *g, const char *name,
@@ -86,7 +87,7 @@ static void put_reasons(struct exposition *e, const struct gateway *g, const cha
 	exposition_head(e, name, "counter", help);
 	for (unsigned i = REASON_NONE + 1; i < REASONS; i++)
 		exposition_sample(e, sum(g, offset + i * sizeof(atomic_uint_fast64_t)), "reason",
-				  reason_word(i), NULL);
+				  reason_word(i), EXPOSITION_END);
 }
 
 /* As many as the config names. */
@@ -102,10 +103,9 @@ static void put_targets(struct exposition *e, const struct gateway *g)
 		for (size_t j = 0; j < s->targets.n; j++)
 			if (s->targets.at[j].kind != ADDRESS_TUNNEL)
 				exposition_sample(
-					e, health_is_up(d->health, j), "service", s->name,
-					"target",
+					e, health_is_up(d->health, j), "service", s->name, "target",
 					address_format(&s->targets.at[j], text, sizeof(text)),
-					NULL);
+					EXPOSITION_END);
 	}
 }
 
@@ -133,7 +133,7 @@ static void put_times(struct exposition *e, const struct gateway *g)
 		for (unsigned w = 0; w < g->n_workers; w++)
 			durations_read(&all, &g->workers[w]->counters.durations[times[i].kind]);
 		exposition_head(e, times[i].name, "histogram", times[i].help);
-		exposition_durations(e, times[i].kind, &all, NULL);
+		exposition_durations(e, times[i].kind, &all, EXPOSITION_END);
 	}
 }
 
@@ -149,7 +149,7 @@ static void put_turns(struct exposition *e, const struct gateway *g)
 
 		durations_read(&sum, &g->workers[w]->counters.durations[DURATIONS_TURN]);
 		snprintf(worker, sizeof(worker), "%u", w);
-		exposition_durations(e, DURATIONS_TURN, &sum, "worker", worker, NULL);
+		exposition_durations(e, DURATIONS_TURN, &sum, "worker", worker, EXPOSITION_END);
 	}
 	exposition_head(e, "turn_current_seconds", "gauge",
 			"How long the turn has been going on that a worker is in; 0: it sleeps.");
@@ -159,7 +159,7 @@ static void put_turns(struct exposition *e, const struct gateway *g)
 
 		snprintf(worker, sizeof(worker), "%u", w);
 		exposition_seconds(e, since && since < now ? (now - since) * 1000 : 0, "worker",
-				   worker, NULL);
+				   worker, EXPOSITION_END);
 	}
 }
 

@@ -21,10 +21,11 @@ static const char *const kind_word[QUOTA_KINDS] = { "connections", "handshakes",
 static void put(struct pairs *out, const char *scope, const char *tenant, const char *what,
 		uint64_t used, uint64_t most)
 {
-	exposition_sample(out->used, used, "scope", scope, "tenant", tenant, "what", what, NULL);
+	exposition_sample(out->used, used, "scope", scope, "tenant", tenant, "what", what,
+			  EXPOSITION_END);
 	if (most != QUOTA_NO_LIMIT)
 		exposition_sample(&out->most, most, "scope", scope, "tenant", tenant, "what", what,
-				  NULL);
+				  EXPOSITION_END);
 }
 
 static void put_memory(struct pairs *out, const char *scope, const char *tenant,

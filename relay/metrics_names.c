@@ -26,7 +26,8 @@ static void column(struct exposition *e, const struct figures_rows *rows, const 
 		   enum figure_count which)
 {
 	for (size_t i = 0; i < rows->n; i++)
-		exposition_sample(e, rows->at[i].value[which], label, rows->at[i].name, NULL);
+		exposition_sample(e, rows->at[i].value[which], label, rows->at[i].name,
+				  EXPOSITION_END);
 }
 
 static void bytes(struct exposition *e, const struct figures_rows *rows, const char *label)
@@ -34,9 +35,10 @@ static void bytes(struct exposition *e, const struct figures_rows *rows, const c
 	for (size_t i = 0; i < rows->n; i++) {
 		const struct figures_row *r = &rows->at[i];
 
-		exposition_sample(e, r->value[FIGURE_UP], label, r->name, "direction", "up", NULL);
+		exposition_sample(e, r->value[FIGURE_UP], label, r->name, "direction", "up",
+				  EXPOSITION_END);
 		exposition_sample(e, r->value[FIGURE_DOWN], label, r->name, "direction", "down",
-				  NULL);
+				  EXPOSITION_END);
 	}
 }
 
@@ -45,7 +47,8 @@ static void classes(struct exposition *e, const struct figures_rows *rows, const
 	for (size_t i = 0; i < rows->n; i++)
 		for (unsigned c = 0; c < FIGURE_CLASSES; c++)
 			exposition_sample(e, rows->at[i].value[FIGURE_COUNTS + c], label,
-					  rows->at[i].name, "class", figure_class_word(c), NULL);
+					  rows->at[i].name, "class", figure_class_word(c),
+					  EXPOSITION_END);
 }
 
 static void listeners(struct exposition *e, const struct figures_rows *rows)
@@ -60,7 +63,7 @@ static void listeners(struct exposition *e, const struct figures_rows *rows)
 			if (rows->at[i].value[FIGURE_COUNTS + why])
 				exposition_sample(e, rows->at[i].value[FIGURE_COUNTS + why],
 						  "listener", rows->at[i].name, "reason",
-						  reason_word(why), NULL);
+						  reason_word(why), EXPOSITION_END);
 }
 
 static void services(struct exposition *e, const struct figures_rows *rows,
@@ -71,7 +74,7 @@ static void services(struct exposition *e, const struct figures_rows *rows,
 	for (size_t i = 0; i < rows->n; i++)
 		if (rows->at[i].offered)
 			exposition_sample(e, registry_count(registry, rows->at[i].name), "service",
-					  rows->at[i].name, NULL);
+					  rows->at[i].name, EXPOSITION_END);
 	exposition_head(e, "service_streams_total", "counter",
 			"Streams that reached their target, by service.");
 	column(e, rows, "service", FIGURE_STREAMS);
@@ -148,7 +151,7 @@ static void note_end(struct ends *ends, const char *file, uint64_t at)
 static void put_ends(struct exposition *e, struct ends *ends)
 {
 	for (size_t i = 0; i < ends->n; i++)
-		exposition_sample(e, ends->of[i].at, "file", ends->of[i].file, NULL);
+		exposition_sample(e, ends->of[i].at, "file", ends->of[i].file, EXPOSITION_END);
 	ends->n = 0;
 }
 

@@ -100,7 +100,7 @@ static uint64_t count_fds(void)
 static void gauge(struct exposition *e, const char *name, const char *help, uint64_t value)
 {
 	exposition_common(e, name, "gauge", help);
-	exposition_sample(e, value, NULL);
+	exposition_sample(e, value, EXPOSITION_END);
 }
 
 static void write_memory(struct exposition *e)
@@ -132,8 +132,9 @@ void process_write(struct exposition *e)
 	if (getrusage(RUSAGE_SELF, &usage) == 0) {
 		exposition_common(e, "process_cpu_seconds_total", "counter",
 				  "Total user and system CPU time spent in seconds.");
-		exposition_seconds(
-			e, us_of_timeval(&usage.ru_utime) + us_of_timeval(&usage.ru_stime), NULL);
+		exposition_seconds(e,
+				   us_of_timeval(&usage.ru_utime) + us_of_timeval(&usage.ru_stime),
+				   EXPOSITION_END);
 	}
 	write_memory(e);
 	if (fds)
@@ -145,7 +146,7 @@ void process_write(struct exposition *e)
 		return;
 	exposition_common(e, "process_start_time_seconds", "gauge",
 			  "Start time of the process since unix epoch in seconds.");
-	exposition_seconds(e, process.began_us, NULL);
+	exposition_seconds(e, process.began_us, EXPOSITION_END);
 }
 
 void process_write_build(struct exposition *e)
@@ -154,5 +155,5 @@ void process_write_build(struct exposition *e)
 			"Always 1; the versions it runs with are the labels.");
 	exposition_sample(e, 1, "version", VERSION, "openssl",
 			  OpenSSL_version(OPENSSL_VERSION_STRING), "libevent", event_get_version(),
-			  "nghttp2", version_of_nghttp2(), NULL);
+			  "nghttp2", version_of_nghttp2(), EXPOSITION_END);
 }

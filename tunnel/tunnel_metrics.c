@@ -26,7 +26,7 @@ static void of_link(struct exposition *e, const struct link *l, uint64_t value)
 	char place[16];
 
 	snprintf(place, sizeof(place), "%zu", (size_t)(l - l->agent->links) + 1);
-	exposition_sample(e, value, "relay", l->text, "link", place, NULL);
+	exposition_sample(e, value, "relay", l->text, "link", place, EXPOSITION_END);
 }
 
 static void write_counts(struct exposition *e, const struct agent *a, const char *name,
@@ -55,7 +55,7 @@ static void write_relays(struct exposition *e, const struct agent *a)
 
 		snprintf(place, sizeof(place), "%u", i + 1);
 		exposition_seconds(e, active ? session_rtt_us(active->session) : 0, "relay",
-				   a->links[i].text, "link", place, NULL);
+				   a->links[i].text, "link", place, EXPOSITION_END);
 	}
 	write_counts(e, a, "relay_sessions_total", "Times this relay has accepted us.",
 		     offsetof(struct link, sessions));
@@ -75,21 +75,21 @@ static void write_services(struct exposition *e, const struct serve *v)
 			"Streams that reached their service.");
 	for (unsigned i = 0; i < v->n_offers; i++)
 		exposition_sample(e, v->offers[i].counts.streams, "service",
-				  v->offers[i].config->name, NULL);
+				  v->offers[i].config->name, EXPOSITION_END);
 	exposition_head(e, "service_streams", "gauge",
 			"Streams now, those that have not reached their service included.");
 	for (unsigned i = 0; i < v->n_offers; i++)
 		exposition_sample(e, v->offers[i].counts.live, "service", v->offers[i].config->name,
-				  NULL);
+				  EXPOSITION_END);
 	exposition_head(e, "service_bytes_total", "counter",
 			"Bytes passed on; up: client to service.");
 	for (unsigned i = 0; i < v->n_offers; i++) {
 		const struct serve_offer *o = &v->offers[i];
 
 		exposition_sample(e, o->counts.bytes[INI], "service", o->config->name, "direction",
-				  "up", NULL);
+				  "up", EXPOSITION_END);
 		exposition_sample(e, o->counts.bytes[TGT], "service", o->config->name, "direction",
-				  "down", NULL);
+				  "down", EXPOSITION_END);
 	}
 	exposition_head(e, "service_ended_total", "counter",
 			"Streams that ended, by whose doing it was.");
@@ -97,11 +97,11 @@ static void write_services(struct exposition *e, const struct serve *v)
 		for (unsigned c = 0; c < FIGURE_CLASSES; c++)
 			exposition_sample(e, v->offers[i].counts.ended[c], "service",
 					  v->offers[i].config->name, "class", figure_class_word(c),
-					  NULL);
+					  EXPOSITION_END);
 	exposition_head(e, "refused_total", "counter",
 			"Streams that a relay opened and that were not taken.");
 	for (unsigned i = REASON_NONE + 1; i < REASONS; i++)
-		exposition_sample(e, v->turned_away[i], "reason", reason_word(i), NULL);
+		exposition_sample(e, v->turned_away[i], "reason", reason_word(i), EXPOSITION_END);
 }
 
 /* ---- all streams ---- */
@@ -114,11 +114,14 @@ static void write_streams(struct exposition *e, const struct counters *c)
 	exposition_one(e, "live_splices", "gauge", "Streams joined now.",
 		       counter_get(&c->value[COUNTER_LIVE_SPLICES]));
 	exposition_head(e, "bytes_total", "counter", "Bytes passed on; up: client to service.");
-	exposition_sample(e, counter_get(&c->value[COUNTER_BYTES_UP]), "direction", "up", NULL);
-	exposition_sample(e, counter_get(&c->value[COUNTER_BYTES_DOWN]), "direction", "down", NULL);
+	exposition_sample(e, counter_get(&c->value[COUNTER_BYTES_UP]), "direction", "up",
+			  EXPOSITION_END);
+	exposition_sample(e, counter_get(&c->value[COUNTER_BYTES_DOWN]), "direction", "down",
+			  EXPOSITION_END);
 	exposition_head(e, "stream_ended_total", "counter", "Joined streams by how they ended.");
 	for (unsigned i = REASON_NONE + 1; i < REASONS; i++)
-		exposition_sample(e, counter_get(&c->ended[i]), "reason", reason_word(i), NULL);
+		exposition_sample(e, counter_get(&c->ended[i]), "reason", reason_word(i),
+				  EXPOSITION_END);
 }
 
 static void write_local(struct exposition *e, const struct local *l, const struct counters *c)
@@ -145,14 +148,15 @@ static void write_limits(struct exposition *e, const struct tunnel_metrics *m)
 {
 	exposition_head(e, "limit_used", "gauge", "What is used of a limit.");
 	if (m->agent)
-		exposition_sample(e, m->agent->serve.live, "what", "streams", NULL);
+		exposition_sample(e, m->agent->serve.live, "what", "streams", EXPOSITION_END);
 	if (m->local)
-		exposition_sample(e, m->local->live, "what", "local-streams", NULL);
+		exposition_sample(e, m->local->live, "what", "local-streams", EXPOSITION_END);
 	exposition_head(e, "limit", "gauge", "How much there may be.");
 	if (m->agent)
-		exposition_sample(e, m->config->limits.streams, "what", "streams", NULL);
+		exposition_sample(e, m->config->limits.streams, "what", "streams", EXPOSITION_END);
 	if (m->local)
-		exposition_sample(e, m->config->limits.streams, "what", "local-streams", NULL);
+		exposition_sample(e, m->config->limits.streams, "what", "local-streams",
+				  EXPOSITION_END);
 }
 
 static void write_times(struct exposition *e, const struct counters *c)
@@ -175,7 +179,7 @@ static void write_times(struct exposition *e, const struct counters *c)
 
 		durations_read(&sum, &c->durations[times[i].kind]);
 		exposition_head(e, times[i].name, "histogram", times[i].help);
-		exposition_durations(e, times[i].kind, &sum, NULL);
+		exposition_durations(e, times[i].kind, &sum, EXPOSITION_END);
 	}
 }
 
@@ -183,13 +187,13 @@ static void write_certificate(struct exposition *e, const struct tunnel_metrics 
 {
 	uint64_t at;
 
-	if (!m->config->certificate)
+	if (!m->config->certificate || (!m->tls && !m->local))
 		return;
 	at = m->tls ? tls_context_expires(*m->tls) : pool_expires(m->local->pool);
 	exposition_head(e, "certificate_expires_timestamp_seconds", "gauge",
 			"When the first certificate in a file in use ends.");
 	if (at != UINT64_MAX)
-		exposition_sample(e, at, "file", m->config->certificate, NULL);
+		exposition_sample(e, at, "file", m->config->certificate, EXPOSITION_END);
 }
 
 void tunnel_metrics_write(const struct tunnel_metrics *m, struct evbuffer *out)
