@@ -6,9 +6,9 @@
  * anybody could ask a browser for (ADMIN_READ by TCP) is answered only if the Host is this machine,
  * so that no page of elsewhere can have its own name lead here. ADMIN_CONTROL is for Unix sockets:
  * the path's mode says who may connect; a socket without path has none, so there root and our own
- * user are let in alone. Without descriptors accept pauses for a second; with as many connections
- * as may be, until one is gone. A request is in a list until it is answered, so that the end can
- * find those that are not.
+ * user are let in alone. Without descriptors accept pauses for a second; a listener with as many
+ * connections as may be, until one is gone: who fills one keeps nobody from another. A request is
+ * in a list until it is answered, so that the end can find those that are not.
  */
 #include "relay/admin.h"
 
@@ -33,54 +33,52 @@
 
 /* ---- listeners ---- */
 
-static void pause_accepting(struct admin *a, bool paused)
+static bool is_full(const struct admin_listener *l)
 {
-	for (struct admin_listener *l = a->listeners; l; l = l->next) {
-		if (!l->accept)
-			continue;
-		if (paused)
-			evconnlistener_disable(l->accept);
-		else
-			evconnlistener_enable(l->accept);
-	}
+	return l->connections >= ADMIN_CONNECTIONS_MAX;
 }
 
-void admin_connection_gone(struct admin *a)
+static void accept_if_not_full(struct admin_listener *l)
 {
-	a->n_connections--;
-	if (a->full && !evtimer_pending(a->resume, NULL))
-		pause_accepting(a, false);
-	a->full = false;
+	if (l->accept && !is_full(l))
+		evconnlistener_enable(l->accept);
+}
+
+void admin_connection_gone(struct admin_listener *l)
+{
+	l->connections--;
+	if (!evtimer_pending(l->admin->resume, NULL))
+		accept_if_not_full(l);
 }
 
 static void on_resume(evutil_socket_t fd, short what, void *arg)
 {
-	struct admin *a = arg;
+	const struct admin *a = arg;
 
-	if (!a->full)
-		pause_accepting(a, false);
+	for (struct admin_listener *l = a->listeners; l; l = l->next)
+		accept_if_not_full(l);
 }
 
 /* No descriptors: libevent would try again at once, for ever. */
 static void on_accept_error(struct evconnlistener *accept, void *arg)
 {
 	const struct timeval second = { .tv_sec = 1 };
-	struct admin_listener *l = arg;
+	const struct admin *a = ((const struct admin_listener *)arg)->admin;
 
-	pause_accepting(l->admin, true);
-	evtimer_add(l->admin->resume, &second);
+	for (struct admin_listener *l = a->listeners; l; l = l->next)
+		if (l->accept)
+			evconnlistener_disable(l->accept);
+	evtimer_add(a->resume, &second);
 }
 
 static void on_accept(struct evconnlistener *accept, evutil_socket_t fd, struct sockaddr *from,
 		      int len, void *arg)
 {
 	struct admin_listener *l = arg;
-	struct admin *a = l->admin;
 
-	if (++a->n_connections >= ADMIN_CONNECTIONS_MAX) {
-		a->full = true;
-		pause_accepting(a, true);
-	}
+	l->connections++;
+	if (is_full(l))
+		evconnlistener_disable(l->accept);
 	admin_connection_start(l, fd);
 }
 
@@ -202,12 +200,12 @@ struct admin *admin_free(struct admin *a)
 
 	if (!a)
 		return NULL;
+	while (a->connections)
+		admin_connection_free(a->connections);
 	while ((l = a->listeners)) {
 		a->listeners = l->next;
 		listener_free(l);
 	}
-	while (a->connections)
-		admin_connection_free(a->connections);
 	while (a->requests)
 		admin_request_free(a->requests);
 	if (a->resume)

@@ -25,7 +25,7 @@ struct json_object;
 
 #define ADMIN_BODY_MAX 65536     /* bytes of a request's body */
 #define ADMIN_HEAD_MAX 8192      /* bytes of a request's head */
-#define ADMIN_CONNECTIONS_MAX 64 /* at a time, all listeners together; further ones wait */
+#define ADMIN_CONNECTIONS_MAX 64 /* of a listener at a time; further ones wait in its queue */
 #define ADMIN_TIMEOUT_S 10       /* for a whole request, or for a reply's next bytes */
 
 /* What a listener serves. */

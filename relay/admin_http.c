@@ -67,7 +67,7 @@ static const char *status_text(int status)
 
 void admin_connection_free(struct admin_connection *c)
 {
-	struct admin *a = c->admin;
+	struct admin_listener *l = c->listener;
 
 	if (c->request) {
 		c->request->connection = NULL;
@@ -83,7 +83,7 @@ void admin_connection_free(struct admin_connection *c)
 	if (c->deadline)
 		event_free(c->deadline);
 	free(c);
-	admin_connection_gone(a);
+	admin_connection_gone(l);
 }
 
 /* A close with bytes unread would be a reset, and take the reply from a slow reader. */
@@ -446,7 +446,7 @@ void admin_connection_start(struct admin_listener *l, int fd)
 
 	if (!c) {
 		close(fd);
-		admin_connection_gone(a);
+		admin_connection_gone(l);
 		return;
 	}
 	c->admin = a;

@@ -26,6 +26,7 @@ struct admin_listener {
 	struct bind_file file; /* of a Unix path: removed only while it is that */
 	unsigned scopes;
 	struct evconnlistener *accept; /* NULL: given away */
+	unsigned connections;	       /* at most ADMIN_CONNECTIONS_MAX: then it accepts none */
 };
 
 struct admin {
@@ -36,9 +37,7 @@ struct admin {
 	void (*control)(const struct admin_request *r, const char *what, void *user);
 	struct admin_listener *listeners;
 	struct admin_connection *connections;
-	unsigned n_connections;
 	struct event *resume;           /* after an error of accept */
-	bool full;                      /* as many connections as may be: nobody is accepted */
 	struct admin_request *requests; /* that have no answer yet */
 };
 
@@ -91,7 +90,7 @@ void admin_connection_reply(struct admin_request *r, int status, const char *typ
 			    struct evbuffer *body);
 /* The descriptor, which is the caller's; c is freed. -1: it has said more already. */
 int admin_connection_detach(struct admin_connection *c);
-/* admin.c: one connection is over. */
-void admin_connection_gone(struct admin *a);
+/* admin.c: one of its connections is over. */
+void admin_connection_gone(struct admin_listener *l);
 
 #endif

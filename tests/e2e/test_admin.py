@@ -466,6 +466,20 @@ def test_gone_early(world, svc):
     relay.wait_quiet()
 
 
+def test_full_listener(world, svc):
+    """Who takes all connections of one listener keeps nobody from another."""
+    relay, admin = start(world, svc)
+    held_open = [socket.create_connection(("127.0.0.1", relay.metrics_port)) for _ in range(100)]
+    for s in held_open:
+        s.sendall(b"GET /met")
+    assert admin.get("/v1/status")["pid"] == relay.pid
+    late = socket.create_connection(("127.0.0.1", relay.metrics_port))
+    late.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+    close_all(held_open)
+    assert late.recv(100).startswith(b"HTTP/1.1 200 ")
+    late.close()
+
+
 def test_many(world, svc):
     """Fifty at once, and more connections than there may be: all are answered."""
     relay, admin = start(world, svc)
