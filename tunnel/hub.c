@@ -11,26 +11,21 @@
  *   RETIRING   replaced by that session, or its agent is leaving: live streams finish, no new ones
  *   OVER       counted and forgotten; its session says its last words
  *
- * The owner part of each service's name comes from the owner that the credential is of, never from
- * the agent. The credential is judged again with every reload, and its end waited for: then the
- * tunnel ends, and its streams with it. A take-over is decided by the registry and carried out in
+ * The credential is judged again with every reload, and its end waited for: then the tunnel ends,
+ * and its streams with it. A take-over is decided by the registry and carried out in
  * the stale tunnel's own worker.
  *
  * Tunnels are found by id through a table of slots per worker. Limits: limits.tunnels,
  * limits.per_owner.tunnels; half-done ones as all handshakes are (relay/handshake.h).
  *
- * Longer than other files: a tunnel's life, from credential to end, is judged in one place.
+ * What an agent says and how it is judged is hub_hello's, lines and records are hub_log's.
  */
 #include "tunnel/hub.h"
 
-#include <errno.h>
-#include <inttypes.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/socket.h>
 
 #include "relay/audit.h"
@@ -38,61 +33,16 @@
 #include "relay/figures.h"
 #include "relay/gateway.h"
 #include "relay/identity.h"
-#include "relay/log.h"
 #include "relay/opening.h"
 #include "relay/registry.h"
 #include "relay/tls.h"
-#include "relay/token.h"
 #include "relay/worker.h"
 #include "tunnel/hello.h"
+#include "tunnel/hub_state.h"
 #include "tunnel/session.h"
 #include "tunnel/ws.h"
 
-#define NOTSENT_LOWAT (128 * 1024) /* bytes in the kernel not yet sent: keeps small streams quick \
-				    */
-
-enum tunnel_state { UPGRADING, ASKED, UP, MOVING, RETIRING, OVER };
-
-struct tunnel {
-	struct gateway *gateway;
-	struct worker *worker;
-	struct session *session;
-	struct ws_opening *upgrade;
-	enum tunnel_state state;
-	uint64_t id, began;
-	uint32_t slot;
-	int32_t hello; /* the hello's stream */
-	bool websocket, listed;
-	bool answered; /* it has only asked, and was told; it was never to be listed */
-	bool moved; /* by our wish: its streams stay for as long as they live */
-	struct client client;
-	struct timer timer;
-	struct handshake handshake;
-	struct registration registration;
-	struct listener *listener; /* a reference */
-	/* What it has shown, to be judged again: the hash of its token, and client.identity. */
-	bool by_token;
-	uint8_t token[TOKEN_HASH_BYTES];
-	char credential[65];             /* its label; "": none */
-	uint64_t until;                  /* seconds since 1970: it is good until then */
-	char owner[HELLO_LABEL_MAX];     /* "": not known yet */
-	char (*offers)[HELLO_LABEL_MAX]; /* what it offers */
-	unsigned n_offers;
-	struct figure **figures; /* of those, held while it is listed; NULL: no memory for it */
-	struct quota_entry *quota; /* the owner's; NULL: not known yet */
-	char instance[HELLO_INSTANCE_MAX];
-	struct reapable reapable;
-};
-
-struct hub_worker {
-	struct tunnel **slot;
-	uint32_t slots;
-};
-
-static struct hub_worker *hub_of(const struct worker *w)
-{
-	return gateway_worker(w)->tunnels;
-}
+#define NOTSENT_LOWAT (128 * 1024) /* bytes not yet sent: small streams stay quick */
 
 /* ---- slots ---- */
 
@@ -117,89 +67,12 @@ static bool slot_take(struct hub_worker *h, struct tunnel *t)
 	return true;
 }
 
-static struct tunnel *slot_find(const struct hub_worker *h, uint64_t id)
+static struct tunnel *tunnel_find(const struct worker *w, uint64_t id)
 {
+	const struct hub_worker *h = hub_of(w);
 	uint32_t i = id & 0xffffff;
 
 	return h && i < h->slots && h->slot[i] && h->slot[i]->id == id ? h->slot[i] : NULL;
-}
-
-/* ---- words ---- */
-
-static void label(const struct tunnel *t, char *buf, size_t size)
-{
-	snprintf(buf, size, "%s/%s", *t->owner ? t->owner : "?", *t->instance ? t->instance : "?");
-}
-
-static const char *carrier_word(const struct tunnel *t)
-{
-	return t->websocket ? "websocket" : "direct";
-}
-
-static void record(const struct tunnel *t, enum audit_kind kind, enum reason why,
-		   const char *detail, const char *services)
-{
-	char name[136], from[PEER_TEXT_MAX], proxy[PEER_TEXT_MAX];
-	const struct audit_record r = {
-		.kind = kind,
-		.why = why,
-		.id = t->id,
-		.client = peer_format(&t->client.peer, from, sizeof(from)),
-		.via_proxy = client_proxy(&t->client, proxy, sizeof(proxy)),
-		.client_identity = t->client.identity ? identity_text(t->client.identity) : NULL,
-		.listener = t->listener->name,
-		.door = "tunnel",
-		.credential = t->credential,
-		.owner = t->owner,
-		.tunnel = *t->owner ? name : NULL,
-		.carrier = carrier_word(t),
-		.services = services,
-		.streams = t->session ? session_opened(t->session) : 0,
-		.duration_ms = worker_now(t->worker) - t->began,
-		.detail = detail,
-	};
-
-	label(t, name, sizeof(name));
-	if (kind == AUDIT_SESSION_REFUSED) {
-		struct figure *listener = figures_of(t->gateway->figures, FIGURES_LISTENERS,
-						     r.listener);
-
-		figure_ended(listener, t->worker->index, why);
-		figure_put(listener);
-	}
-	audit_write(gateway_audit(t->worker), &t->worker->counters, &r);
-}
-
-static void log_ended(const struct tunnel *t, enum reason why, const char *detail)
-{
-	char name[136], from[PEER_TEXT_MAX], proxy[PEER_TEXT_MAX], both[CLIENT_TEXT_MAX];
-	uint64_t ms = worker_now(t->worker) - t->began;
-	uint64_t streams = t->session ? session_opened(t->session) : 0;
-	const struct log_field fields[] = {
-		{ "tunnel", name, 0 },
-		{ "agent", peer_format(&t->client.peer, from, sizeof(from)), 0 },
-		{ "carrier", carrier_word(t), 0 },
-		{ "streams", NULL, streams },
-		{ "duration_ms", NULL, ms },
-		{ "reason", reason_word(why), 0 },
-		{ "via_proxy", client_proxy(&t->client, proxy, sizeof(proxy)), 0 }, /* the last */
-	};
-	const unsigned n = sizeof(fields) / sizeof(fields[0]) - !*proxy;
-
-	label(t, name, sizeof(name));
-	client_format(&t->client, both, sizeof(both));
-	if (t->listed)
-		log_fields(LOG_LEVEL_INFO, fields, n,
-			   "tunnel %s from %s (%s) ended: %s (%s), %" PRIu64 " streams, %" PRIu64
-			   " s",
-			   name, both, carrier_word(t), reason_word(why), detail, streams,
-			   ms / 1000);
-	else if (t->answered)
-		log_info("agent %s from %s (%s) has asked what it may offer", name, both,
-			 carrier_word(t));
-	else
-		log_limited(LOG_LEVEL_WARNING, fields, n, "tunnel %s from %s (%s) refused: %s: %s",
-			    name, both, carrier_word(t), reason_word(why), detail);
 }
 
 /* ---- the end ---- */
@@ -215,20 +88,6 @@ static void on_free(struct reapable *r)
 	free(t);
 }
 
-/* While tunnels offer a service it has figures of its own. */
-static void hold_figures(struct tunnel *t, const struct hello_accepted *words)
-{
-	struct figures *all = t->gateway->figures;
-	struct figure *owner;
-
-	t->figures = calloc(words->n_services + 1, sizeof(struct figure *));
-	for (unsigned i = 0; t->figures && i < words->n_services; i++)
-		t->figures[i] = figures_offered(all, words->services[i]);
-	owner = figures_of(all, FIGURES_OWNERS, t->owner);
-	figure_add(owner, t->worker->index, FIGURE_ACCEPTED, 1);
-	figure_put(owner);
-}
-
 /*
  * The tunnel is out of service: said, counted, its names free. Its session may take a moment more
  * to hand over its last words, and its connection counts until then.
@@ -237,9 +96,10 @@ static void out_of_service(struct tunnel *t, enum reason why, const char *detail
 {
 	if (t->state == OVER)
 		return;
-	log_ended(t, why, detail);
+	tunnel_log_ended(t, why, detail);
 	if (!t->answered)
-		record(t, t->listed ? AUDIT_SESSION_END : AUDIT_SESSION_REFUSED, why, detail, NULL);
+		tunnel_record(t, t->listed ? AUDIT_SESSION_END : AUDIT_SESSION_REFUSED, why, detail,
+			      NULL);
 	t->state = OVER;
 	timer_cancel(t->worker, &t->timer);
 	handshake_end(&t->handshake);
@@ -264,7 +124,7 @@ static void tunnel_free(struct tunnel *t, enum reason why, const char *detail)
 	worker_reap(t->worker, &t->reapable);
 }
 
-static void tunnel_close(struct tunnel *t, enum reason why, const char *detail)
+void tunnel_close(struct tunnel *t, enum reason why, const char *detail)
 {
 	out_of_service(t, why, detail);
 	if (t->session)
@@ -286,75 +146,9 @@ static void on_timeout(struct timer *timer)
 		     t->session ? "no answer to the hello" : "no WebSocket upgrade in time");
 }
 
-/* ---- hello ---- */
+/* ---- moving, and leaving ---- */
 
-static void refuse(struct tunnel *t, enum hello_refusal word, enum reason why, const char *message)
-{
-	struct hello_refused refused = { .reason = word };
-	struct fields fields;
-
-	snprintf(refused.message, sizeof(refused.message), "%s", message);
-	fields_init(&fields);
-	if (hello_encode_refused(&refused, &fields) == 0)
-		session_request(t->session, HELLO_PATH_REFUSED, &fields);
-	tunnel_close(t, why, message);
-}
-
-/*
- * Whose it is: by its token, or, if it shows none, by its certificate. Both at once must not name
- * two owners. REASON_NONE; or why it is nobody's.
- */
-static enum reason judge_credential(const struct tunnel *t, const struct settings *s, uint64_t now,
-				    struct credential *out)
-{
-	struct client client = t->client;
-	struct credential other;
-	enum reason why = settings_judge_identity(s, t->listener->name, client.identity, now);
-
-	if (why != REASON_NONE)
-		return why;
-	if (t->by_token) {
-		if (!credentials_by_token(s->credentials, t->token, out))
-			return REASON_BAD_CREDENTIAL;
-		if (client.identity &&
-		    credentials_by_identity(s->credentials, client.identity, &other) &&
-		    strcmp(other.owner->name, out->owner->name) != 0)
-			return REASON_BAD_CREDENTIAL;
-	} else if (!client.identity ||
-		   !credentials_by_identity(s->credentials, client.identity, out)) {
-		return REASON_BAD_CREDENTIAL;
-	}
-	return now < out->expires ? REASON_NONE : REASON_EXPIRED;
-}
-
-static const char *credential_words(const struct tunnel *t, enum reason why)
-{
-	if (why == REASON_EXPIRED)
-		return "the credential has expired; ask the relay's operator for a new one";
-	if (why == REASON_REVOKED)
-		return "the certificate was revoked; ask the relay's operator for a new one";
-	if (t->by_token)
-		return "the token is not known to this relay, or the certificate beside it is "
-		       "another owner's; ask its operator for a new one";
-	if (t->client.identity)
-		return "no owner of this relay has a certificate with these names; ask its "
-		       "operator to list one of them, or show a token";
-	return "neither a token nor a certificate of a CA that this relay takes was shown";
-}
-
-/* In words: "kbs.acme, tang.acme"; cut where it is too long. */
-static void list_services(const struct hello_accepted *words, char *list, size_t size)
-{
-	size_t used = 0;
-
-	*list = '\0';
-	for (unsigned i = 0; i < words->n_services && used < size; i++)
-		used += (size_t)snprintf(list + used, size - used, "%s%s", i ? ", " : "",
-					 words->services[i]);
-}
-
-/* Asks for a fresh session, here or elsewhere; this one goes on until then. */
-static void ask_to_move(struct tunnel *t, enum hello_move why)
+void tunnel_ask_to_move(struct tunnel *t, enum hello_move why)
 {
 	struct fields fields;
 
@@ -366,37 +160,6 @@ static void ask_to_move(struct tunnel *t, enum hello_move why)
 	fields_init(&fields);
 	if (hello_encode_move(why, &fields) == 0)
 		session_request(t->session, HELLO_PATH_MOVE, &fields);
-}
-
-/* Everything accepted: says so, and wakes who waits. */
-static void accepted(struct tunnel *t, const struct hello_accepted *words)
-{
-	char name[136], from[CLIENT_TEXT_MAX], list[512];
-	struct fields fields;
-
-	list_services(words, list, sizeof(list));
-	t->state = UP;
-	t->listed = true;
-	timer_cancel(t->worker, &t->timer);
-	handshake_end(&t->handshake);
-	quota_count(&t->quota->quota, QUOTA_TUNNELS);
-	counter_add(&t->worker->counters.value[COUNTER_TUNNELS], 1);
-	counter_add(&t->worker->counters.value[COUNTER_LIVE_TUNNELS], 1);
-	hold_figures(t, words);
-	record(t, AUDIT_SESSION_START, REASON_NONE, NULL, list);
-	fields_init(&fields);
-	if (hello_encode_accepted(words, &fields) < 0 ||
-	    session_request(t->session, HELLO_PATH_ACCEPTED, &fields) < 0) {
-		tunnel_close(t, REASON_NO_MEMORY, "out of memory");
-		return;
-	}
-	for (unsigned i = 0; i < words->n_services; i++)
-		opening_wake_all(t->gateway, words->services[i]);
-	label(t, name, sizeof(name));
-	log_info("tunnel %s from %s (%s) up: %s", name,
-		 client_format(&t->client, from, sizeof(from)), carrier_word(t), list);
-	if (atomic_load(&t->gateway->draining)) /* it was on its way in when that began */
-		ask_to_move(t, HELLO_MOVE_DRAIN);
 }
 
 static void on_retired_late(struct timer *timer)
@@ -416,10 +179,10 @@ static void retire(struct tunnel *t)
 	session_retire(t->session);
 }
 
-static void replaced(struct worker *w, void *arg)
+void tunnel_replaced(struct worker *w, void *arg)
 {
 	uint64_t *id = arg;
-	struct tunnel *t = slot_find(hub_of(w), *id);
+	struct tunnel *t = tunnel_find(w, *id);
 
 	free(id);
 	if (!t || !t->session || t->state == OVER)
@@ -432,168 +195,6 @@ static void replaced(struct worker *w, void *arg)
 	}
 }
 
-static void replace(const struct offer *stale)
-{
-	uint64_t *id = malloc(sizeof(*id));
-
-	if (id)
-		*id = stale->tunnel;
-	if (!id || worker_post(stale->worker, replaced, id) < 0) {
-		/* it has lost its services already; its own dead time-out ends it */
-		free(id);
-	}
-}
-
-static void put_owner(struct quota *memory)
-{
-	quotas_put((struct quota_entry *)memory); /* its first member */
-}
-
-/* Its session's memory is the owner's. False: out of memory. */
-static bool join_owner(struct tunnel *t)
-{
-	t->quota = tenants_owner(&t->gateway->tenants, t->owner);
-	if (!t->quota)
-		return false;
-	if (session_count_memory(t->session, &quotas_hold(t->quota)->quota, put_owner))
-		return true;
-	quotas_put(t->quota);
-	return false;
-}
-
-/* It may not be listed: says why. */
-static void refuse_listing(struct tunnel *t, enum reason why)
-{
-	if (why == REASON_STALE)
-		refuse(t, HELLO_STALE, why,
-		       "another agent with this instance name is connected and newer; if both are "
-		       "yours, give each its own --instance");
-	else if (why == REASON_OWNER_LIMIT)
-		refuse(t, HELLO_LIMIT, why,
-		       "this owner has as many tunnels as it may (limits.per_owner.tunnels)");
-	else
-		refuse(t, HELLO_LIMIT, why,
-		       "the relay has as many tunnels as it may (limits.tunnels)");
-}
-
-/* Its services' full names. */
-static struct hello_accepted name_services(const struct tunnel *t, const struct hello *hello)
-{
-	struct hello_accepted words = { .n_services = hello->n_offers };
-
-	snprintf(words.owner, sizeof(words.owner), "%s", t->owner);
-	for (unsigned i = 0; i < hello->n_offers; i++)
-		snprintf(words.services[i], sizeof(words.services[i]), "%s.%s",
-			 hello->offers[i].name, t->owner);
-	return words;
-}
-
-/* It has only asked: is told what would come of it, and nothing else changes. */
-static void answer_question(struct tunnel *t, const struct hello *hello)
-{
-	const struct hello_accepted words = name_services(t, hello);
-	struct registration asked = { .owner = t->owner,
-				      .instance = t->instance,
-				      .generation = hello->generation };
-	struct fields fields;
-	enum reason why;
-
-	t->quota = tenants_owner(&t->gateway->tenants, t->owner);
-	if (!t->quota) {
-		tunnel_close(t, REASON_NO_MEMORY, "out of memory");
-		return;
-	}
-	why = registry_ask(t->gateway->registry, &asked,
-			   quota_most(&t->quota->quota, QUOTA_TUNNELS),
-			   gateway_settings(t->worker)->config->limits.tunnels);
-	if (why != REASON_NONE) {
-		refuse_listing(t, why);
-		return;
-	}
-	fields_init(&fields);
-	if (hello_encode_accepted(&words, &fields) == 0)
-		session_request(t->session, HELLO_PATH_ACCEPTED, &fields);
-	t->answered = true;
-	tunnel_close(t, REASON_EOF, "the question is answered");
-}
-
-static void enroll(struct tunnel *t, const struct hello *hello)
-{
-	const struct relay_limits *limits = &gateway_settings(t->worker)->config->limits;
-	const struct hello_accepted words = name_services(t, hello);
-	struct offered services[HELLO_SERVICES_MAX];
-	struct offer stale;
-	enum reason why;
-
-	/* NOLINTNEXTLINE(clang-analyzer-optin.portability.UnixAPI): a hello has one at least */
-	t->offers = calloc(hello->n_offers, sizeof(*t->offers));
-	if (!t->offers || !join_owner(t)) {
-		tunnel_close(t, REASON_NO_MEMORY, "out of memory");
-		return;
-	}
-	t->n_offers = hello->n_offers;
-	for (unsigned i = 0; i < hello->n_offers; i++) {
-		services[i] = (struct offered){ words.services[i], hello->offers[i].eager };
-		memcpy(t->offers[i], hello->offers[i].name, sizeof(t->offers[i]));
-	}
-	t->registration = (struct registration){ .worker = t->worker,
-						 .tunnel = t->id,
-						 .owner = t->owner,
-						 .instance = t->instance,
-						 .generation = hello->generation };
-	why = registry_add(t->gateway->registry, &t->registration, services, hello->n_offers,
-			   quota_most(&t->quota->quota, QUOTA_TUNNELS), limits->tunnels, &stale);
-	if (why != REASON_NONE) {
-		refuse_listing(t, why);
-	} else {
-		if (stale.tunnel)
-			replace(&stale);
-		accepted(t, &words);
-	}
-}
-
-static void on_hello(struct tunnel *t, const struct fields *fields)
-{
-	char why[HELLO_WHY_MAX], message[HELLO_MESSAGE_MAX];
-	struct credential credential;
-	enum reason verdict;
-	struct hello hello;
-
-	if (hello_decode(&hello, fields, why) < 0) {
-		refuse(t, HELLO_PROTOCOL, REASON_PROTOCOL, why);
-		return;
-	}
-	if (hello.token && token_hash(hello.token, strlen(hello.token), t->token) < 0) {
-		refuse(t, HELLO_OTHER, REASON_INTERNAL, "the relay cannot judge tokens now");
-		return;
-	}
-	t->by_token = hello.token;
-	verdict = judge_credential(t, gateway_settings(t->worker), settings_now(), &credential);
-	if (verdict != REASON_NONE) {
-		gateway_failed_to_authenticate(&t->client, worker_now(t->worker));
-		refuse(t, HELLO_BAD_CREDENTIAL, verdict, credential_words(t, verdict));
-		return;
-	}
-	snprintf(t->owner, sizeof(t->owner), "%s", credential.owner->name);
-	snprintf(t->credential, sizeof(t->credential), "%s", credential.label);
-	t->until = credential.expires;
-	snprintf(t->instance, sizeof(t->instance), "%s", hello.instance);
-	for (unsigned i = 0; i < hello.n_offers; i++) {
-		if (credentials_may_offer(credential.owner, hello.offers[i].name))
-			continue;
-		snprintf(message, sizeof(message),
-			 "owner %s may not offer the service %s; the relay's operator decides "
-			 "which",
-			 t->owner, hello.offers[i].name);
-		refuse(t, HELLO_FORBIDDEN, REASON_FORBIDDEN, message);
-		return;
-	}
-	if (hello.question)
-		answer_question(t, &hello);
-	else
-		enroll(t, &hello);
-}
-
 static void on_reply(struct session *s, int32_t id, int status, const struct fields *fields)
 {
 	struct tunnel *t = session_user(s);
@@ -601,7 +202,7 @@ static void on_reply(struct session *s, int32_t id, int status, const struct fie
 	if (id != t->hello || t->state != ASKED)
 		return; /* to accepted, refused or move: nothing depends on it */
 	if (status == 200)
-		on_hello(t, fields);
+		tunnel_on_hello(t, fields);
 	else
 		tunnel_close(t, REASON_PROTOCOL, "the agent did not answer the hello with 200");
 }
@@ -618,7 +219,7 @@ static void on_goaway(struct session *s)
 
 static void on_exhausted(struct session *s)
 {
-	ask_to_move(session_user(s), HELLO_MOVE_STREAM_IDS);
+	tunnel_ask_to_move(session_user(s), HELLO_MOVE_STREAM_IDS);
 }
 
 static const struct session_events events = {
@@ -700,8 +301,8 @@ static void turn_away(struct listener *l, struct worker *w, struct conduit *c,
 				     .client = *client,
 				     .began = worker_now(w) };
 
-	log_ended(&none, REASON_NO_MEMORY, "out of memory");
-	record(&none, AUDIT_SESSION_REFUSED, REASON_NO_MEMORY, "out of memory", NULL);
+	tunnel_log_ended(&none, REASON_NO_MEMORY, "out of memory");
+	tunnel_record(&none, AUDIT_SESSION_REFUSED, REASON_NO_MEMORY, "out of memory", NULL);
 	conduit_close(c, REASON_NO_MEMORY);
 	gateway_connection_over(client->source);
 }
@@ -775,31 +376,6 @@ static void hub_upgrade(struct listener *l, struct worker *w, struct conduit *c,
 
 /* ---- what may be taken back ---- */
 
-/* By the settings of now: would it be let in again, with all it offers? *words: why not. */
-static enum reason judge_again(struct tunnel *t, const struct settings *s, uint64_t now,
-			       const char **words)
-{
-	struct credential credential;
-	enum reason why = judge_credential(t, s, now, &credential);
-
-	*words = credential_words(t, why);
-	if (why == REASON_BAD_CREDENTIAL)
-		return REASON_REVOKED;
-	if (why != REASON_NONE)
-		return why;
-	if (strcmp(credential.owner->name, t->owner) != 0) {
-		*words = "the credential is another owner's now";
-		return REASON_REVOKED;
-	}
-	*words = "the owner may offer one of these services no more; the relay's operator decides "
-		 "which";
-	for (unsigned i = 0; i < t->n_offers; i++)
-		if (!credentials_may_offer(credential.owner, t->offers[i]))
-			return REASON_REVOKED;
-	t->until = credential.expires;
-	return REASON_NONE;
-}
-
 static void hub_recheck(struct worker *w, bool all)
 {
 	const struct settings *s = gateway_settings(w);
@@ -808,17 +384,17 @@ static void hub_recheck(struct worker *w, bool all)
 
 	for (uint32_t i = 0; i < h->slots; i++) {
 		struct tunnel *t = h->slot[i];
-		const char *words = credential_words(t, REASON_EXPIRED);
+		const char *words = tunnel_credential_words(t, REASON_EXPIRED);
 		enum reason why = REASON_NONE;
 
 		if (!t || !*t->owner || t->state == OVER)
 			continue;
 		if (all)
-			why = judge_again(t, s, now, &words);
+			why = tunnel_judge_again(t, s, now, &words);
 		else if (now >= t->until)
 			why = REASON_EXPIRED;
 		if (why != REASON_NONE)
-			refuse(t, HELLO_BAD_CREDENTIAL, why, words);
+			tunnel_refuse(t, HELLO_BAD_CREDENTIAL, why, words);
 	}
 }
 
@@ -827,7 +403,7 @@ static void hub_recheck(struct worker *w, bool all)
 static bool hub_open(struct worker *w, uint64_t tunnel, const char *service,
 		     const struct client_words *words, struct tunnel_stream *out, enum reason *why)
 {
-	struct tunnel *t = slot_find(hub_of(w), tunnel);
+	struct tunnel *t = tunnel_find(w, tunnel);
 	struct conduit *c;
 
 	*why = REASON_GOING_AWAY;
@@ -841,9 +417,9 @@ static bool hub_open(struct worker *w, uint64_t tunnel, const char *service,
 	if (!c)
 		return false;
 	out->conduit = c;
-	out->carrier = carrier_word(t);
+	out->carrier = tunnel_carrier(t);
 	peer_format(&t->client.peer, out->address, sizeof(out->address));
-	label(t, out->label, sizeof(out->label));
+	tunnel_label(t, out->label, sizeof(out->label));
 	return true;
 }
 
@@ -853,7 +429,7 @@ static void hub_advise(struct worker *w)
 
 	for (uint32_t i = 0; i < h->slots; i++)
 		if (h->slot[i])
-			ask_to_move(h->slot[i], HELLO_MOVE_DRAIN);
+			tunnel_ask_to_move(h->slot[i], HELLO_MOVE_DRAIN);
 }
 
 static void hub_shutdown(struct worker *w)
@@ -868,52 +444,19 @@ static void hub_shutdown(struct worker *w)
 	}
 }
 
-static const char *state_word(const struct tunnel *t)
-{
-	return t->state == UP ? "up" : t->state == MOVING ? "moving" : "retiring";
-}
-
 static void hub_each(struct worker *w, void (*fn)(const struct tunnel_facts *t, void *user),
 		     void *user)
 {
 	const struct hub_worker *h = hub_of(w);
-	char services[1024];
 
-	for (uint32_t i = 0; i < h->slots; i++) {
-		const struct tunnel *t = h->slot[i];
-		struct tunnel_facts facts;
-		size_t used = 0;
-
-		if (!t || !t->listed || t->state == OVER)
-			continue;
-		services[0] = '\0';
-		for (unsigned j = 0; j < t->n_offers && used < sizeof(services); j++)
-			used += (size_t)snprintf(services + used, sizeof(services) - used,
-						 "%s%s.%s", j ? ", " : "", t->offers[j], t->owner);
-		facts = (struct tunnel_facts){
-			.id = t->id,
-			.generation = t->registration.generation,
-			.streams = session_streams(t->session),
-			.opened = session_opened(t->session),
-			.memory = session_memory(t->session),
-			.rtt_us = session_rtt_us(t->session),
-			.age_ms = worker_now(w) - t->began,
-			.owner = t->owner,
-			.instance = t->instance,
-			.carrier = carrier_word(t),
-			.state = state_word(t),
-			.credential = t->credential,
-			.listener = t->listener->name,
-			.client = &t->client,
-			.services = services,
-		};
-		fn(&facts, user);
-	}
+	for (uint32_t i = 0; i < h->slots; i++)
+		if (h->slot[i] && h->slot[i]->listed && h->slot[i]->state != OVER)
+			tunnel_tell(h->slot[i], fn, user);
 }
 
 static bool hub_close(struct worker *w, uint64_t tunnel, enum reason why, const char *detail)
 {
-	struct tunnel *t = slot_find(hub_of(w), tunnel);
+	struct tunnel *t = tunnel_find(w, tunnel);
 
 	if (!t || !t->listed || t->state == OVER)
 		return false;

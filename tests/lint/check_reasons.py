@@ -16,7 +16,7 @@ import sys
 
 PAGE = 'relay/attest-relay.8'
 # the relay's lines that have fields
-LOGGERS = ['relay/opening_log.c', 'tunnel/h2_door.c', 'tunnel/hub.c']
+LOGGERS = ['relay/opening_log.c', 'tunnel/h2_door.c', 'tunnel/hub_log.c']
 BRIDGE_PAGE = 'qgs-bridge/qgs-bridge.8'
 BRIDGE_LOGGERS = ['qgs-bridge/caller.c']
 
