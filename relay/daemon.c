@@ -31,12 +31,13 @@
 #include "relay/inherit.h"
 #include "relay/log.h"
 #include "relay/notify.h"
-#include "relay/registry.h"
+#include "relay/problems.h"
 #include "relay/refresh.h"
+#include "relay/registry.h"
 #include "relay/takeover.h"
 #include "relay/watch.h"
 
-#define STATUS_TEXT 256
+#define STATUS_TEXT 512
 #define DRAIN_TICK_MS 50
 #define LOOK_MS 5000 /* at the workers' loops, if systemd has no wish */
 
@@ -72,6 +73,20 @@ static void add_up(const struct gateway *g, uint64_t sum[COUNTERS])
 			sum[j] += counter_get(&g->workers[i]->counters.value[j]);
 }
 
+/* How many there are, and the worst. */
+static void add_problems(const struct gateway *g, char *text, size_t size)
+{
+	struct problems *p = malloc(sizeof(*p));
+
+	if (!p)
+		return;
+	problems_find(g, p);
+	if (p->n)
+		snprintf(text, size, "; %zu problem%s: %s", p->n + p->more,
+			 p->n + p->more == 1 ? "" : "s, the worst", p->at[0].what);
+	free(p);
+}
+
 /* For the log and for systemctl status. */
 static const char *status_text(const struct daemon *d, char *text, size_t size)
 {
@@ -87,9 +102,11 @@ static const char *status_text(const struct daemon *d, char *text, size_t size)
 		     d->ending.draining ? "draining: " : "", (uint64_t)atomic_load(&g->connections),
 		     sum[COUNTER_LIVE_TUNNELS], registry_services(g->registry),
 		     sum[COUNTER_LIVE_SPLICES], sum[COUNTER_LIVE_PARKED], sum[COUNTER_ACCEPTED]);
-	if (stuck && n > 0 && (size_t)n < size)
-		snprintf(text + n, size - (size_t)n, "; %u of %u workers are stuck", stuck,
-			 g->n_workers);
+	if (n > 0 && (size_t)n < size && stuck)
+		n += snprintf(text + n, size - (size_t)n, "; %u of %u workers are stuck", stuck,
+			      g->n_workers);
+	if (n > 0 && (size_t)n < size)
+		add_problems(g, text + n, size - (size_t)n);
 	return text;
 }
 

@@ -135,10 +135,11 @@ def test_an_echo_cuts_nothing_short(world, svc, which):
 
 def test_systemd_is_told(world, svc):
     systemd = world.add(Systemd(world))
-    relay = world.relay(listeners=door(), env={"NOTIFY_SOCKET": systemd.path,
-                                               "WATCHDOG_USEC": "300000"})
+    relay = world.relay(listeners=door(), services=[{"name": "kbs.acme", "targets": ["tunnel"]}],
+                        env={"NOTIFY_SOCKET": systemd.path, "WATCHDOG_USEC": "300000"})
     systemd.wait("READY=1")
-    assert "0 tunnels" in systemd.wait("STATUS=")
+    status = systemd.wait("STATUS=")
+    assert "0 tunnels" in status and "1 problem: kbs.acme: no tunnel offers it" in status
     world.agent(relay, {"kbs": svc.address})
     for _ in range(3):
         systemd.wait("WATCHDOG=1")
