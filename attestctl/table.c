@@ -47,6 +47,13 @@ void table_column(struct table *t, const char *title, bool right)
 	t->right[t->columns++] = right;
 }
 
+/* What changes the direction or the joining of others' characters: nothing to be seen itself. */
+static bool is_format(wchar_t c)
+{
+	return (c >= 0x200b && c <= 0x200f) || (c >= 0x2028 && c <= 0x202e) ||
+	       (c >= 0x2060 && c <= 0x2069) || c == 0xfeff;
+}
+
 /* The character at text: its bytes, and in *width its columns; 0: none that may be shown. */
 static size_t character(const char *text, size_t *width)
 {
@@ -58,7 +65,7 @@ static size_t character(const char *text, size_t *width)
 	if (len == 0 || len == (size_t)-1 || len == (size_t)-2)
 		return 0;
 	columns = wcwidth(c);
-	if (columns < 0 || !iswprint((wint_t)c))
+	if (columns < 0 || !iswprint((wint_t)c) || is_format(c))
 		return 0;
 	*width = (size_t)columns;
 	return len;
