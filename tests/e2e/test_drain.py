@@ -1,6 +1,7 @@
 # The end of a program that is told to end: nobody new, agents go elsewhere, what runs may finish.
 import ctypes
 import os
+import re
 import signal
 
 import pytest
@@ -139,7 +140,8 @@ def test_systemd_is_told(world, svc):
                         env={"NOTIFY_SOCKET": systemd.path, "WATCHDOG_USEC": "300000"})
     systemd.wait("READY=1")
     status = systemd.wait("STATUS=")
-    assert "0 tunnels" in status and "1 problem: kbs.acme: no tunnel offers it" in status
+    # the certificates of tests are good for two days
+    assert "0 tunnels" in status and re.search(r"; 2 problems, the worst: \S", status), status
     world.agent(relay, {"kbs": svc.address})
     for _ in range(3):
         systemd.wait("WATCHDOG=1")
