@@ -348,8 +348,8 @@ static void put_headers(struct evbuffer *out, const struct admin_request *r, con
 	evbuffer_add_printf(out, "Date: %s\r\nContent-Length: %zu\r\n", date, len);
 	if (type)
 		evbuffer_add_printf(out, "Content-Type: %s\r\n", type);
-	TAILQ_FOREACH(header, &r->reply_headers, next)
-	evbuffer_add_printf(out, "%s: %s\r\n", header->key, header->value);
+	for (header = r->reply_headers.tqh_first; header; header = header->next.tqe_next)
+		evbuffer_add_printf(out, "%s: %s\r\n", header->key, header->value);
 	if (!evhttp_find_header(&r->reply_headers, "Cache-Control"))
 		evbuffer_add_printf(out, "Cache-Control: no-store\r\n");
 	if (!evhttp_find_header(&r->reply_headers, "Content-Security-Policy"))
