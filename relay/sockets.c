@@ -70,6 +70,7 @@ static const struct listening *overlapping(const struct sockets *before,
 	for (size_t i = 0; before && i < before->n; i++) {
 		const struct address *a = &before->at[i]->address;
 
+		/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): a set is whole or freed */
 		if (a->kind == l->address.kind && a->port == l->address.port && a->port &&
 		    (a->kind == ADDRESS_TCP || a->kind == ADDRESS_VSOCK))
 			return before->at[i];
