@@ -196,6 +196,7 @@ void admin_give_away(struct admin *a)
 
 struct admin *admin_free(struct admin *a)
 {
+	struct admin_request *r, *next;
 	struct admin_listener *l;
 
 	if (!a)
@@ -206,8 +207,10 @@ struct admin *admin_free(struct admin *a)
 		a->listeners = l->next;
 		listener_free(l);
 	}
-	while (a->requests)
-		admin_request_free(a->requests);
+	for (r = a->requests; r; r = next) {
+		next = r->next;
+		admin_request_free(r);
+	}
 	if (a->resume)
 		event_free(a->resume);
 	free(a);

@@ -214,7 +214,7 @@ static void on_ready(evutil_socket_t fd, short what, void *arg)
 static void on_late(evutil_socket_t fd, short what, void *arg)
 {
 	struct census *c = arg;
-	bool there[WORKERS_MAX];
+	bool there[WORKERS_MAX] = { 0 };
 
 	pthread_mutex_lock(&c->lock);
 	c->abandoned = true;
@@ -304,14 +304,22 @@ struct censuses *censuses_new(struct event_base *base, struct gateway *g)
 	return c;
 }
 
+static void free_all(struct census *c)
+{
+	struct census *next;
+
+	for (; c; c = next) {
+		next = c->next;
+		census_free(c);
+	}
+}
+
 struct censuses *censuses_free(struct censuses *c)
 {
 	if (!c)
 		return NULL;
-	while (c->live)
-		census_free(c->live);
-	while (c->left_behind)
-		census_free(c->left_behind);
+	free_all(c->live);
+	free_all(c->left_behind);
 	free(c);
 	return NULL;
 }

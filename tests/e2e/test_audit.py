@@ -373,7 +373,7 @@ def test_journal(world, monkeypatch):
     wait_for(lambda: len(journal.audit()) == 3, "three records")
     ids = dict(re.findall(r'^AUDIT\(\w+,\s+"([a-z-]+)",.*?"([0-9a-f]{32})"',
                           open(os.path.join(ROOT, "relay", "audit.def")).read(), re.M))
-    assert len(ids) == 10 and len(set(ids.values())) == 10
+    assert len(ids) == 11 and len(set(ids.values())) == 11
     for e in journal.audit():
         assert e["MESSAGE_ID"] == ids[e["ATTEST_EVENT"]]
         assert e["SYSLOG_IDENTIFIER"] == "attest-relay" and e["PRIORITY"] in "56"
