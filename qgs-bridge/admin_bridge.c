@@ -14,8 +14,8 @@
 
 #include "config/bridge.h"
 #include "qgs-bridge/bridge.h"
+#include "qgs-bridge/bridge_metrics.h"
 #include "qgs-bridge/entrance.h"
-#include "qgs-bridge/metrics.h"
 #include "qgs-bridge/qgs.h"
 #include "relay/admin.h"
 #include "relay/admin_json.h"
@@ -37,7 +37,7 @@ static void get_metrics(struct admin_request *r, void *user)
 		admin_reply(r, 500, NULL, NULL);
 		return;
 	}
-	metrics_write(bridge, out);
+	bridge_metrics_write(bridge, out);
 	admin_reply(r, 200, "text/plain; version=0.0.4; charset=utf-8", out);
 	evbuffer_free(out);
 }

@@ -1,11 +1,11 @@
 /*
- * metrics: the bridge's counters as text.
+ * bridge_metrics: the bridge's counters as text.
  *
  * Theory of operation: written on demand, on the thread that counts. Label values are reasons (one
  * table), states, and VMs: of those at most limits.vm_labels, each in the characters that a key may
  * have; the others are summed up in vm="other".
  */
-#include "qgs-bridge/metrics.h"
+#include "qgs-bridge/bridge_metrics.h"
 
 #include "qgs-bridge/bridge.h"
 #include "qgs-bridge/entrance.h"
@@ -167,7 +167,7 @@ static void write_state(const struct bridge *b, struct exposition *e)
 		       "When the config in effect was read.", b->reloaded_at);
 }
 
-void metrics_write(void *bridge, struct evbuffer *out)
+void bridge_metrics_write(void *bridge, struct evbuffer *out)
 {
 	const struct bridge *b = bridge;
 	struct exposition e = exposition_begin(out, "qgs_bridge_");
