@@ -42,7 +42,7 @@ static void get_metrics(struct admin_request *r, void *user)
 	evbuffer_free(out);
 }
 
-static void get_live(struct admin_request *r, void *bridge)
+static void get_live(struct admin_request *r, void *user)
 {
 	static const struct health_check loop = { "loop", true, NULL };
 
@@ -54,9 +54,9 @@ static struct health_check accepting(const struct bridge *b)
 	return (struct health_check){ "accepting", !b->draining, "draining: no new connections" };
 }
 
-static void get_ready(struct admin_request *r, void *bridge)
+static void get_ready(struct admin_request *r, void *user)
 {
-	const struct bridge *b = bridge_of(bridge);
+	const struct bridge *b = bridge_of(user);
 	const struct health_check checks[] = {
 		accepting(b),
 		{ "qgs", !b->qgs || qgs_state(b->qgs) == QGS_UP, b->qgs ? qgs_detail(b->qgs) : "" },
@@ -65,9 +65,9 @@ static void get_ready(struct admin_request *r, void *bridge)
 	health_answer(r, "readyz", checks, sizeof(checks) / sizeof(checks[0]));
 }
 
-static void get_well(struct admin_request *r, void *bridge)
+static void get_well(struct admin_request *r, void *user)
 {
-	const struct health_check check = accepting(bridge);
+	const struct health_check check = accepting(bridge_of(user));
 
 	health_answer(r, "healthz", &check, 1);
 }
