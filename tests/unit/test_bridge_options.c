@@ -52,6 +52,7 @@ static struct capture capture_begin(void)
 	CHECK(c.file && c.out >= 0 && c.err >= 0);
 	fflush(stdout);
 	CHECK(dup2(fileno(c.file), 1) == 1 && dup2(fileno(c.file), 2) == 2);
+	log_setup(LOG_LEVEL_INFO, LOG_FORMAT_TEXT, LOG_TARGET_STDERR); /* has its own way there */
 	return c;
 }
 
@@ -60,6 +61,7 @@ static void capture_end(struct capture *c)
 	fflush(stdout);
 	dup2(c->out, 1);
 	dup2(c->err, 2);
+	log_setup(LOG_LEVEL_INFO, LOG_FORMAT_TEXT, LOG_TARGET_STDERR);
 	close(c->out);
 	close(c->err);
 	rewind(c->file);

@@ -532,7 +532,7 @@ static void test_handed_over(void)
 	over(e, &c);
 	e = make(&none);
 	CHECK(entrance_try(e, &why) < 0);
-	CHECK(strstr(why, "no socket of this name"));
+	CHECK(strstr(why, "no listening socket of this name"));
 	free(why);
 	over(e, &none);
 }
