@@ -97,7 +97,7 @@ static struct json_object *parse(const struct client *c)
 int client_ask(struct client *c, const char *path, const char *body, struct json_object **answer)
 {
 	char url[4096];
-	long status = 0;
+	long status = 0, error = 0;
 	CURLcode code;
 
 	*answer = NULL;
@@ -116,8 +116,13 @@ int client_ask(struct client *c, const char *path, const char *body, struct json
 	}
 	code = curl_easy_perform(c->curl);
 	if (code != CURLE_OK) {
+		/* libcurl's own words are of a host and a port then, of which there are none */
+		if (code == CURLE_COULDNT_CONNECT)
+			curl_easy_getinfo(c->curl, CURLINFO_OS_ERRNO, &error);
 		snprintf(c->why, sizeof(c->why), "%s: %s", c->socket,
-			 *c->error ? c->error : curl_easy_strerror(code));
+			 error       ? strerror((int)error)
+			 : *c->error ? c->error
+				     : curl_easy_strerror(code));
 		return -1;
 	}
 	curl_easy_getinfo(c->curl, CURLINFO_RESPONSE_CODE, &status);

@@ -41,15 +41,31 @@ uint64_t commands_number(struct json_object *o, const char *key)
 	return v ? json_object_get_uint64(v) : 0;
 }
 
+static struct json_object *member(struct json_object *o, const char *key, enum json_type type)
+{
+	struct json_object *v = NULL;
+
+	json_object_object_get_ex(o, key, &v);
+	return json_object_is_type(v, type) ? v : NULL;
+}
+
+struct json_object *commands_list(struct json_object *o, const char *key)
+{
+	return member(o, key, json_type_array);
+}
+
+struct json_object *commands_object(struct json_object *o, const char *key)
+{
+	return member(o, key, json_type_object);
+}
+
 /* What the daemon said no with. */
 static int refused(const char *path, int status, struct json_object *answer)
 {
-	struct json_object *error = NULL;
-	const char *code;
+	struct json_object *error = commands_object(answer, "error");
+	const char *code = commands_text(error, "code");
 	char *message;
 
-	json_object_object_get_ex(answer, "error", &error);
-	code = commands_text(error, "code");
 	if (status == 404 && strcmp(code, "not-found") == 0 &&
 	    !strchr(path + strlen("/v1/"), '/')) {
 		fprintf(stderr, "attestctl: this daemon has no such thing\n");
@@ -66,17 +82,24 @@ struct json_object *commands_ask(struct ctl *c, const char *path, const char *bo
 {
 	struct json_object *answer;
 	int code = client_ask(c->client, path, body, &answer);
+	const bool good = code >= 200 && code <= 299;
 
 	*status = CTL_DONE;
+	if (good && json_object_is_type(answer, json_type_object))
+		return answer;
+	top_give_back(c);
 	if (code < 0) {
 		fprintf(stderr, "attestctl: %s\n", client_why(c->client));
 		*status = CTL_UNREACHABLE;
-	} else if (code < 200 || code > 299 || !answer) {
+	} else if (good) {
+		fprintf(stderr, "attestctl: the answer is no JSON object: is this the socket of "
+				"attest-relay, attest-tunnel or qgs-bridge?\n");
+		*status = CTL_REFUSED;
+	} else {
 		*status = refused(path, code, answer);
-		json_object_put(answer);
-		answer = NULL;
 	}
-	return answer;
+	json_object_put(answer);
+	return NULL;
 }
 
 static void print_json(struct json_object *o)
@@ -109,13 +132,14 @@ static bool add_filter(struct ctl *c, char *path, const char *name, const char *
 static struct json_object *gather(struct ctl *c, const char *base, const char *key, int *status)
 {
 	struct json_object *all = json_object_new_array(), *page, *list;
-	uint64_t after = 0;
+	uint64_t after = 0, next = 0;
 	char path[PATH_SIZE];
 
 	do {
 		const uint64_t have = json_object_array_length(all);
 		const uint64_t want = c->limit && c->limit - have < PAGE ? c->limit - have : PAGE;
 
+		after = next;
 		snprintf(path, sizeof(path), "%s?after=%" PRIu64 "&limit=%" PRIu64, base, after,
 			 want);
 		if (!add_filter(c, path, "service", c->service) ||
@@ -129,14 +153,13 @@ static struct json_object *gather(struct ctl *c, const char *base, const char *k
 		page = commands_ask(c, path, NULL, status);
 		if (!page)
 			break;
-		list = NULL;
-		json_object_object_get_ex(page, key, &list);
+		list = commands_list(page, key);
 		for (size_t i = 0; list && i < json_object_array_length(list); i++)
 			json_object_array_add(all,
 					      json_object_get(json_object_array_get_idx(list, i)));
-		after = commands_number(page, "next");
+		next = commands_number(page, "next");
 		json_object_put(page);
-	} while (after && (!c->limit || json_object_array_length(all) < c->limit));
+	} while (next > after && (!c->limit || json_object_array_length(all) < c->limit));
 	if (*status == CTL_DONE)
 		return all;
 	json_object_put(all);
@@ -173,11 +196,11 @@ static int run_pages(struct ctl *c, const struct command *self)
 static int run_list(struct ctl *c, const struct command *self)
 {
 	int status;
-	struct json_object *o = commands_ask(c, self->path, NULL, &status), *list = NULL;
+	struct json_object *o = commands_ask(c, self->path, NULL, &status), *list;
 
 	if (!o)
 		return status;
-	json_object_object_get_ex(o, self->key, &list);
+	list = commands_list(o, self->key);
 	if (c->json)
 		print_json(o);
 	else if (list)
@@ -207,7 +230,7 @@ static void print_members(struct json_object *o, const char *under)
 
 static int run_status(struct ctl *c, const struct command *self)
 {
-	struct json_object *problems = NULL, *o;
+	struct json_object *problems, *o;
 	int status;
 
 	o = commands_ask(c, self->path, NULL, &status);
@@ -216,7 +239,7 @@ static int run_status(struct ctl *c, const struct command *self)
 	if (c->json) {
 		print_json(o);
 	} else {
-		json_object_object_get_ex(o, "problems", &problems);
+		problems = commands_list(o, "problems");
 		if (problems && json_object_array_length(problems)) {
 			listing_show(problems, listing_problems);
 			putchar('\n');

@@ -15,6 +15,7 @@ enum { CTL_DONE, CTL_REFUSED, CTL_USAGE, CTL_UNREACHABLE };
 struct ctl {
 	struct client *client;
 	bool json;
+	bool screen; /* the terminal's second one is shown: top.h */
 	const char *service, *owner, *of_client, *tunnel; /* filters; NULL: any */
 	uint64_t limit;                                   /* of rows; 0: all */
 	int argc;                                         /* what follows the command's name */
@@ -30,5 +31,8 @@ struct json_object *commands_ask(struct ctl *c, const char *path, const char *bo
 /* Members for people; missing ones: "" and 0. */
 const char *commands_text(struct json_object *o, const char *key);
 uint64_t commands_number(struct json_object *o, const char *key);
+/* A member that is a list, or an object. NULL: there is none, or it is something else. */
+struct json_object *commands_list(struct json_object *o, const char *key);
+struct json_object *commands_object(struct json_object *o, const char *key);
 
 #endif

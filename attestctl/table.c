@@ -6,6 +6,7 @@
  */
 #include "attestctl/table.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -59,7 +60,7 @@ static size_t character(const char *text, size_t *width)
 {
 	mbstate_t state = { 0 };
 	wchar_t c;
-	size_t len = mbrtowc(&c, text, strlen(text), &state);
+	size_t len = mbrtowc(&c, text, strnlen(text, MB_LEN_MAX), &state);
 	int columns;
 
 	if (len == 0 || len == (size_t)-1 || len == (size_t)-2)

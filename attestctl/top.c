@@ -143,14 +143,23 @@ static void show_rows(const struct row *rows, size_t n, size_t width, size_t mos
 	table_free(t);
 }
 
+static void put_clean(const char *text)
+{
+	char *clean = table_clean(text);
+
+	fputs(clean ? clean : "", stdout);
+	free(clean);
+}
+
 static void show_head(struct json_object *status)
 {
-	struct json_object *counts = NULL, *problems = NULL;
+	struct json_object *counts = commands_object(status, "counts");
+	struct json_object *problems = commands_list(status, "problems");
 
-	json_object_object_get_ex(status, "counts", &counts);
-	json_object_object_get_ex(status, "problems", &problems);
-	printf("%s %s, pid %s, up %" PRIu64 " s%s\n", commands_text(status, "program"),
-	       commands_text(status, "version"), commands_text(status, "pid"),
+	put_clean(commands_text(status, "program"));
+	putchar(' ');
+	put_clean(commands_text(status, "version"));
+	printf(", pid %" PRIu64 ", up %" PRIu64 " s%s\n", commands_number(status, "pid"),
 	       commands_number(status, "uptime_s"),
 	       strcmp(commands_text(status, "draining"), "true") == 0 ? ", draining" : "");
 	if (counts) {
@@ -160,7 +169,8 @@ static void show_head(struct json_object *status)
 		{
 			if (strstr(key, "_total"))
 				continue;
-			printf("%s%s %s", between, json_object_get_string(value), key);
+			printf("%s%" PRIu64 " ", between, json_object_get_uint64(value));
+			put_clean(key);
 			between = ", ";
 		}
 		putchar('\n');
@@ -173,7 +183,7 @@ static void show_head(struct json_object *status)
 
 static int round_of(struct top *t, bool screen)
 {
-	struct json_object *status, *page, *list = NULL;
+	struct json_object *status, *page, *list;
 	size_t rows = 0, width = table_terminal(STDOUT_FILENO, &rows);
 	const uint64_t now = now_ms();
 	struct row *all;
@@ -182,7 +192,7 @@ static int round_of(struct top *t, bool screen)
 	status = commands_ask(t->ctl, "/v1/status", NULL, &code);
 	page = status ? commands_ask(t->ctl, "/v1/streams?limit=1000", NULL, &code) : NULL;
 	if (page) {
-		json_object_object_get_ex(page, "streams", &list);
+		list = commands_list(page, "streams");
 		all = list ? weigh(t, list, t->at_ms ? now - t->at_ms : 0) : NULL;
 		t->at_ms = now;
 		if (screen)
@@ -215,6 +225,15 @@ static bool wait_a_while(void)
 	return !ended;
 }
 
+void top_give_back(struct ctl *c)
+{
+	if (!c->screen)
+		return;
+	c->screen = false;
+	fputs("\033[?1049l", stdout);
+	fflush(stdout);
+}
+
 static int watch(struct top *t)
 {
 	const struct sigaction action = { .sa_handler = on_signal };
@@ -230,11 +249,11 @@ static int watch(struct top *t)
 		tcsetattr(STDIN_FILENO, TCSANOW, &raw);
 	}
 	fputs("\033[?1049h", stdout);
+	t->ctl->screen = true;
 	do {
 		code = round_of(t, true);
 	} while (code == CTL_DONE && wait_a_while());
-	fputs("\033[?1049l", stdout);
-	fflush(stdout);
+	top_give_back(t->ctl);
 	if (keys)
 		tcsetattr(STDIN_FILENO, TCSANOW, &before);
 	return code;

@@ -5,9 +5,11 @@ import os
 import pty
 import re
 import signal
+import socket
 import struct
 import subprocess
 import termios
+import threading
 
 import pytest
 
@@ -128,7 +130,7 @@ def test_usage(world):
                  ["close", "stream", "1x"], ["log"], ["--limit", "0", "streams"],
                  ["--limit", "x", "streams"], ["--of-tunnel", "x", "streams"], ["--bad"]):
         ctl(none, *args, status=2)
-    assert none in ctl(none, "status", status=3)
+    assert f"{none}: No such file or directory\n" in ctl(none, "status", status=3)
     assert "Usage" in ctl(none, "--help")
     assert ctl(none, "--version").startswith("attestctl ")
 
@@ -197,3 +199,104 @@ def test_interrupted(world, svc, relay):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert b"\x1b[?1049l" in text
     os.close(terminal)
+
+
+# ---- daemons that go away, and what is none ----
+
+class Odd:
+    """Listens at a socket and answers each connection's requests with the next of these bytes."""
+
+    def __init__(self, world, *answers, name="odd.sock"):
+        self.path = world.path(name)
+        self.answers = list(answers)
+        self.listening = socket.socket(socket.AF_UNIX)
+        self.listening.bind(self.path)
+        self.listening.listen()
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+        self.thread.start()
+
+    def serve(self):
+        for answer in self.answers:
+            s, _ = self.listening.accept()
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += s.recv(65536)
+            try:
+                s.sendall(answer)
+            except BrokenPipeError:
+                pass
+            s.close()
+
+
+def said(body, status=b"200 OK", length=None):
+    return (b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+            % (status, len(body) if length is None else length)) + body
+
+
+def test_odd_answers(world):
+    """Whatever it is that answers: an exit status, a line, and nothing that a terminal obeys."""
+    good = b'{"streams": []}'
+    for n, (answer, status, words) in enumerate([
+            (said(good, length=100), 3, "odd"),               # it ends in the middle of its answer
+            (said(good[:9]), 1, "is this the socket of"),     # what it says is whole, and no JSON
+            (said(b"<html>"), 1, "is this the socket of"),
+            (said(b""), 1, "is this the socket of"),
+            (said(b"[1]"), 1, "is this the socket of"),
+            (said(b"null"), 1, "is this the socket of"),
+            (b"", 3, "odd"),
+            (b"SSH-2.0-OpenSSH_9.2\r\n", 3, "odd"),
+            (said(b"x" * 70_000_000), 3, "odd"),              # more than it takes
+            (said(b'{"error": {"code": "x", "message": "a\\u001b[31mb"}}', b"400 No"), 1, "a?[31mb (400)"),
+            (said(b'{"error": "no"}', b"500 No"), 1, "said no (500)"),
+    ]):
+        odd = Odd(world, answer, name=f"odd{n}.sock")
+        error = ctl(odd.path, "streams", status=status)
+        assert words in error and "\x1b" not in error and error.count("\n") == 1, error
+
+
+def test_odd_shapes(world):
+    """Members that are something else are as good as none; a page that leads nowhere is the last."""
+    shapes = [b'{"streams": 5, "problems": "x", "counts": [1]}', b'{"streams": {"a": 1}}',
+              b'{"streams": [5, null, [], {"id": {}}]}', b'{"problems": [1], "counts": 7}']
+    for n, shape in enumerate(shapes):
+        for what in ("streams", "status", "top", "owners", "config"):
+            ctl(Odd(world, said(shape), said(shape), name=f"{what}{n}.sock").path, what)
+    stays = said(b'{"streams": [{"id": 7}], "next": 7}')
+    assert rows(ctl(Odd(world, *[stays] * 3).path, "streams")) == [{"ID": "7"}] * 2
+    evil = said(b'{"program": "a\\u001b[2Jb", "counts": {"\\u001b]0;x\\u0007": 1}, "streams": []}')
+    assert "\x1b" not in ctl(Odd(world, evil, evil, name="evil.sock").path, "top")
+
+
+def test_top_says_why_it_ended(world, svc, relay):
+    """The daemon goes away: the error stands on the screen that is given back."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(binary("ATTESTCTL"), ["attestctl", "--socket", relay.socket, "top"])
+    text = b""
+
+    def drawn():
+        nonlocal text
+        text += os.read(terminal, 65536)
+        return b"attest-relay" in text
+    wait_for(drawn, "a round")
+    relay.signal(signal.SIGTERM)
+    assert relay.wait() == 0
+    try:
+        while chunk := os.read(terminal, 65536):
+            text += chunk
+    except OSError:
+        pass
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+    os.close(terminal)
+    assert text.count(b"\x1b[?1049l") == 1
+    assert relay.socket.encode() in text.split(b"\x1b[?1049l")[1], text
+
+
+def test_not_allowed(world, svc, relay):
+    """Who may not open the socket is told so."""
+    if os.getuid() != 0:
+        pytest.skip("needs another user")
+    os.chmod(world.folder, 0o755)
+    p = subprocess.run(["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", binary("ATTESTCTL"),
+                        "--socket", relay.socket, "status"], capture_output=True, text=True, timeout=DEADLINE)
+    assert p.returncode == 3 and f"{relay.socket}: Permission denied\n" in p.stderr, p.stderr
