@@ -349,9 +349,9 @@ static int run(struct enroll *e)
 	else if (e->certificate && has_time(e, &status))
 		return STATUS_ORDERLY;
 	if (status == STATUS_ORDERLY)
-		status = prepare(e);
+		status = make_key(e); /* locks: only then is the pair that is there one */
 	if (status == STATUS_ORDERLY)
-		status = make_key(e);
+		status = prepare(e);
 	if (status == STATUS_ORDERLY && !e->certificate)
 		status = read_code(e);
 	if (status == STATUS_ORDERLY)

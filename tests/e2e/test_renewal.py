@@ -1,4 +1,5 @@
 # attest-tunnel enroll --renew: a certificate for one that is good, and what gets none.
+import fcntl
 import json
 import os
 import socket
@@ -134,6 +135,35 @@ def test_two_at_a_time(world, enrolment):
         assert all(p.returncode == 0 or "another enrolment is under way" in p.stderr
                    for p in done), done
         assert fits(enrolment.pair())
+
+
+def test_nothing_is_read_of_another_ones_half(world, enrolment):
+    """The pair is read under the lock: between another's two renames it does not fit."""
+    enrolled(enrolment)
+    certificate, key = enrolment.pair()
+    folder = os.open(os.path.dirname(key), os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    with open(key, "w") as f:
+        f.write(open(world.certificates.relay[1]).read())
+    assert "another enrolment is under way" in renew(enrolment, "--force", status=1)
+    os.close(folder)
+    assert "does not belong" in renew(enrolment, "--force", status=1)
+    assert sorted(os.listdir(os.path.dirname(key))) == ["certificate.pem", "key.pem"]
+
+
+def test_killed_between_two_names(world, enrolment):
+    """The next one finishes what that one began, and goes on from there."""
+    enrolled(enrolment)
+    certificate, key = enrolment.pair()
+    old = open(certificate).read()
+    renew(enrolment, "--force")
+    os.rename(certificate, certificate + ".new")
+    with open(certificate, "w") as f:
+        f.write(old)
+    half = serial_of(certificate + ".new")
+    assert "renewed" in renew(enrolment, "--force")
+    assert fits((certificate, key))
+    enrolment.relay.wait_log(f"for the one of serial {half}")
 
 
 def test_revoked(world, enrolment):
