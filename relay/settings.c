@@ -266,6 +266,15 @@ uint64_t settings_now(void)
 	return now.tv_sec > 0 ? (uint64_t)now.tv_sec : 0;
 }
 
+/* By any listener's list: for who came by a listener that is gone. */
+static bool is_revoked(const struct settings *s, const struct identity *i)
+{
+	for (size_t n = 0; n < s->config->n_listeners; n++)
+		if (s->trusts[n] && trust_revokes(s->trusts[n], i))
+			return true;
+	return false;
+}
+
 enum reason settings_judge_identity(const struct settings *s, const char *listener,
 				    const struct identity *i, uint64_t now)
 {
@@ -279,7 +288,7 @@ enum reason settings_judge_identity(const struct settings *s, const char *listen
 	if (identity_kind(i) != IDENTITY_OWNER) {
 		l = relay_config_listener(s->config, listener);
 		if (!l)
-			return REASON_NONE;
+			return is_revoked(s, i) ? REASON_REVOKED : REASON_NONE;
 		t = s->trusts[l - s->config->listeners];
 	}
 	return t && trust_holds(t, i) ? REASON_NONE : REASON_REVOKED;

@@ -74,7 +74,8 @@ uint64_t settings_now(void);
 /*
  * Is a certificate that was verified at the listener of this name still good: REASON_NONE, EXPIRED
  * or REVOKED? By the CA and the list that the listener has now; if there is no such listener any
- * more, it goes on as it was found when there was. NULL: nothing to lose, REASON_NONE.
+ * more, it goes on as it was found when there was, unless the list of any other revokes it. NULL:
+ * nothing to lose, REASON_NONE.
  */
 enum reason settings_judge_identity(const struct settings *s, const char *listener,
 				    const struct identity *i, uint64_t now);

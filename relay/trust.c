@@ -304,16 +304,20 @@ struct identity *trust_verify(const struct trust *t, X509 *leaf, STACK_OF(X509) 
 	return i;
 }
 
+bool trust_revokes(const struct trust *t, const struct identity *i)
+{
+	for (unsigned k = 0; k < identity_chain(i); k++)
+		if (has(&t->revoked, identity_link(i, k)->serial))
+			return true;
+	return false;
+}
+
 bool trust_holds(const struct trust *t, const struct identity *i)
 {
 	unsigned n = identity_chain(i);
 
-	if (identity_kind(i) != t->kind || !has(&t->anchors, identity_link(i, n - 1)->whole))
-		return false;
-	for (unsigned k = 0; k < n; k++)
-		if (has(&t->revoked, identity_link(i, k)->serial))
-			return false;
-	return true;
+	return identity_kind(i) == t->kind && has(&t->anchors, identity_link(i, n - 1)->whole) &&
+	       !trust_revokes(t, i);
 }
 
 STACK_OF(X509_NAME) * trust_names(const struct trust *t)

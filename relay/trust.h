@@ -35,6 +35,8 @@ struct identity *trust_verify(const struct trust *t, X509 *leaf, STACK_OF(X509) 
  * is there, and nothing of its chain revoked? (Whether its time is over is identity_expires.)
  */
 bool trust_holds(const struct trust *t, const struct identity *i);
+/* Does its list revoke the identity, or a CA of its chain, whoever has verified it? */
+bool trust_revokes(const struct trust *t, const struct identity *i);
 
 /*
  * When the first of its CAs ends, and when the first of its revocation lists is to be replaced, in

@@ -107,8 +107,9 @@ def test_half_a_pair(world, one, tmp_path):
     assert relay.count("does not belong to the certificate") == 1  # once for each change
 
 
-def test_revocation_list_changes(world, one, tmp_path):
-    """A list that is written anew ends what it revokes, without a signal."""
+@pytest.mark.parametrize("renamed", [False, True])
+def test_revocation_list_changes(world, one, tmp_path, renamed):
+    """A list that is written anew ends what it revokes, without a signal, by whatever name it came."""
     ca = Authority(tmp_path, "nodes")
     pairs = [ca.issue(n, f"DNS:{n}.example") for n in ("n1", "n2")]
     ca.write_crl()
@@ -121,6 +122,8 @@ def test_revocation_list_changes(world, one, tmp_path):
         lives.append(Life(says(http_connect(TlsHttpConn(
             dial(relay.listeners["nodes"]), context, name=DOMAIN), "kbs.acme"), b"one")))
     ca.revoke(pairs[0])
+    if renamed:
+        relay.reload(listeners=[{**x, "name": x["name"] + "2"} for x in relay.config["listeners"]])
     ca.write_crl()
     wait_for(lambda: lives[0].how, "the revoked one's end")
     assert lives[0].how == "aborted"
