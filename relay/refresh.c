@@ -8,8 +8,9 @@
  * Secret's ..data, certbot's live/) only to who watches every folder on the way, some of which are
  * made anew. A sandbox does not forbid to look.
  *
- * What cannot be taken (a certificate whose key has not come yet) is said once; the old ones stay
- * in effect until the files change again.
+ * What cannot be taken (a certificate whose key has not come yet) leaves the old ones in effect,
+ * and is tried again when the files change, and now and then: it may have been for want of memory
+ * or descriptors, and a revocation must not wait for the next one.
  */
 #include "relay/refresh.h"
 
@@ -23,8 +24,9 @@
 struct refresh {
 	struct gateway *gateway;
 	struct event *timer;
-	uint64_t seen;	  /* by the last look */
+	uint64_t seen;    /* by the last look */
 	uint64_t refused; /* could not be taken; 0: none */
+	unsigned looks;   /* since then */
 };
 
 static void on_look(evutil_socket_t fd, short what, void *arg)
@@ -36,8 +38,11 @@ static void on_look(evutil_socket_t fd, short what, void *arg)
 	char *why;
 
 	r->seen = now;
-	if (now != seen || now == s->files || now == r->refused || atomic_load(&g->draining))
+	if (now != seen || now == s->files || atomic_load(&g->draining))
 		return;
+	if (now == r->refused && ++r->looks < REFRESH_AGAIN_LOOKS)
+		return;
+	r->looks = 0;
 	log_info("reload: the files of certificates or revocation lists have changed");
 	if (gateway_reload(g, s->config, &why)) {
 		log_info("reload: certificates and revocation lists are those of now");

@@ -15,6 +15,7 @@ struct refresh;
  * that a pair is not taken between its halves.
  */
 #define REFRESH_LOOK_MS 2000
+#define REFRESH_AGAIN_LOOKS 30 /* and what could not be taken is tried again after so many */
 
 /* g is prepared, and outlives it. NULL: out of memory. */
 struct refresh *refresh_start(struct event_base *base, struct gateway *g);
