@@ -194,9 +194,28 @@ static char *join(const struct config_errors *errors)
 	return text;
 }
 
-bool daemon_reload(struct daemon *d, char **why)
+/* NULL, and *why has been logged. */
+static struct relay_config *load(const struct daemon *d, char **why)
 {
 	struct config_errors errors = { 0 };
+	struct relay_config *config = NULL;
+
+	/* its config may be older than the one that is to be in effect, and has the last word */
+	if (handover_is_under_way(d->handover)) {
+		*why = strdup("another process is taking over just now: ask again in a moment");
+		log_error("reload: %s", *why ? *why : "out of memory");
+	} else {
+		config = relay_config_load(d->path, &errors);
+		for (size_t i = 0; i < errors.n; i++)
+			log_error("reload: %s", errors.at[i]);
+		*why = config ? NULL : join(&errors);
+	}
+	config_errors_deinit(&errors);
+	return config;
+}
+
+bool daemon_reload(struct daemon *d, char **why)
+{
 	struct relay_config *config;
 	bool good = false;
 
@@ -208,19 +227,15 @@ bool daemon_reload(struct daemon *d, char **why)
 		return false;
 	}
 	notify_reloading();
-	config = relay_config_load(d->path, &errors);
-	for (size_t i = 0; i < errors.n; i++)
-		log_error("reload: %s", errors.at[i]);
+	config = load(d, why);
 	if (!config) {
 		log_error("reload: nothing has changed");
 		atomic_fetch_add(&d->gateway.reload_failures, 1); /* others are counted there */
-		*why = join(&errors);
 	} else if ((good = gateway_reload(&d->gateway, config, why))) {
 		log_info("reload: done; the config of now is in effect, certificates and "
 			 "revocation lists are those of now");
 	}
 	admin_relay_reloaded(&d->gateway, good ? NULL : *why ? *why : "out of memory");
-	config_errors_deinit(&errors);
 	relay_config_unref(config);
 	handover_store(d->handover);
 	notify_ready();
@@ -250,6 +265,8 @@ void daemon_drain(struct daemon *d)
 {
 	if (!ending_asked(&d->ending))
 		return;
+	/* others are to have whoever comes now: in systemd's hands they would wait for nobody */
+	handover_forget(d->handover);
 	notify_stopping();
 	drain(d);
 }

@@ -190,6 +190,22 @@ void handover_store(struct handover *h)
 	}
 }
 
+void handover_forget(struct handover *h)
+{
+	struct stored *s;
+
+	while ((s = h->stored)) {
+		notify_unstore(s->name);
+		h->stored = s->next;
+		free(s);
+	}
+}
+
+bool handover_is_under_way(const struct handover *h)
+{
+	return h->heir;
+}
+
 void handover_leave(struct handover *h)
 {
 	if (h->stored || h->heir)
@@ -202,7 +218,7 @@ struct handover *handover_free(struct handover *h)
 
 	if (!h)
 		return NULL;
-	if (h->stored) /* the admin's, which served until now */
+	if (h->stored || h->heir) /* the admin's, which served until now */
 		admin_give_away(h->admin);
 	while ((s = h->stored)) {
 		h->stored = s->next;

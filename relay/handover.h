@@ -27,6 +27,10 @@ void handover_asked(struct handover *h, int fd);
 void handover_store(struct handover *h);
 /* About to listen no more: what systemd or an heir has by now is left as it is, with its paths. */
 void handover_leave(struct handover *h);
+/* Nobody is to listen after this process: systemd keeps none. */
+void handover_forget(struct handover *h);
+/* Has another process the sockets, which does not serve yet? */
+bool handover_is_under_way(const struct handover *h);
 struct handover *handover_free(struct handover *h); /* NULL is fine; returns NULL */
 
 #endif

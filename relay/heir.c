@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <event2/event.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -162,6 +163,7 @@ struct heir *heir_new(struct event_base *base, int fd, const struct legacy *lega
 	}
 	*h = (struct heir){ .fd = fd, .events = events, .user = user };
 	evutil_make_socket_closeonexec(fd);
+	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK); /* many sockets outgrow its buffer */
 	if (!heir_may(fd, &h->pid) || !hand_on(fd, legacy)) {
 		log_warning("takeover: cannot hand over to process %d: %s", (int)h->pid,
 			    strerror(errno));

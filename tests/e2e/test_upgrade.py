@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from admin import Admin
 from harness import DEADLINE, DOMAIN, Program, Relay, Task, binary, free_port, wait_for
 from streams import Service, dial, echo
 from systemd import Systemd
@@ -365,6 +366,54 @@ def test_told_to_end_meanwhile(world, svc):
         os.close(fd)
 
 
+def test_ends_before_its_heir_serves(world, svc):
+    """The same, and it is gone first: the paths are the heir's, the admin socket's too."""
+    s = Setting(world, svc)
+    c = ask(s)
+    _, fds = receive(c)
+    s.relay.stop()
+    for path in s.addresses["path"][5:], s.admin:
+        with socket.socket(socket.AF_UNIX) as listens:
+            listens.connect(path)
+    c.close()
+    for fd in fds:
+        os.close(fd)
+
+
+def test_more_sockets_than_a_buffer_holds(world, svc):
+    """The heir is slow to read; the old one waits for it."""
+    n = 400
+    s = Setting(world, svc, start=False)
+    s.config["listeners"] += [{"name": f"l{i}", "address": f"unix:@{s.folder}/{i}",
+                               "service": "kbs.acme"} for i in range(n)]
+    s.relay = s.run()
+    world.agent(s.relay, {"kbs": svc.address})
+    c = ask(s)
+    wait_for(lambda: len(c.recv(65536, socket.MSG_PEEK)) > 0, "it begins")
+    said, fds = receive(c, b"sockets %d .*\n(socket .*\n){%d}" % (n + 6, n + 6))
+    assert len(fds) == n + 6 == said.count("socket ")
+    c.close()
+    for fd in fds:
+        os.close(fd)
+    s.relay.wait_log("nothing has changed here")
+    is_well(s)
+
+
+def test_no_reload_meanwhile(world, svc):
+    """What the heir has read may be older than this: it would be undone in a moment."""
+    s = Setting(world, svc)
+    c = ask(s)
+    _, fds = receive(c)
+    s.relay.reload(good=False)
+    s.relay.wait_log("reload: another process is taking over just now")
+    c.close()
+    for fd in fds:
+        os.close(fd)
+    s.relay.wait_log("nothing has changed here")
+    s.relay.reload()
+    is_well(s)
+
+
 def test_another_protocol(world, svc):
     """A version of it that this one does not know is told so."""
     s = Setting(world, svc)
@@ -499,6 +548,30 @@ def test_restart_with_the_store(world, svc):
     assert os.stat(s.addresses["path"][5:]).st_ino == inode
     with dial(s.addresses["path"]):
         third.stop()
+
+
+def test_a_drain_leaves_nobody_waiting(world, svc):
+    """Asked for by an admin: clients are to go elsewhere, so systemd keeps no socket for them."""
+    systemd = world.add(Systemd(world))
+    s = Setting(world, svc, start=False)
+    relay = service(s, systemd, "first")
+    wait_for(lambda: len(systemd.store) == 6, "they are kept")
+    stays = dial(s.addresses["target"])
+    stays.send(b"x")
+    assert stays.read_exactly(1) == b"x"
+    Admin(s.admin).post("/v1/drain", status=202)
+    wait_for(lambda: not systemd.store, "they are kept no more")
+
+    def is_refused(way):
+        try:
+            dial(s.addresses[way]).close()
+        except (ConnectionRefusedError, FileNotFoundError):
+            return True
+    for way in WAYS:
+        wait_for(lambda: is_refused(way), f"nobody listens at {way}")
+    stays.close()
+    relay.finish()
+    assert not os.path.exists(s.admin)
 
 
 def test_the_store_lies(world, svc):
