@@ -5,11 +5,12 @@
  * block. When that would (nobody reads the pipe, journald is stuck) it is copied into a queue, as
  * are all that come after it; a thread that is there for as long as the queue has something tries
  * until it is through. Above LOG_OUT_MAX bytes lines are lost, counted, and told when the queue is
- * empty again. At the program's end the rest has END_MS.
+ * empty again. At the program's end the rest has END_MS; without a thread (there may be too many)
+ * what finds room goes out then.
  *
  * stderr is shared with others, who must not find it non-blocking: a socket is asked by a flag of
  * the call; a pipe or a terminal is opened anew, or where that is not allowed asked beforehand
- * whether it has room for a line. A file never blocks.
+ * whether it has room for a line, one thread at a time: the room is for one. A file never blocks.
  *
  * journald is spoken to by its socket: sd_journal_sendv(3) waits for ever when it is stuck.
  */
@@ -44,7 +45,8 @@ struct entry {
 static struct {
 	int fd;      /* of stderr */
 	bool socket; /* it is one */
-	bool ask;    /* it might block: see first whether it has room */
+	bool ask;    /* it might block: see first whether it has room, under asking */
+	pthread_mutex_t asking;
 	int journal; /* -1: none */
 	atomic_uint_fast64_t lost, waiting;
 	pthread_mutex_t lock; /* of what follows */
@@ -52,7 +54,11 @@ static struct {
 	size_t bytes;
 	bool running; /* the thread is there */
 	uint64_t lost_said;
-} out = { .fd = 2, .journal = -1, .lock = PTHREAD_MUTEX_INITIALIZER, .last = &out.first };
+} out = { .fd = 2,
+	  .journal = -1,
+	  .asking = PTHREAD_MUTEX_INITIALIZER,
+	  .lock = PTHREAD_MUTEX_INITIALIZER,
+	  .last = &out.first };
 
 /* ---- setting up ---- */
 
@@ -100,19 +106,6 @@ void log_out_journal(void)
 		out.journal = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 }
 
-void log_out_setup(bool journal)
-{
-	static bool again;
-
-	settle();
-	open_stderr();
-	if (journal)
-		log_out_journal();
-	if (!again)
-		atexit(settle);
-	again = true;
-}
-
 /* ---- sending ---- */
 
 /* Bytes, or -errno; -EAGAIN: not now. */
@@ -131,14 +124,28 @@ static ssize_t send_journal(const char *text, size_t len)
 	return n;
 }
 
-static ssize_t send_stderr(const char *text, size_t len)
+/* As write(2) does, to what might block. */
+static ssize_t ask_and_write(const char *text, size_t len)
 {
 	struct pollfd room = { .fd = out.fd, .events = POLLOUT };
+	ssize_t n = -1;
+
+	pthread_mutex_lock(&out.asking);
+	if (poll(&room, 1, 0) == 0)
+		errno = EAGAIN;
+	else
+		n = write(out.fd, text, len);
+	pthread_mutex_unlock(&out.asking);
+	return n;
+}
+
+static ssize_t send_stderr(const char *text, size_t len)
+{
 	ssize_t n;
 
-	if (out.ask && poll(&room, 1, 0) == 0)
-		return -EAGAIN;
-	if (out.socket)
+	if (out.ask)
+		n = ask_and_write(text, len);
+	else if (out.socket)
 		n = send(out.fd, text, len, MSG_DONTWAIT | MSG_NOSIGNAL);
 	else
 		n = write(out.fd, text, len);
@@ -264,7 +271,33 @@ static void enqueue(bool journal, const char *text, size_t len)
 	pthread_mutex_unlock(&out.lock);
 }
 
+/* The last words. */
+static void end(void)
+{
+	bool running;
+
+	settle();
+	pthread_mutex_lock(&out.lock);
+	running = out.running;
+	while (!running && out.first && send_first(out.first))
+		drop_first();
+	pthread_mutex_unlock(&out.lock);
+}
+
 /* ---- for all ---- */
+
+void log_out_setup(bool journal)
+{
+	static bool again;
+
+	settle();
+	open_stderr();
+	if (journal)
+		log_out_journal();
+	if (!again)
+		atexit(end);
+	again = true;
+}
 
 bool log_out_put(bool journal, const char *text, size_t len)
 {

@@ -1,10 +1,14 @@
 /* A log that nobody reads: who has a line goes on, what is lost is counted, and told later. */
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "relay/log.h"
@@ -139,6 +143,53 @@ static void test_nobody(void)
 	end();
 }
 
+/* The process of another user: it may neither open stderr anew nor have a thread. */
+static void speak_and_exit(const int fd[2])
+{
+	const struct rlimit none = { 0, 0 };
+	char rest[65536];
+	ssize_t n;
+
+	/* leaves of root nothing that gets round either */
+	if (setresgid(65534, 65534, 65534) < 0 || setresuid(65534, 65534, 65534) < 0)
+		errno = 0; /* we were no root */
+	HOLDS(setrlimit(RLIMIT_NPROC, &none) == 0);
+	use(fd);
+	for (int i = 0; i < 800; i++)
+		log_info("line %d %080d", i, 0);
+	n = read(from_log, rest, sizeof(rest)); /* now there is room */
+	HOLDS(n > 0);
+	log_info("last words");
+	exit(0);
+}
+
+static void test_last_words(void)
+{
+	int fd[2], status;
+	char rest[131072];
+	size_t used = 0;
+	ssize_t n;
+	pid_t pid;
+
+	CHECK_INT(pipe2(fd, O_CLOEXEC), 0);
+	CHECK_INT(fchmod(fd[1], 0), 0);
+	pid = fork();
+	CHECK(pid >= 0);
+	if (!pid)
+		speak_and_exit(fd);
+	CHECK_INT(waitpid(pid, &status, 0), pid);
+#ifndef __SANITIZE_ADDRESS__ /* its leak checker wants a process of its own */
+	CHECK_INT(status, 0);
+#endif
+	close(fd[1]);
+	while ((n = read(fd[0], rest + used, sizeof(rest) - 1 - used)) > 0)
+		used += (size_t)n;
+	close(fd[0]);
+	rest[used] = '\0';
+	CHECK(strstr(rest, " line 799 "));
+	CHECK(strstr(rest, "last words"));
+}
+
 int main(void)
 {
 	signal(SIGPIPE, SIG_IGN);
@@ -146,5 +197,6 @@ int main(void)
 	test_stuck_pipe();
 	test_stuck_socket();
 	test_nobody();
+	test_last_words();
 	return 0;
 }
