@@ -411,37 +411,45 @@ static void read_other(const struct figures *f, enum figures_kind kind, struct f
 		read_one(o->rest, to);
 }
 
+/* Under the lock: workers wait for it. False: out of memory. */
+static bool read_all(const struct figures *in, enum figures_kind kind, struct figures_rows *out)
+{
+	const struct figure *f = in->family[kind].all;
+	size_t values = values_of(kind);
+	struct figures_row *r;
+
+	for (;; f = f->next) {
+		r = &out->at[out->n];
+		r->value = out->values + out->n++ * values;
+		r->name = strdup(f ? f->name : FIGURES_OTHER);
+		if (!r->name)
+			return false;
+		if (!f)
+			break;
+		r->offered = f->offered;
+		read_one(f, r);
+	}
+	read_other(in, kind, r);
+	return true;
+}
+
 bool figures_read(struct figures *in, enum figures_kind kind, struct figures_rows *out)
 {
-	size_t n = 0, values = values_of(kind);
 	bool good;
 
-	*out = (struct figures_rows){ 0 };
-	pthread_mutex_lock(&in->lock);
-	out->at = calloc(in->family[kind].n + 1, sizeof(*out->at));
-	out->values = calloc(in->family[kind].n + 1, values * sizeof(*out->values));
+	*out = (struct figures_rows){
+		.at = calloc(FIGURES_MAX + 1, sizeof(*out->at)),
+		.values = calloc(FIGURES_MAX + 1, values_of(kind) * sizeof(*out->values)),
+	};
 	good = out->at && out->values;
-	for (const struct figure *f = in->family[kind].all; good && f; f = f->next) {
-		struct figures_row *r = &out->at[n];
-
-		r->value = out->values + n * values;
-		r->offered = f->offered;
-		r->name = strdup(f->name);
-		good = r->name;
-		out->n = ++n;
-		if (good)
-			read_one(f, r);
-	}
 	if (good) {
-		qsort(out->at, n, sizeof(*out->at), by_name);
-		out->at[n].value = out->values + n * values;
-		out->at[n].name = strdup(FIGURES_OTHER);
-		good = out->at[n].name;
-		out->n = n + 1;
-		read_other(in, kind, &out->at[n]);
+		pthread_mutex_lock(&in->lock);
+		good = read_all(in, kind, out);
+		pthread_mutex_unlock(&in->lock);
 	}
-	pthread_mutex_unlock(&in->lock);
-	if (!good)
+	if (good)
+		qsort(out->at, out->n - 1, sizeof(*out->at), by_name); /* the last stays there */
+	else
 		figures_rows_deinit(out);
 	return good;
 }
