@@ -180,7 +180,7 @@ struct gateway {
 	/* Set aside: one for each connection, and one for its target unless that has none. */
 	atomic_uint_fast64_t descriptors;
 	atomic_uint_fast64_t moving;  /* openings on their way to another worker */
-	atomic_uint_fast64_t next_id; /* of streams and tunnels, for logs and look-ups */
+	atomic_uint_fast64_t next_id, next_tunnel; /* of streams; of tunnels, in a part of theirs */
 	atomic_bool draining, ending;
 	struct admin_relay *admin; /* the main thread's */
 };
@@ -292,6 +292,12 @@ static inline struct tls_context *gateway_tls(const struct listener *l)
 static inline uint64_t gateway_next_id(struct gateway *g)
 {
 	return atomic_fetch_add_explicit(&g->next_id, 1, memory_order_relaxed) + 1;
+}
+
+/* Not of the streams' numbers: shifted, they would soon be more than a double holds (JSON). */
+static inline uint64_t gateway_next_tunnel(struct gateway *g)
+{
+	return atomic_fetch_add_explicit(&g->next_tunnel, 1, memory_order_relaxed) + 1;
 }
 
 #endif

@@ -63,7 +63,7 @@ static bool slot_take(struct hub_worker *h, struct tunnel *t)
 	}
 	h->slot[i] = t;
 	t->slot = i;
-	t->id = gateway_next_id(t->gateway) << 24 | i; /* 16 million tunnels a worker */
+	t->id = gateway_next_tunnel(t->gateway) << 24 | i; /* 16 million tunnels a worker */
 	return true;
 }
 
