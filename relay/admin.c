@@ -382,27 +382,34 @@ static bool matches(const struct admin_route *route, struct admin_request *r)
 	return strcmp(r->path, route->path) == 0;
 }
 
+/* A change that is asked for, for the log and the audit. */
+static void record_control(const struct admin_request *r, bool may)
+{
+	char what[PATH_LOGGED + 32];
+	int n = snprintf(what, sizeof(what), "%s%s ", may ? "" : "refused: ", r->method);
+
+	for (const char *p = r->path; *p && n < PATH_LOGGED; p++)
+		what[n++] = (char)(*p > ' ' && *p < 0x7f ? *p : '?');
+	what[n] = '\0';
+	if (may)
+		log_info("admin: uid %u, pid %d: %s", (unsigned)r->uid, (int)r->pid, what);
+	else
+		log_warning("admin: uid %u, pid %d: %s", (unsigned)r->uid, (int)r->pid, what);
+	if (r->admin->control)
+		r->admin->control(r, what, r->admin->user);
+}
+
 /* Whether this request may change anything; if not it is answered. */
 static bool may_control(struct admin_request *r)
 {
-	char path[PATH_LOGGED];
-	size_t n = 0;
+	const bool may =
+		r->local && r->peer_known && (!r->unnamed || r->uid == 0 || r->uid == geteuid());
 
-	if (!r->local || !r->peer_known || (r->unnamed && r->uid != 0 && r->uid != geteuid())) {
+	if (r->peer_known)
+		record_control(r, may);
+	if (!may)
 		admin_fail(r, 403, "forbidden", "this is for whoever may open the admin socket");
-		return false;
-	}
-	for (const char *p = r->path; *p && n < sizeof(path) - 1; p++)
-		path[n++] = (char)(*p > ' ' && *p < 0x7f ? *p : '?');
-	path[n] = '\0';
-	log_info("admin: uid %u, pid %d: %s %s", (unsigned)r->uid, (int)r->pid, r->method, path);
-	if (r->admin->control) {
-		char what[PATH_LOGGED + 16];
-
-		snprintf(what, sizeof(what), "%s %s", r->method, path);
-		r->admin->control(r, what, r->admin->user);
-	}
-	return true;
+	return may;
 }
 
 void admin_dispatch(struct admin_request *r)

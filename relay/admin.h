@@ -56,7 +56,7 @@ int admin_listen(struct admin *a, const struct address *address, unsigned scopes
 		 const struct bind_access *access, char **why);
 /*
  * Before each request of ADMIN_CONTROL is run, for audit records; the log has it anyway. what: its
- * method and path.
+ * method and path, behind "refused: " if it is not.
  */
 void admin_on_control(struct admin *a,
 		      void (*control)(const struct admin_request *r, const char *what, void *user));
