@@ -4,7 +4,7 @@
  * Theory of operation: each round asks for the status and the first page of streams. A stream's
  * rate is what its bytes have grown by since the round before, over the time between; the first
  * round has none. The screen is the terminal's second one, given back at the end, whatever ends us:
- * signals only set a flag. Not a terminal: one round, without rates.
+ * signals only set a flag. No terminal, or one that obeys nothing (TERM): one round, without rates.
  */
 #include "attestctl/top.h"
 
@@ -259,10 +259,17 @@ static int watch(struct top *t)
 	return code;
 }
 
+static bool has_screen(void)
+{
+	const char *kind = getenv("TERM");
+
+	return isatty(STDOUT_FILENO) && kind && *kind && strcmp(kind, "dumb") != 0;
+}
+
 int top_run(struct ctl *c)
 {
 	struct top t = { .ctl = c };
-	int code = isatty(STDOUT_FILENO) ? watch(&t) : round_of(&t, false);
+	int code = has_screen() ? watch(&t) : round_of(&t, false);
 
 	free(t.seen);
 	return code;

@@ -17,6 +17,9 @@ from harness import DEADLINE, binary, wait_for
 from streams import Aborted, Service, dial, echo
 
 
+TERMINAL = {**os.environ, "TERM": "xterm"}
+
+
 @pytest.fixture
 def svc(world):
     return world.add(Service(handler=echo))
@@ -154,7 +157,7 @@ def test_top_on_a_terminal(world, svc, relay):
     streams = held(relay.listeners["direct"], 30)
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execv(binary("ATTESTCTL"), ["attestctl", "--socket", relay.socket, "top"])
+        os.execve(binary("ATTESTCTL"), ["attestctl", "--socket", relay.socket, "top"], TERMINAL)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 60, 0, 0))
     text = b""
 
@@ -182,7 +185,7 @@ def test_top_on_a_terminal(world, svc, relay):
 def test_interrupted(world, svc, relay):
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execv(binary("ATTESTCTL"), ["attestctl", "--socket", relay.socket, "top"])
+        os.execve(binary("ATTESTCTL"), ["attestctl", "--socket", relay.socket, "top"], TERMINAL)
     text = b""
 
     def drawn():
@@ -271,7 +274,7 @@ def test_top_says_why_it_ended(world, svc, relay):
     """The daemon goes away: the error stands on the screen that is given back."""
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execv(binary("ATTESTCTL"), ["attestctl", "--socket", relay.socket, "top"])
+        os.execve(binary("ATTESTCTL"), ["attestctl", "--socket", relay.socket, "top"], TERMINAL)
     text = b""
 
     def drawn():
@@ -290,6 +293,22 @@ def test_top_says_why_it_ended(world, svc, relay):
     os.close(terminal)
     assert text.count(b"\x1b[?1049l") == 1
     assert relay.socket.encode() in text.split(b"\x1b[?1049l")[1], text
+
+
+def test_top_on_a_dumb_terminal(world, svc, relay):
+    """It is told once, in nothing but text."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(binary("ATTESTCTL"), ["attestctl", "--socket", relay.socket, "top"], {**TERMINAL, "TERM": "dumb"})
+    text = b""
+    try:
+        while chunk := os.read(terminal, 65536):
+            text += chunk
+    except OSError:
+        pass
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    os.close(terminal)
+    assert text.startswith(b"attest-relay") and b"\x1b" not in text
 
 
 def test_not_allowed(world, svc, relay):
