@@ -336,8 +336,8 @@ static void advance(struct admin_connection *c)
 
 /* ---- a reply out ---- */
 
-static void put_headers(struct evbuffer *out, const struct admin_request *r, const char *type,
-			size_t len, bool keep)
+static void put_headers(struct evbuffer *out, const struct admin_request *r, int status,
+			const char *type, size_t len, bool keep)
 {
 	const struct evkeyval *header;
 	time_t now = time(NULL);
@@ -345,7 +345,10 @@ static void put_headers(struct evbuffer *out, const struct admin_request *r, con
 	struct tm tm;
 
 	strftime(date, sizeof(date), "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&now, &tm));
-	evbuffer_add_printf(out, "Date: %s\r\nContent-Length: %zu\r\n", date, len);
+	evbuffer_add_printf(out, "Date: %s\r\n", date);
+	/* these have no body, and 304's would be the length of what it stands for */
+	if (status != 204 && status != 304)
+		evbuffer_add_printf(out, "Content-Length: %zu\r\n", len);
 	if (type)
 		evbuffer_add_printf(out, "Content-Type: %s\r\n", type);
 	for (header = r->reply_headers.tqh_first; header; header = header->next.tqe_next)
@@ -375,7 +378,7 @@ void admin_connection_reply(struct admin_request *r, int status, const char *typ
 		c->state = ADMIN_WRITING;
 		c->closing = !r->keep;
 		evbuffer_add_printf(out, "HTTP/1.1 %d %s\r\n", status, status_text(status));
-		put_headers(out, r, type, body ? evbuffer_get_length(body) : 0, r->keep);
+		put_headers(out, r, status, type, body ? evbuffer_get_length(body) : 0, r->keep);
 		if (body && !r->head)
 			evbuffer_add_buffer(out, body);
 	}

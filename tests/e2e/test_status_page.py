@@ -266,6 +266,7 @@ def test_how_it_is_served(world):
         assert r.status == 200 and r.headers["Content-Type"].startswith(kind) and r.text
         again = ask(relay.status_port, path, If_None_Match=r.headers["ETag"])
         assert again.status == 304 and not again.text
+        assert not again.headers["Content-Length"]  # that of the page, or none
         assert ask(relay.status_port, path, If_None_Match='"other"').text == r.text
     assert not ask(relay.status_port, "/", "HEAD").text
     assert ask(relay.status_port, "/", "POST").status == 405
