@@ -173,9 +173,9 @@ void handover_store(struct handover *h)
 
 	if (!notify_has_store())
 		return;
-	for (struct stored *s = h->stored; s; s = s->next)
-		s->wanted = false;
 	l = list(h);
+	for (struct stored *s = h->stored; s; s = s->next)
+		s->wanted = l.failed; /* without memory for the list nothing is taken away */
 	for (size_t i = 0; i < l.n; i++)
 		store_one(h, &l.at[i]);
 	free(l.at);

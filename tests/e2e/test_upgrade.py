@@ -198,6 +198,25 @@ def test_takeover_under_load(world, svc):
     assert not os.path.exists(s.addresses["path"][5:]) and not os.path.exists(s.admin)
 
 
+def test_half_way_when_its_agent_moves(world, svc):
+    """He has connected to the old one, and says what he wants when the agent has the new one."""
+    s = Setting(world, svc)
+    c = dial(s.addresses["front"])
+    head = b"CONNECT kbs.acme:443 HTTP/1.1\r\nHost: kbs.acme:443\r\n\r\n"
+    c.send(head[:20])
+    wait_for(lambda: s.relay.metric("live_intakes") == 1, "he is in the old one's hands")
+    heir = s.heir()
+    heir.wait_log(r"tunnel acme/\S+ from .* up: kbs.acme")
+    s.relay.wait_log("ending: no new connections")
+    c.send(head[20:])
+    yes = b"HTTP/1.1 200 Connection established\r\n\r\n"
+    assert c.read_exactly(len(yes)) == yes
+    c.send(b"ping")
+    assert c.read_exactly(4) == b"ping"
+    c.close()
+    s.relay.finish()
+
+
 def ask(setting):
     """What --takeover asks, by hand: the socket, after the answer."""
     c = socket.socket(socket.AF_UNIX)
