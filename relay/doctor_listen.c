@@ -67,7 +67,7 @@ static bool process_has(const char *pid, const char *socket)
 	return found;
 }
 
-/* 0: nobody whom we may look at. */
+/* 0: nobody whom we may look at; systemd, which keeps its services' sockets, too: nobody else. */
 static pid_t holder_of(unsigned long inode)
 {
 	DIR *all = opendir("/proc");
@@ -76,7 +76,7 @@ static pid_t holder_of(unsigned long inode)
 	pid_t found = 0;
 
 	snprintf(socket, sizeof(socket), "socket:[%lu]", inode);
-	while (all && !found && (e = readdir(all)))
+	while (all && found <= 1 && (e = readdir(all)))
 		if (isdigit((unsigned char)e->d_name[0]) && process_has(e->d_name, socket))
 			found = (pid_t)atoi(e->d_name);
 	if (all)
