@@ -9,7 +9,9 @@
  *
  * These go on whatever is wrong with the certificate, and say nothing but HTTP. Only when all of
  * that is good the daemon's own carrier is used, with the certificate and the token. What one of
- * them could not see since an earlier check failed is said to be skipped.
+ * them could not see since an earlier check failed is said to be skipped. A connect door that wants
+ * a certificate counts it as a failure of this address not to show one (penalties): it is shown
+ * there in the first place, if the relay's own is good.
  */
 #include "tunnel/doctor_relay.h"
 
@@ -129,7 +131,11 @@ static bool probe(const struct way *way, const char *alpn, bool upgrade, bool sa
 		free(why);
 		context = tls_client_context_new(NULL, offer, &why);
 		free(why);
+		why = NULL;
 	}
+	if (context && way->r->certificate && strcmp(alpn, ALPN_CONNECT) == 0 &&
+	    tls_client_context_identify(context, way->r->certificate, way->r->key, &why) < 0)
+		free(why); /* so does that of the pair */
 	fd = context ? reach(way, say) : -1;
 	if (fd >= 0)
 		doctor_tls_probe(way->d, way->r->worker, fd, context, way->name, upgrade, t);

@@ -58,6 +58,14 @@ static int on_certificate(int good, X509_STORE_CTX *ctx)
 	return 1;
 }
 
+/* The server asks for a certificate, and its own has been judged: a stranger gets none. */
+static int on_asked(SSL *ssl, void *probe)
+{
+	if (((const struct doctor_tls *)probe)->n_faults)
+		SSL_certs_clear(ssl);
+	return 1;
+}
+
 /* Until the socket is ready for what OpenSSL wants. False: it is too late. */
 static bool await(struct worker *w, SSL *ssl, int error, uint64_t end)
 {
@@ -188,6 +196,7 @@ void doctor_tls_probe(struct doctor *d, struct worker *w, int fd, struct tls_con
 	} else {
 		SSL_set_app_data(ssl, t);
 		SSL_set_verify(ssl, SSL_VERIFY_PEER, on_certificate);
+		SSL_set_cert_cb(ssl, on_asked, t);
 		if (shake(w, ssl, end, t) && upgrade)
 			ask_for_upgrade(w, ssl, name, end, t);
 		ERR_clear_error();

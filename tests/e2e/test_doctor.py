@@ -522,6 +522,24 @@ def test_tunnel_local_ports(world, service):
     assert not os.path.exists(world.path("new.sock"))
 
 
+def test_tunnel_no_failure_is_counted_against_it(world, service):
+    """At a connect door that wants a certificate, the doctor shows the one that there is."""
+    clients = Authority(world.folder, "clients")
+    certificate, key = clients.issue("node", "DNS:node.example")
+    relay = world.relay(listeners=[{"name": "nodes", "doors": ["connect"], "client_ca": clients.pem}],
+                        penalties={"failures": 1})
+    local = [{"address": f"tcp:127.0.0.1:{free_port()}", "service": "kbs.acme"}]
+    for _ in range(2):
+        said = ask_tunnel(world, relay.port("nodes"), service, services=[], token_file=None,
+                          certificate=certificate, key=key, local=local)
+        said.only()
+        said.expect("alpn", "ok", "h2: the relay's connect door")
+        said.expect("credential", "ok", "connect door speaks")
+    assert not relay.metric("sources_blocked")
+    ask_tunnel(world, relay.port("nodes"), service, services=[], token_file=None, local=local)
+    relay.wait_metric("sources_blocked", lambda n: n == 1)
+
+
 def black_hole(world):
     """A port at which nobody ever answers: its queue is full."""
     listening = world.add(socket.socket())
