@@ -115,9 +115,15 @@ static void on_letter(struct worker *w, void *arg)
 {
 	struct census *c = arg;
 	struct census_page *page = &c->page[w->index];
+	bool late;
 
-	page->at = calloc(c->question.limit, sizeof(*page->at));
-	c->answer(w, page);
+	pthread_mutex_lock(&c->lock);
+	late = c->abandoned;
+	pthread_mutex_unlock(&c->lock);
+	if (!late) { /* else nobody waits for it: nothing is to be closed after a "no" */
+		page->at = calloc(c->question.limit, sizeof(*page->at));
+		c->answer(w, page);
+	}
 	pthread_mutex_lock(&c->lock);
 	c->answered[w->index] = page->at;
 	if (--c->left == 0 && !c->abandoned)
