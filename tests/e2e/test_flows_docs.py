@@ -1,4 +1,4 @@
-# The configs that docs/flows.md and docs/proxies.md show are taken by the programs.
+# The configs that docs/ shows are taken by the programs.
 import os
 import re
 import subprocess
@@ -10,25 +10,32 @@ from harness import ROOT, binary
 
 PROGRAMS = {"relay.yaml": "ATTEST_RELAY", "tunnel.yaml": "ATTEST_TUNNEL",
             "qgs-bridge.yaml": "ATTEST_BRIDGE"}
-DOCS = ["flows.md", "proxies.md"]
-FILES = ["cert.pem", "nodes-ca.pem", "node.pem", "key.pem", "node.key", "token",
-         "proxy-credentials"]
+DOCS = ["flows.md", "proxies.md", "quickstart.md",
+        *sorted(f"howto/{x}" for x in os.listdir(os.path.join(ROOT, "docs", "howto")))]
+FILES = ["cert.pem", "certificate.pem", "nodes-ca.pem", "node.pem", "key.pem", "node.key", "token",
+         "proxy-credentials", "owners-ca.pem", "owners-ca.key"]
+
+
+def blocks():
+    """(name, text, document) of each block that begins with its file's name."""
+    for doc in DOCS:
+        with open(os.path.join(ROOT, "docs", doc)) as f:
+            found = re.findall(r"(?:^    .*\n)(?:^(?:    .*)?\n)*", f.read(), re.M)
+        for text in map(textwrap.dedent, found):
+            named = re.match(r"# (\S+\.yaml)\n", text)
+            if named and named[1] in PROGRAMS:
+                yield named[1], text, doc
 
 
 def configs():
-    """(name, text) of each block that begins with its file's name."""
-    blocks = []
-    for name in DOCS:
-        with open(os.path.join(ROOT, "docs", name)) as f:
-            blocks += re.findall(r"(?:^    .*\n)(?:^(?:    .*)?\n)*", f.read(), re.M)
-    named = [(re.match(r"# (\S+\.yaml)\n", text), text) for text in map(textwrap.dedent, blocks)]
-    return [(m[1], text) for m, text in named if m and m[1] in PROGRAMS]
+    return [(name, text) for name, text, _ in blocks()]
 
 
 def test_all_are_found():
-    assert [name for name, _ in configs()].count("qgs-bridge.yaml") >= 2
-    assert {name for name, _ in configs()} == set(PROGRAMS)
-    assert [name for name, _ in configs()].count("relay.yaml") == 2
+    names = [name for name, _ in configs()]
+    assert all(names.count(name) >= 5 for name in PROGRAMS), names
+    for doc in DOCS:
+        assert doc == "howto/kata.md" or any(x == doc for _, _, x in blocks()), doc
 
 
 @pytest.mark.parametrize("at", range(len(configs())))
