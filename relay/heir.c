@@ -121,6 +121,15 @@ static void ready(struct heir *h, const char *unit)
 			    (int)h->pid);
 }
 
+/* It may have died, or given up, since it said its word: then nobody would serve. */
+static bool is_there(const struct heir *h)
+{
+	char more;
+	ssize_t n = recv(h->fd, &more, 1, MSG_PEEK | MSG_DONTWAIT);
+
+	return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR));
+}
+
 static void on_word(evutil_socket_t fd, short what, void *arg)
 {
 	struct heir *h = arg;
@@ -137,7 +146,7 @@ static void on_word(evutil_socket_t fd, short what, void *arg)
 		end = strchr(h->text, '\n');
 		if (!end && h->n < sizeof(h->text) - 1)
 			return;
-		if (end && strncmp(h->text, "ready ", 6) == 0) {
+		if (end && strncmp(h->text, "ready ", 6) == 0 && is_there(h)) {
 			*end = '\0';
 			ready(h, h->text + 6);
 			h->events->over(h->user);

@@ -296,6 +296,24 @@ def test_killed_heir(world, svc, at):
     is_well(s)
 
 
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_heir_that_did_not_wait(world, svc, held, deaf):
+    """It says that it is ready and is gone before that is heard: the old one must not go as well."""
+    s = Setting(world, svc)
+    c = ask(s)
+    fds = [] if deaf else receive(c)[1]  # deaf: with all it was told still unread
+    s.relay.wait_log("handed 6 sockets")
+    held.append(s.relay)
+    s.relay.signal(signal.SIGSTOP)
+    c.sendall(b"ready -\n")
+    c.close()
+    for fd in fds:
+        os.close(fd)
+    s.relay.signal(signal.SIGCONT)
+    s.relay.wait_log("nothing has changed here")
+    is_well(s)
+
+
 def test_killed_predecessor(world, svc, held):
     """The old one dies when the heir has its sockets: the heir serves all the same."""
     s = Setting(world, svc)
