@@ -11,6 +11,7 @@
 #include <inttypes.h>
 #include <json-c/json_object.h>
 #include <json-c/linkhash.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -59,14 +60,14 @@ struct json_object *commands_object(struct json_object *o, const char *key)
 	return member(o, key, json_type_object);
 }
 
-/* What the daemon said no with. */
-static int refused(const char *path, int status, struct json_object *answer)
+/* What the daemon said no with. names: something that may not be there was named in the body. */
+static int refused(const char *path, bool names, int status, struct json_object *answer)
 {
 	struct json_object *error = commands_object(answer, "error");
 	const char *code = commands_text(error, "code");
 	char *message;
 
-	if (status == 404 && strcmp(code, "not-found") == 0 &&
+	if (status == 404 && strcmp(code, "not-found") == 0 && !names &&
 	    !strchr(path + strlen("/v1/"), '/')) {
 		fprintf(stderr, "attestctl: this daemon has no such thing\n");
 		return CTL_REFUSED;
@@ -96,7 +97,7 @@ struct json_object *commands_ask(struct ctl *c, const char *path, const char *bo
 				"attest-relay, attest-tunnel or qgs-bridge?\n");
 		*status = CTL_REFUSED;
 	} else {
-		*status = refused(path, code, answer);
+		*status = refused(path, body && *body, code, answer);
 	}
 	json_object_put(answer);
 	return NULL;
@@ -308,6 +309,58 @@ static int run_close(struct ctl *c, const struct command *self)
 	return post(c, path, "");
 }
 
+/* What was taken back; and what the daemon could not say. */
+static int show_revoked(struct ctl *c, struct json_object *o)
+{
+	struct json_object *list = commands_list(o, "revoked");
+	const uint64_t bad = commands_number(o, "unreadable");
+
+	if (c->json)
+		print_json(o);
+	for (size_t i = 0; !c->json && list && i < json_object_array_length(list); i++)
+		puts(json_object_get_string(json_object_array_get_idx(list, i)));
+	if (!bad)
+		return CTL_DONE;
+	fprintf(stderr,
+		"attestctl: %" PRIu64 " records cannot be read, and may be of this owner; the "
+		"daemon's log names them\n",
+		bad);
+	return CTL_REFUSED;
+}
+
+static int revoke(struct ctl *c, const char *path, const char *key, const char *value)
+{
+	struct json_object *body = json_object_new_object(), *o;
+	int status;
+
+	json_object_object_add(body, key, json_object_new_string(value));
+	o = commands_ask(c, path, json_object_to_json_string(body), &status);
+	json_object_put(body);
+	if (o)
+		status = show_revoked(c, o);
+	json_object_put(o);
+	return status;
+}
+
+/* Serials one by one: each that can be taken back is. */
+static int run_revoke(struct ctl *c, const struct command *self)
+{
+	int worst = CTL_DONE;
+
+	if (!c->owner == !c->argc) {
+		fprintf(stderr, "attestctl: expected either revoke SERIAL ... or --owner NAME\n");
+		return CTL_USAGE;
+	}
+	if (c->owner)
+		return revoke(c, self->path, "owner", c->owner);
+	for (int i = 0; i < c->argc && worst != CTL_UNREACHABLE; i++) {
+		const int status = revoke(c, self->path, "serial", c->argv[i]);
+
+		worst = status > worst ? status : worst;
+	}
+	return worst;
+}
+
 static int run_ready(struct ctl *c, const struct command *self)
 {
 	char path[PATH_SIZE] = "/readyz";
@@ -384,6 +437,12 @@ static const struct command commands[] = {
 	  .run = run_close,
 	  .least = 2,
 	  .most = 2 },
+	{ .name = "revoke",
+	  .arguments = "[SERIAL ...]",
+	  .help = "take certificates of enrolment back; --owner: all",
+	  .run = run_revoke,
+	  .path = "/v1/revoke",
+	  .most = INT_MAX },
 	{ .name = "drain",
 	  .help = "take nobody new, and end when all are gone",
 	  .run = run_post,

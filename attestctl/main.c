@@ -33,7 +33,7 @@ static const char usage[] =
 	"      --bridge          /run/qgs-bridge/admin.sock\n"
 	"  -j, --json            what it answers, for programs\n"
 	"      --service NAME    of streams: only to this service, NAME.OWNER\n"
-	"      --owner NAME      of streams and tunnels: only this owner's\n"
+	"      --owner NAME      of streams and tunnels: only this owner's; revoke: all of it\n"
 	"      --client WHO      of streams: only of this address (tcp:HOST, with or without\n"
 	"                        :PORT), entry of clients, or name in a certificate\n"
 	"      --of-tunnel ID    of streams: only in this tunnel\n"

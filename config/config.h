@@ -332,6 +332,8 @@ struct config_errors {
 void config_errors_add(struct config_errors *e, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 void config_errors_print(const struct config_errors *e, FILE *to);
+/* All of it in a line, to be freed. NULL: out of memory. */
+char *config_errors_join(const struct config_errors *e);
 void config_errors_deinit(struct config_errors *e);
 
 /* Reference count 1. NULL: e has at least one entry. */

@@ -37,6 +37,24 @@ void config_errors_print(const struct config_errors *e, FILE *to)
 		fprintf(to, "and %zu more\n", e->more);
 }
 
+char *config_errors_join(const struct config_errors *e)
+{
+	char *text = strdup(e->n ? "" : "the config cannot be read"), *more;
+
+	for (size_t i = 0; text && i < e->n; i++) {
+		if (asprintf(&more, "%s%s%s", text, i ? "; " : "", e->at[i]) < 0)
+			more = NULL;
+		free(text);
+		text = more;
+	}
+	if (!text || !e->more)
+		return text;
+	if (asprintf(&more, "%s; and %zu more", text, e->more) < 0)
+		more = NULL;
+	free(text);
+	return more;
+}
+
 /* Where in the file an entry "name:line:column: ..." points to; 0: nowhere. */
 static uint64_t position(const char *name, const char *entry)
 {

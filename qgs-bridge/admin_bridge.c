@@ -10,15 +10,22 @@
 #include <event2/buffer.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "config/bridge.h"
 #include "qgs-bridge/bridge.h"
 #include "qgs-bridge/bridge_metrics.h"
+#include "qgs-bridge/caller.h"
 #include "qgs-bridge/entrance.h"
+#include "qgs-bridge/forward.h"
+#include "qgs-bridge/plain.h"
 #include "qgs-bridge/qgs.h"
+#include "qgs-bridge/quote.h"
 #include "relay/admin.h"
 #include "relay/admin_json.h"
+#include "relay/admin_page.h"
+#include "relay/census_page.h"
 #include "relay/health_answer.h"
 #include "relay/log.h"
 #include "relay/worker.h"
@@ -187,6 +194,77 @@ static void get_vms(struct admin_request *r, void *user)
 	admin_reply_json(r, 200, o);
 }
 
+/* ---- streams ---- */
+
+/* The address, with or without what follows it. */
+static bool is_client(const struct caller *c, const char *wanted)
+{
+	char text[PEER_TEXT_MAX];
+
+	peer_format(&c->who.peer, text, sizeof(text));
+	return strncmp(text, wanted, strlen(wanted)) == 0 && strchr(":,", text[strlen(wanted)]);
+}
+
+static void note_live(const struct live *l, void *arg)
+{
+	struct census_page *page = arg;
+	const struct census_question *q = page->question;
+
+	if ((!*q->service || strcmp(q->service, l->service) == 0) && !*q->owner && !q->tunnel &&
+	    (!*q->client || strcmp(q->client, l->caller->who.vm) == 0 ||
+	     is_client(l->caller, q->client)))
+		census_note(page, l->caller->id, NULL);
+}
+
+static void describe_live(const struct live *l, void *arg)
+{
+	const struct caller *c = l->caller;
+	struct census_entry *entry = census_find(arg, c->id);
+	const uint64_t age = worker_now(c->bridge->worker) - c->began;
+	struct json_object *one;
+	char text[PEER_TEXT_MAX];
+
+	if (!entry || entry->facts)
+		return;
+	entry->facts = one = json_object_new_object();
+	admin_json_number(one, "id", c->id);
+	admin_json_text(one, "vm", c->who.vm);
+	admin_json_text(one, "client", peer_format(&c->who.peer, text, sizeof(text)));
+	admin_json_text(one, "listener", c->listener);
+	admin_json_text(one, "kind", l->kind);
+	admin_json_text(one, "service", l->service);
+	admin_json_text(one, "relay", l->relay);
+	admin_json_text(one, "state", l->state);
+	admin_json_since(one, "since", age);
+	admin_json_number(one, "age_ms", age);
+	admin_json_number(one, "bytes_up", l->up);
+	admin_json_number(one, "bytes_down", l->down);
+}
+
+static void each_live(const struct bridge *b, live_each *each, void *arg)
+{
+	quote_each(b, each, arg);
+	plain_each(b, each, arg);
+	forward_each(b, each, arg);
+}
+
+static void note_streams(struct census_page *page, void *user)
+{
+	each_live(bridge_of(user), note_live, page);
+}
+
+static void describe_streams(struct census_page *page, void *user)
+{
+	each_live(bridge_of(user), describe_live, page);
+}
+
+static void get_streams(struct admin_request *r, void *user)
+{
+	static const struct admin_page_source source = { note_streams, describe_streams };
+
+	admin_page_answer(r, "streams", &source, user);
+}
+
 static void get_config(struct admin_request *r, void *user)
 {
 	struct json_object *o = json_object_new_object();
@@ -221,15 +299,15 @@ static void post_drain(struct admin_request *r, void *user)
 static void post_reload(struct admin_request *r, void *user)
 {
 	const struct admin_bridge *a = user;
-	const uint64_t before = a->bridge->reload_failures, good = a->bridge->reloads;
+	const uint64_t before = a->bridge->reload_failures;
+	char *why;
 
-	a->reload();
-	if (a->bridge->reload_failures != before)
-		admin_fail(r, 422, "reload", "nothing has changed; the log has what is wrong");
-	else if (a->bridge->reloads == good)
-		admin_fail(r, 409, "reload", "not while it ends, or without a file");
-	else
+	if (a->reload(&why))
 		reply_done(r, 200, "reload");
+	else
+		admin_fail(r, a->bridge->reload_failures != before ? 422 : 409, "reload", "%s",
+			   why ? why : "out of memory");
+	free(why);
 }
 
 /* docs/admin-api.md describes each; a lint test compares the two. */
@@ -241,6 +319,7 @@ static const struct admin_route routes[] = {
 	{ "GET", "/v1/status", ADMIN_READ, get_status },
 	{ "GET", "/v1/listeners", ADMIN_READ, get_listeners },
 	{ "GET", "/v1/vms", ADMIN_READ, get_vms },
+	{ "GET", "/v1/streams", ADMIN_READ, get_streams },
 	{ "GET", "/v1/config", ADMIN_READ, get_config },
 	{ "POST", "/v1/drain", ADMIN_CONTROL, post_drain },
 	{ "POST", "/v1/reload", ADMIN_CONTROL, post_reload },

@@ -12,8 +12,9 @@ struct event_base;
 /* Zeroed, then filled but for the rest; what it points to outlives it. */
 struct admin_bridge {
 	struct bridge *bridge;
-	void (*drain)(void);  /* as SIGTERM, but once */
-	void (*reload)(void); /* as SIGHUP */
+	void (*drain)(void); /* as SIGTERM, but once */
+	/* As SIGHUP. False: *why is an allocated line, or NULL: out of memory. */
+	bool (*reload)(char **why);
 	/* its own */
 	struct admin *admin;
 	uint64_t began; /* worker_now */

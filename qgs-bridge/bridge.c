@@ -17,8 +17,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "qgs-bridge/entrance.h"
 #include "qgs-bridge/forward.h"
@@ -29,6 +29,7 @@
 #include "qgs-bridge/vms.h"
 #include "relay/log.h"
 #include "relay/process.h"
+#include "relay/why.h"
 #include "relay/worker.h"
 #include "tunnel/pool.h"
 
@@ -253,16 +254,11 @@ static struct pool_config pool_config_of(struct bridge_config *config)
 	};
 }
 
-static struct pool *make_pool(struct worker *w, struct bridge_config *config)
+static struct pool *make_pool(struct worker *w, struct bridge_config *config, char **why)
 {
 	const struct pool_config how = pool_config_of(config);
-	char *why = NULL;
-	struct pool *p = pool_new(w, &how, &why);
 
-	if (!p)
-		log_error("%s", why ? why : "out of memory");
-	free(why);
-	return p;
+	return pool_new(w, &how, why);
 }
 
 static ino_t own_netns(void)
@@ -299,6 +295,7 @@ bool bridge_start(struct bridge *b, struct worker *w, struct bridge_config *conf
 {
 	const struct bridge_limits *limits = &config->limits;
 	const struct fair_limits none = { 0 };
+	char *why = NULL;
 
 	b->worker = w;
 	b->config = bridge_config_ref(config);
@@ -319,7 +316,10 @@ bool bridge_start(struct bridge *b, struct worker *w, struct bridge_config *conf
 		return false;
 	}
 	if (config->relay.addresses.n) {
-		b->pool = make_pool(w, config);
+		b->pool = make_pool(w, config, &why);
+		if (!b->pool)
+			log_error("%s", why ? why : "out of memory");
+		free(why);
 		if (!b->pool)
 			return false;
 	}
@@ -358,36 +358,32 @@ static void let_qgs_go(struct bridge *b)
 }
 
 /* The pool that is to be: NULL in *pool if there is none. False: it cannot be made. */
-static bool settle_pool(struct bridge *b, struct bridge_config *config)
+static bool settle_pool(struct bridge *b, struct bridge_config *config, char **why)
 {
-	char *why = NULL;
 	bool good = true;
 
 	if (b->pool && config->relay.addresses.n) {
 		const struct pool_config how = pool_config_of(config);
 
-		good = pool_reload(b->pool, &how, &why) == 0;
-		if (!good)
-			log_error("%s", why ? why : "out of memory");
-		free(why);
+		good = pool_reload(b->pool, &how, why) == 0;
 	} else if (config->relay.addresses.n) {
-		b->pool = make_pool(b->worker, config);
+		b->pool = make_pool(b->worker, config, why);
 		good = b->pool;
 	} /* else: a pool that nobody uses any more costs nothing, and its streams go on */
 	return good;
 }
 
-bool bridge_reload(struct bridge *b, struct bridge_config *config)
+bool bridge_reload(struct bridge *b, struct bridge_config *config, char **why)
 {
 	struct bridge_config *old = b->config;
 	struct vms *vms = vms_new(b->worker, config, on_vms_changed, b), *old_vms = b->vms;
 
-	if (!vms) {
-		log_error("the new config is not used: %s cannot be watched: %s",
-			  config->vms_dir ? config->vms_dir : "a folder", strerror(errno));
-		return false;
-	}
-	if (!settle_pool(b, config)) {
+	*why = NULL;
+	if (!vms)
+		why_say(why, "%s cannot be watched: %s",
+			config->vms_dir ? config->vms_dir : "a folder", strerror(errno));
+	if (!vms || !settle_pool(b, config, why)) {
+		log_error("the new config is not used: %s", *why ? *why : "out of memory");
 		vms_free(vms);
 		return false;
 	}

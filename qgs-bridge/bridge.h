@@ -60,8 +60,11 @@ struct bridge {
  * bridge_deinit is due all the same.
  */
 bool bridge_start(struct bridge *b, struct worker *w, struct bridge_config *config);
-/* Another config. False: what is wrong has been logged, and nothing has changed. */
-bool bridge_reload(struct bridge *b, struct bridge_config *config);
+/*
+ * Another config. False: what is wrong has been logged, and nothing has changed. *why is a line, to
+ * be freed; NULL: out of memory.
+ */
+bool bridge_reload(struct bridge *b, struct bridge_config *config, char **why);
 void bridge_drain(struct bridge *b); /* no new connections */
 /* Ends what is left; the loop has to go on until its conduits are closed. */
 void bridge_end(struct bridge *b);

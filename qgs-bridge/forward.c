@@ -159,3 +159,20 @@ void forward_end_all(struct bridge *b, enum reason why)
 			fail(b->forwards, why, "");
 	}
 }
+
+void forward_each(const struct bridge *b, live_each *each, void *arg)
+{
+	for (const struct forward *f = b->forwards; f; f = f->next) {
+		const struct live l = {
+			.caller = f->caller,
+			.kind = "forward",
+			.state = f->splice ? "joined" : "opening",
+			.service = f->service,
+			.relay = f->via,
+			.up = f->splice ? f->splice->half[INI].bytes : 0,
+			.down = f->splice ? f->splice->half[TGT].bytes : 0,
+		};
+
+		each(&l, arg);
+	}
+}

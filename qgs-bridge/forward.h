@@ -7,6 +7,7 @@
 #ifndef QGS_BRIDGE_FORWARD_H
 #define QGS_BRIDGE_FORWARD_H
 
+#include "qgs-bridge/live.h"
 #include "relay/reason.h"
 
 struct bridge;
@@ -17,5 +18,6 @@ struct conduit;
 void forward_new(struct bridge *b, struct caller *caller, struct conduit *client,
 		 const char *service);
 void forward_end_all(struct bridge *b, enum reason why);
+void forward_each(const struct bridge *b, live_each *each, void *arg);
 
 #endif

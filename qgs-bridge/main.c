@@ -40,6 +40,7 @@
 #include "relay/inherit.h"
 #include "relay/log.h"
 #include "relay/notify.h"
+#include "relay/why.h"
 #include "relay/worker.h"
 
 #define TICK_MS 100          /* how often it is looked whether all are gone */
@@ -191,22 +192,25 @@ static void terminate(void)
 
 /* ---- signals ---- */
 
-static void reload(void)
+/* False, and *why: allocated; NULL: out of memory. It has been logged. */
+static bool reload(char **why)
 {
 	struct program *p = &program;
 	struct bridge_config *config;
+	bool good;
 
-	if (p->bridge.draining) {
-		log_info("SIGHUP: ignored, the program is ending");
-		return;
-	}
-	if (!p->has_file) {
-		log_info("SIGHUP: there is no config file to read again");
-		return;
+	*why = NULL;
+	if (p->bridge.draining || !p->has_file) {
+		why_say(why, "%s",
+			p->has_file ? "the program is ending"
+				    : "there is no config file to read again");
+		log_info("reload: %s", *why ? *why : "out of memory");
+		return false;
 	}
 	notify_reloading();
-	config = bridge_options_reload(p->argc, p->argv);
-	if (config && bridge_reload(&p->bridge, config)) {
+	config = bridge_options_reload(p->argc, p->argv, why);
+	good = config && bridge_reload(&p->bridge, config, why);
+	if (good) {
 		log_set_level((enum log_level)config->log.level);
 		log_info("the config was read again");
 		confine_check(config);
@@ -217,17 +221,19 @@ static void reload(void)
 	bridge_config_unref(config);
 	notify_ready();
 	tell_status();
+	return good;
 }
 
 static void on_signal(struct edge *e, uint32_t events)
 {
 	struct signalfd_siginfo info;
-	char text[256];
+	char text[256], *why;
 
 	while (read(e->fd, &info, sizeof(info)) == sizeof(info)) {
 		switch (info.ssi_signo) {
 		case SIGHUP:
-			reload();
+			reload(&why);
+			free(why);
 			break;
 		case SIGUSR1:
 			log_info("status: %s", bridge_status(&program.bridge, text, sizeof(text)));
@@ -312,8 +318,8 @@ static int run(struct program *p, const struct bridge_options *o)
 	log_setup((enum log_level)config->log.level, (enum log_format)config->log.format,
 		  (enum log_target)config->log.target);
 	harden();
-	if (prepare(p, config) && bridge_start(&p->bridge, p->worker, config) &&
-	    start_admin(p) && confine(o)) {
+	if (prepare(p, config) && bridge_start(&p->bridge, p->worker, config) && start_admin(p) &&
+	    confine(o)) {
 		inherit_close_rest();
 		start_watchdog(p);
 		log_info("qgs-bridge " VERSION " ready, %zu listener%s", p->bridge.n_entrances,

@@ -247,11 +247,12 @@ struct bridge_options bridge_options_read(int argc, char **argv)
 	return o;
 }
 
-struct bridge_config *bridge_options_reload(int argc, char **argv)
+struct bridge_config *bridge_options_reload(int argc, char **argv, char **why)
 {
 	struct bridge_options o = { .action = BRIDGE_RUN };
 	struct config_errors e = { 0 };
 
+	*why = NULL;
 	if (!first_pass(argc, argv, &o.path, &o.status))
 		return NULL;
 	read_all(&o, argc, argv, &e);
@@ -259,6 +260,7 @@ struct bridge_config *bridge_options_reload(int argc, char **argv)
 		log_error("%s", e.at[i]);
 	if (e.more)
 		log_error("and %zu more", e.more);
+	*why = o.config ? NULL : config_errors_join(&e);
 	config_errors_deinit(&e);
 	return o.config;
 }

@@ -28,8 +28,8 @@
 struct plain {
 	struct bridge *bridge;
 	struct caller *caller;
-	struct conduit *client;	 /* NULL: the splice's, or closed */
-	struct splice *splice;	 /* JOINED */
+	struct conduit *client;  /* NULL: the splice's, or closed */
+	struct splice *splice;   /* JOINED */
 	struct splice_spec spec; /* with the time-outs that held when it was joined */
 	struct ticket ticket;
 	struct timer timer; /* SILENT */
@@ -177,4 +177,22 @@ void plain_end_all(struct bridge *b, enum reason why)
 	}
 	b->scheduling = false;
 	ticket_schedule(b);
+}
+
+void plain_each(const struct bridge *b, live_each *each, void *arg)
+{
+	for (const struct plain *p = b->plains; p; p = p->next) {
+		const struct live l = {
+			.caller = p->caller,
+			.kind = "plain",
+			.state = p->splice          ? "joined"
+				 : p->ticket.bridge ? "waiting"
+						    : "reading",
+			.service = "qgs",
+			.up = p->splice ? p->splice->half[INI].bytes : 0,
+			.down = p->splice ? p->splice->half[TGT].bytes : 0,
+		};
+
+		each(&l, arg);
+	}
 }

@@ -7,6 +7,7 @@
 #ifndef QGS_BRIDGE_PLAIN_H
 #define QGS_BRIDGE_PLAIN_H
 
+#include "qgs-bridge/live.h"
 #include "relay/reason.h"
 
 struct bridge;
@@ -16,5 +17,6 @@ struct conduit;
 /* Both consumed: caller_over is called when it is over, perhaps before this returns. */
 void plain_new(struct bridge *b, struct caller *caller, struct conduit *client);
 void plain_end_all(struct bridge *b, enum reason why);
+void plain_each(const struct bridge *b, live_each *each, void *arg);
 
 #endif

@@ -550,3 +550,25 @@ void quote_end_all(struct bridge *b, enum reason why)
 	b->scheduling = false;
 	ticket_schedule(b);
 }
+
+void quote_each(const struct bridge *b, live_each *each, void *arg)
+{
+	static const char *const states[] = { [READING] = "reading",
+					      [WAITING] = "waiting",
+					      [ASKING] = "asking",
+					      [REPLYING] = "replying",
+					      [LINGERING] = "lingering" };
+
+	for (const struct quote *q = b->quotes; q; q = q->next) {
+		const struct live l = {
+			.caller = q->caller,
+			.kind = "quote",
+			.state = states[q->state],
+			.service = "qgs",
+			.up = q->request_len ? q->request_len : q->request.len,
+			.down = q->given,
+		};
+
+		each(&l, arg);
+	}
+}

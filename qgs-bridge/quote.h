@@ -15,6 +15,7 @@
 #ifndef QGS_BRIDGE_QUOTE_H
 #define QGS_BRIDGE_QUOTE_H
 
+#include "qgs-bridge/live.h"
 #include "relay/reason.h"
 
 struct bridge;
@@ -27,5 +28,6 @@ struct conduit;
 void quote_new(struct bridge *b, struct caller *caller, struct conduit *client);
 /* Ends all that are there; those that linger are over within LINGER_MS. */
 void quote_end_all(struct bridge *b, enum reason why);
+void quote_each(const struct bridge *b, live_each *each, void *arg);
 
 #endif

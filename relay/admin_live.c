@@ -2,21 +2,19 @@
  * admin_live: the admin API's answers that the workers have to be asked for: streams and tunnels.
  *
  * Theory of operation: the request waits for a census. A worker that does not answer in time makes
- * it a 504: half a list would look like a whole one. Pages go by number: what comes or goes between
- * two of them makes no other thing be missed or told twice.
+ * it a 504: half a list would look like a whole one.
  */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "relay/admin_json.h"
+#include "relay/admin_page.h"
 #include "relay/admin_relay_private.h"
 #include "relay/census.h"
 #include "relay/census_live.h"
 #include "relay/daemon.h"
 #include "relay/gateway.h"
-
-#define PAGE_DEFAULT 100
 
 /* Not everything was said: 504, answered. */
 static bool is_missing(struct admin_request *r, const struct census_result *result)
@@ -56,36 +54,6 @@ static void reply_tunnels(struct census_result *result, void *user)
 	reply_page(result, user, "tunnels");
 }
 
-/* False: answered with 400. */
-static bool take_text(struct admin_request *r, const char *name, char to[CENSUS_TEXT])
-{
-	const char *text = admin_query(r, name);
-
-	if (!text)
-		return true;
-	if (strlen(text) < CENSUS_TEXT) {
-		memcpy(to, text, strlen(text) + 1);
-		return true;
-	}
-	admin_fail(r, 400, "bad-parameter", "%s: too long", name);
-	return false;
-}
-
-static bool take_question(struct admin_request *r, struct census_question *q)
-{
-	uint64_t limit = PAGE_DEFAULT;
-
-	*q = (struct census_question){ 0 };
-	if (!admin_query_number(r, "after", UINT64_MAX, &q->after) ||
-	    !admin_query_number(r, "limit", CENSUS_PAGE_MAX, &limit) ||
-	    !admin_query_number(r, "tunnel", UINT64_MAX, &q->tunnel) ||
-	    !take_text(r, "service", q->service) || !take_text(r, "owner", q->owner) ||
-	    !take_text(r, "client", q->client))
-		return false;
-	q->limit = limit ? limit : 1;
-	return true;
-}
-
 static void ask(struct admin_request *r, const struct gateway *g, const struct census_question *q,
 		census_answer *answer, census_done *done)
 {
@@ -97,7 +65,7 @@ void admin_live_streams(struct admin_request *r, void *daemon)
 {
 	struct census_question q;
 
-	if (take_question(r, &q))
+	if (admin_page_take(r, &q))
 		ask(r, daemon_gateway(daemon), &q, census_streams, reply_streams);
 }
 
@@ -105,7 +73,7 @@ void admin_live_tunnels(struct admin_request *r, void *daemon)
 {
 	struct census_question q;
 
-	if (take_question(r, &q))
+	if (admin_page_take(r, &q))
 		ask(r, daemon_gateway(daemon), &q, census_tunnels, reply_tunnels);
 }
 

@@ -89,15 +89,18 @@ static void post_takeover(struct admin_request *r, void *daemon)
 static void record_control(const struct admin_request *r, const char *what, void *daemon)
 {
 	const struct gateway *g = daemon_gateway(daemon);
-	char client[64];
-	const struct audit_record record = { .kind = AUDIT_ADMIN,
-					     .client = client,
-					     .detail = what };
+	char client[64], whole[256], whose[160];
+	struct audit_record record = { .kind = AUDIT_ADMIN, .client = client, .detail = what };
 	uid_t uid;
 	pid_t pid;
 
 	if (!admin_peer(r, &uid, &pid))
 		return;
+	if (strcmp(what, "POST /v1/revoke") == 0) {
+		snprintf(whole, sizeof(whole), "%s %s", what,
+			 admin_revoke_whose(r, whose, sizeof(whose)));
+		record.detail = whole;
+	}
 	snprintf(client, sizeof(client), "unix:pid=%d,uid=%u", (int)pid, (unsigned)uid);
 	audit_write(g->audit, NULL, &record);
 }
@@ -127,6 +130,7 @@ static const struct admin_route routes[] = {
 	{ "POST", "/v1/tunnels/", ADMIN_CONTROL, admin_live_close_tunnel },
 	{ "POST", "/v1/drain", ADMIN_CONTROL, post_drain },
 	{ "POST", "/v1/reload", ADMIN_CONTROL, post_reload },
+	{ "POST", "/v1/revoke", ADMIN_CONTROL, admin_revoke },
 	{ "POST", "/v1/takeover", ADMIN_CONTROL, post_takeover },
 	{ "POST", "/v1/log", ADMIN_CONTROL, admin_log_level },
 };

@@ -4,6 +4,7 @@
  *   admin_relay.c  the listeners, the table of routes, metrics, control
  *   admin_state.c  what the main thread knows by itself: status, owners, limits ...
  *   admin_live.c   what the workers have to be asked: streams, tunnels
+ *   admin_revoke.c owners' certificates taken back
  */
 #ifndef RELAY_ADMIN_RELAY_PRIVATE_H
 #define RELAY_ADMIN_RELAY_PRIVATE_H
@@ -36,5 +37,9 @@ void admin_live_streams(struct admin_request *r, void *daemon);
 void admin_live_tunnels(struct admin_request *r, void *daemon);
 void admin_live_close_stream(struct admin_request *r, void *daemon);
 void admin_live_close_tunnel(struct admin_request *r, void *daemon);
+
+void admin_revoke(struct admin_request *r, void *daemon);
+/* What such a request asks for, for the audit. Returns buf. */
+const char *admin_revoke_whose(const struct admin_request *r, char *buf, size_t size);
 
 #endif

@@ -178,22 +178,6 @@ static void on_usr1(evutil_socket_t signal, short what, void *arg)
 	log_info("status: %s", status_text(arg, text, sizeof(text)));
 }
 
-/* All that is wrong with it, in a line. NULL: out of memory. */
-static char *join(const struct config_errors *errors)
-{
-	char *text = strdup(errors->n ? "" : "the config cannot be read");
-
-	for (size_t i = 0; text && i < errors->n; i++) {
-		char *more;
-
-		if (asprintf(&more, "%s%s%s", text, i ? "; " : "", errors->at[i]) < 0)
-			more = NULL;
-		free(text);
-		text = more;
-	}
-	return text;
-}
-
 /* NULL, and *why has been logged. */
 static struct relay_config *load(const struct daemon *d, char **why)
 {
@@ -208,7 +192,7 @@ static struct relay_config *load(const struct daemon *d, char **why)
 		config = relay_config_load(d->path, &errors);
 		for (size_t i = 0; i < errors.n; i++)
 			log_error("reload: %s", errors.at[i]);
-		*why = config ? NULL : join(&errors);
+		*why = config ? NULL : config_errors_join(&errors);
 	}
 	config_errors_deinit(&errors);
 	return config;

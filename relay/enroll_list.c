@@ -1,23 +1,17 @@
 /*
  * enroll_list: what of an enrolment is there, and taking certificates back.
  *
- * Theory of operation: revoking locks the folder, for two of them at a time would lose one's
- * entries. An owner's pending codes go first, so that none becomes a certificate meanwhile.
+ * Theory of operation: relay/revoke does the latter, for the admin API as well; here is what is
+ * said of it at a terminal.
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
-#include <unistd.h>
 
-#include "relay/atomic_file.h"
 #include "relay/codes.h"
 #include "relay/enroll_private.h"
 #include "relay/issued.h"
-
-#define CRL_MAX ((size_t)8 * 1024 * 1024) /* AUTHORITY_REVOKED_MAX and room to spare */
+#include "relay/revoke.h"
 
 /* ---- list ---- */
 
@@ -61,30 +55,13 @@ static bool read_records(const struct enroll_call *call, struct records *r)
 	return true;
 }
 
-/* The list of revoked ones as it is; *text NULL: none yet. */
-static bool read_list(const struct enroll_call *call, char **text, size_t *len)
-{
-	char *path = authority_crl_path(call->config), *why = NULL;
-	int there = path ? authority_crl_look(path, &why) : -ENOMEM;
-	ssize_t n = there > 0 ? atomic_file_load(path, CRL_MAX, text) : there;
-
-	if (n > 0)
-		*len = (size_t)n;
-	else if (why)
-		enroll_complain("%s", why);
-	else if (n < 0)
-		enroll_complain("cannot read %s: %s", path ? path : "the list", strerror((int)-n));
-	free(path);
-	free(why);
-	return n >= 0;
-}
-
 static bool read_revoked(const struct enroll_call *call, const struct authority *a,
 			 struct authority_revoked *revoked)
 {
-	char *text = NULL, *why;
-	size_t len = 0;
-	bool good = read_list(call, &text, &len);
+	char *text, *why;
+	size_t len;
+	bool good = revoke_load_list(call->config, &text, &len, &why) == 0 ||
+		    enroll_complain_why("", why);
 
 	if (good && authority_revoked(a, text, len, revoked, &why) < 0)
 		good = enroll_complain_why("the list of revoked certificates", why);
@@ -148,93 +125,38 @@ bool enroll_list(const struct enroll_call *call)
 
 /* ---- revoke ---- */
 
-struct serials {
-	char (*at)[AUTHORITY_SERIAL_TEXT];
-	size_t n;
-	bool partial; /* there are records that cannot be read */
-};
-
-/*
- * Those of an owner that are still good by their time. One record that is spoilt, by a loss of
- * power perhaps, keeps none of the others from being taken back.
- */
-static bool serials_of_owner(const struct enroll_call *call, struct serials *s)
+static void name_bad(const char *name, void *arg)
 {
-	struct records r = { .owner = call->owner, .good = true };
-	bool good = read_records(call, &r);
-
-	s->partial = !r.good;
-	s->at = good ? calloc(r.n + 1, sizeof(*s->at)) : NULL;
-	for (size_t i = 0; s->at && i < r.n; i++)
-		if (r.at[i].expires > call->now)
-			memcpy(s->at[s->n++], r.at[i].serial, sizeof(*s->at));
-	free(r.at);
-	return s->at;
-}
-
-static bool serials_given(const struct enroll_call *call, struct serials *s)
-{
-	s->at = calloc((size_t)call->n_serials + 1, sizeof(*s->at));
-	for (int i = 0; s->at && i < call->n_serials; i++)
-		if (!authority_serial(call->serials[i], s->at[s->n++]))
-			return enroll_complain(
-				"%s is no serial: expected up to 32 hex digits, as in "
-				"enroll list",
-				call->serials[i]);
-	return s->at || enroll_complain("out of memory");
-}
-
-static bool add_to_list(const struct enroll_call *call, const struct serials *s)
-{
-	struct authority *a = enroll_load(call);
-	char *old = NULL, *new = NULL, *why = NULL, *path = authority_crl_path(call->config);
-	size_t len = 0;
-	bool good = a && path && read_list(call, &old, &len);
-	int r;
-
-	if (good) {
-		new = authority_revoke(a, old, len, (const char(*)[AUTHORITY_SERIAL_TEXT])s->at,
-				       s->n, call->now, &why);
-		good = new || enroll_complain_why(path, why);
-	}
-	if (good) {
-		/* NOLINTNEXTLINE(clang-analyzer-core.NonNullParamChecker): a complaint is false */
-		r = atomic_file_write(path, new, strlen(new), 0600, ATOMIC_FILE_SYNC);
-		if (r == 0)
-			r = authority_crl_mark(path);
-		good = r == 0 || enroll_complain("cannot write %s: %s", path, strerror(-r));
-	}
-	authority_free(a);
-	free(old);
-	free(new);
-	free(path);
-	return good;
+	enroll_complain("%s is no record of a certificate", name);
 }
 
 bool enroll_revoke(const struct enroll_call *call)
 {
-	int lock = open(call->enrolment->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	struct serials s = { 0 };
-	bool good = lock >= 0 && flock(lock, LOCK_EX) == 0;
-	int codes = 0;
+	const struct revoke_wish wish = {
+		.owner = call->owner,
+		.serials = call->serials,
+		.n_serials = (size_t)call->n_serials,
+		.now = call->now,
+		.wait = true,
+		.bad = name_bad,
+	};
+	struct authority *a = enroll_load(call);
+	struct revoke_done done;
+	char *why;
+	bool good;
 
+	if (!a)
+		return false;
+	good = revoke_certificates(call->config, a, &wish, &done, &why) == 0;
+	authority_free(a);
 	if (!good)
-		enroll_complain("cannot lock %s: %s", call->enrolment->folder, strerror(errno));
-	if (good && call->owner)
-		codes = codes_sweep(call->enrolment->folder, call->now, call->owner);
-	good = good && (call->owner ? serials_of_owner(call, &s) : serials_given(call, &s));
-	if (good && s.n)
-		good = add_to_list(call, &s);
-	if (lock >= 0)
-		close(lock);
-	if (good)
-		printf("%zu certificates revoked, %d pending codes removed%s\n", s.n,
-		       codes < 0 ? 0 : codes,
-		       s.n ? "; the relay goes by it within seconds" : "");
-	if (good && s.partial)
+		return enroll_complain_why("", why);
+	printf("%zu certificates revoked, %zu pending codes removed%s\n", done.n, done.codes,
+	       done.n ? "; the relay goes by it within seconds" : "");
+	if (done.bad)
 		good = enroll_complain("what cannot be read may be one of %s: revoke it by its "
 				       "serial, which is the file's name",
 				       call->owner);
-	free(s.at);
+	free(done.serials);
 	return good;
 }

@@ -31,7 +31,7 @@ int issued_add(const char *folder, const struct issued *record) __attribute__((w
 int issued_find(const char *folder, const char *serial, struct issued *out)
 	__attribute__((warn_unused_result));
 /*
- * Calls each for each record, in no order. For commands, not for the daemon. 0 or -errno; what
+ * Calls each for each record, in no order. Reads them all, so not in a worker. 0 or -errno; what
  * cannot be read as a record is told by its name to bad.
  */
 int issued_each(const char *folder, void (*each)(const struct issued *record, void *arg),

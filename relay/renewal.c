@@ -3,9 +3,9 @@
  *
  * Theory of operation: the handshake has verified it, by the list of revoked ones that was read at
  * the last reload. An operator may have taken it back since, and the next reload would not find the
- * one that is made of it now: so the list is read anew, under the lock that `attest-relay enroll
- * revoke` holds from its look at the records to the new list. Either that sees the record of this
- * renewal, or this sees its list.
+ * one that is made of it now: so the list is read anew, under the lock that relay/revoke holds from
+ * its look at the records to the new list. Either that sees the record of this renewal, or this
+ * sees its list.
  */
 #include "relay/renewal.h"
 

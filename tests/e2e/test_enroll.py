@@ -1,5 +1,6 @@
 # One-time enrolment: a code on one side, a certificate on the other; and what must not get one.
 import base64
+import fcntl
 import glob
 import hashlib
 import json
@@ -17,9 +18,10 @@ import time
 
 import pytest
 
+from admin import Admin
 from harness import (DEADLINE, DOMAIN, Agent, Program, Task, binary, data, free_port, need,
                      wait_for)
-from streams import Doors, Service, echo, roundtrip
+from streams import Aborted, Doors, Service, echo, roundtrip
 
 CODE = re.compile(r"^    ([0-9A-Z]{4}(?:-[0-9A-Z]{4}){6})$", re.M)
 SAME_WORDS = "this code is not good: unknown, used before, or too old; ask for a new one"
@@ -630,6 +632,122 @@ def test_body_and_more_in_one_piece(world, enrolment):
 
 
 # ---- the operator ----
+
+def moving(world, enrolment, name, service, owner="acme", n=1):
+    """The n-th agent, with a certificate of its own, and a stream through it: (serial, stream)"""
+    enrolment.owner(enrolment.code(owner), folder=name)
+    certificate, key = enrolment.pair(name)
+    Agent(world, name, [
+        "--relay", f"tcp:127.0.0.1:{enrolment.relay.port()}", "--server-name", DOMAIN,
+        "--ca-file", world.certificates.ca, "--certificate", certificate, "--key", key,
+        "--service", f"{name}={service.address}"])
+    enrolment.relay.wait_tunnels(n)
+    c = Doors(enrolment.relay, world.certificates).connect_plain(f"{name}.{owner}")
+    c.send(b"x")
+    assert c.read_exactly(1) == b"x"
+    return is_owners(enrolment, certificate, owner), c
+
+
+def test_revoke_at_the_admin_socket(world):
+    """In effect at once: the tunnel ends as revoked, others go on; who asked is in the audit."""
+    path, audit = world.path("admin.sock"), world.path("audit.jsonl")
+    enrolment = Enrolment(world, admin=f"unix:{path}", audit={"file": audit})
+    admin, service = Admin(path), world.add(Service(handler=echo))
+    serial, gone = moving(world, enrolment, "one", service)
+    _, stays = moving(world, enrolment, "two", service, "other", 2)
+    colons = ":".join(serial[i:i + 2] for i in range(0, 32, 2)).upper()
+    assert admin.post("/v1/revoke", {"serial": colons}) == {
+        "revoked": [serial], "codes_removed": 0, "generation": 2}
+    enrolment.relay.wait_metric("session_ended_total", lambda n: n == 1, reason="revoked")
+    with pytest.raises(Aborted):
+        gone.read_all()
+    stays.send(b"y")
+    assert stays.read_exactly(1) == b"y"
+    assert f"{serial}  revoked" in enrolment.operator("list")
+    # all of an owner, and the code that waits
+    csr = request(world)
+    assert enrolment.post(enrolment.code("other"), csr)[0] == 200
+    enrolment.code("other")
+    answer = admin.post("/v1/revoke", {"owner": "other"})
+    assert set(answer["revoked"]) == {r["serial"] for r in enrolment.records()
+                                      if r["owner"] == "other"} and len(answer["revoked"]) == 2
+    assert answer["codes_removed"] == 1 and answer["generation"] == 3
+    enrolment.relay.wait_metric("session_ended_total", lambda n: n == 2, reason="revoked")
+    with pytest.raises(Aborted):
+        stays.read_all()
+    assert "pending" not in enrolment.operator("list")
+
+    def asked():
+        with open(audit) as f:
+            return [r["detail"] for r in map(json.loads, f) if r["event"] == "admin"]
+    wait_for(lambda: asked() == [f"POST /v1/revoke serial {colons}", "POST /v1/revoke owner other"],
+             "two audit records")
+
+
+def test_revoke_what_cannot_be(world):
+    path = world.path("admin.sock")
+    enrolment = Enrolment(world, admin=f"unix:{path}", owners=[world.owner("acme"), world.owner("other")])
+    admin, crl = Admin(path), os.path.join(enrolment.folder, "crl.pem")
+    for body in (None, {}, {"serial": 1}, {"serial": "xyz"}, {"owner": ["acme"]},
+                 {"serial": "1", "owner": "acme"}):
+        assert admin.post("/v1/revoke", body, status=400)["error"]["code"] == "bad-parameter"
+    for body in ({"serial": "ab" * 16}, {"owner": "nobody"}):
+        assert admin.post("/v1/revoke", body, status=404)["error"]["code"] == "not-found"
+    # an owner who has nothing
+    assert admin.post("/v1/revoke", {"owner": "other"})["revoked"] == []
+    assert not os.path.exists(crl)
+    # another has the folder: nobody is kept waiting
+    lock = os.open(enrolment.folder, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    assert admin.post("/v1/revoke", {"owner": "acme"}, status=503)["error"]["code"] == "busy"
+    os.close(lock)
+    # a record that is spoilt keeps none of the others
+    for _ in range(2):
+        assert enrolment.post(enrolment.code(), request(world))[0] == 200
+    good, spoilt = sorted(r["serial"] for r in enrolment.records())
+    with open(os.path.join(enrolment.folder, "issued", f"{spoilt}.json"), "w"):
+        pass
+    answer = admin.post("/v1/revoke", {"owner": "acme"})
+    assert answer["revoked"] == [good] and answer["unreadable"] == 1
+    enrolment.relay.wait_log(f"{spoilt}.json is no record of a certificate")
+    # the CA is gone: nothing is written
+    before = os.stat(crl).st_mtime_ns
+    os.rename(enrolment.ca, enrolment.ca + ".lost")
+    error = admin.post("/v1/revoke", {"serial": good}, status=500)["error"]
+    assert error["code"] == "revoke" and enrolment.ca in error["message"]
+    assert os.stat(crl).st_mtime_ns == before
+
+
+def test_attestctl_revokes(world):
+    """Serials one by one, each that can be; or all of an owner. What was taken back is printed."""
+    path = world.path("admin.sock")
+    enrolment = Enrolment(world, admin=f"unix:{path}")
+    for _ in range(3):
+        assert enrolment.post(enrolment.code(), request(world))[0] == 200
+    serials = sorted(r["serial"] for r in enrolment.records())
+
+    def ctl(*args, status=0):
+        p = subprocess.run([binary("ATTESTCTL"), "--socket", path, *args], capture_output=True, text=True,
+                           timeout=DEADLINE, check=False)
+        assert p.returncode == status, p
+        assert "Sanitizer" not in p.stderr and "runtime error" not in p.stderr, p.stderr
+        return p
+    p = ctl("revoke", serials[0], "ab" * 16, serials[1], status=1)
+    assert p.stdout.split() == serials[:2] and "no record of a certificate abab" in p.stderr
+    assert enrolment.operator("list").count("revoked") == 2
+    assert sorted(json.loads(ctl("--json", "revoke", "--owner", "acme").stdout)["revoked"]) == serials
+    assert "no such owner: nobody" in ctl("revoke", "--owner", "nobody", status=1).stderr
+    for args in ([], [serials[0], "--owner", "acme"]):
+        assert "either" in ctl("revoke", *args, status=2).stderr
+    assert enrolment.operator("list").count("revoked") == 3
+
+
+def test_revoke_without_an_enrolment(world):
+    path = world.path("admin.sock")
+    world.relay(admin=f"unix:{path}")
+    error = Admin(path).post("/v1/revoke", {"owner": "acme"}, status=409)["error"]
+    assert error["code"] == "no-enrolment" and "no enrolment" in error["message"]
+
 
 def test_revoke_by_serial_and_list(world, enrolment):
     csr = request(world)
