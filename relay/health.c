@@ -144,7 +144,7 @@ void health_probed(struct health *h, size_t target, bool good, const char *detai
 
 	if (was_down == good)
 		tell_change(h, target, good ? "passes its check" : "does not pass its check",
-			   good ? NULL : detail);
+			    good ? NULL : detail);
 	if (good && atomic_exchange(&c->until, 0) && !was_down)
 		tell_change(h, target, "answers again", NULL);
 }
@@ -154,4 +154,11 @@ bool health_is_up(const struct health *h, size_t target)
 	const struct condition *c = h->of[target];
 
 	return !atomic_load(&c->until) && !atomic_load(&c->down);
+}
+
+bool health_may_answer(const struct health *h, size_t target, uint64_t now)
+{
+	const struct condition *c = h->of[target];
+
+	return now >= atomic_load(&c->until) && !atomic_load(&c->down);
 }

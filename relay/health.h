@@ -43,5 +43,10 @@ void health_tried(struct health *h, size_t target, bool good, const char *detail
 void health_probed(struct health *h, size_t target, bool good, const char *detail);
 /* Neither the last dial nor the last probe failed. */
 bool health_is_up(const struct health *h, size_t target);
+/*
+ * Would the next client be led there? As health_is_up, but a failed dial counts as long as it keeps
+ * clients away: where none comes, nobody would ever find out that it answers again.
+ */
+bool health_may_answer(const struct health *h, size_t target, uint64_t now);
 
 #endif

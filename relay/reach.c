@@ -13,11 +13,13 @@
 #include "relay/registry.h"
 #include "relay/router.h"
 #include "relay/settings.h"
+#include "relay/worker.h"
 
 bool reach_of(const struct gateway *g, const char *service, struct reach *out)
 {
 	const struct destination *d;
 	const struct addresses *targets;
+	const uint64_t now = worker_now(g->workers[0]);
 	struct route route;
 
 	if (router_by_service(&route, g->settings->config, service) < 0)
@@ -31,7 +33,7 @@ bool reach_of(const struct gateway *g, const char *service, struct reach *out)
 			continue;
 		}
 		out->targets++;
-		out->live += health_is_up(d->health, i);
+		out->live += health_may_answer(d->health, i, now);
 	}
 	if (out->by_tunnel)
 		out->tunnels = registry_count(g->registry, route.service);

@@ -14,7 +14,7 @@ struct gateway;
 struct reach {
 	bool by_tunnel;       /* tunnels are one of its targets */
 	size_t tunnels;       /* that offer it; 0 if they are no target */
-	size_t targets, live; /* those that are addresses; of which the last try did not fail */
+	size_t targets, live; /* those that are addresses; of which none is known to fail */
 };
 
 /* False: no service of this name may be reached, whoever offers it. */

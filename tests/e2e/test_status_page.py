@@ -171,6 +171,21 @@ def test_a_target_that_is_down(world, svc):
     assert ask(relay.status_port, "/readyz/near.acme").status == 200
 
 
+def test_a_target_that_nobody_tries(world):
+    """A dial that failed once is no reason to keep clients away for good: they alone could find out."""
+    address = f"tcp:127.0.0.1:{free_port()}"
+    relay = start(world, services=[{"name": "near.acme", "targets": [address]}])
+    with pytest.raises(Refused):
+        http_connect(dial(relay.listeners["front"]), "near.acme")
+    assert ask(relay.status_port, "/readyz/near.acme").status == 503
+    assert Page(relay.status_port).problems()["near.acme: none of its 1 targets answers."] == "critical"
+    world.add(Service(address, handler=echo))
+    wait_for(lambda: ask(relay.status_port, "/readyz/near.acme").status == 200, "ready, and nobody has tried it",
+             every=0.2)
+    assert not [p for p in Page(relay.status_port).problems() if "near.acme" in p]
+    open_stream(relay, "near.acme").close()
+
+
 def test_probes(world, svc):
     relay = start(world, services=[{"name": "kbs.acme"},
                                    {"name": "near.acme", "targets": [svc.address]}])

@@ -56,10 +56,12 @@ static void test_dials(void)
 	for (unsigned i = 0; i < 5; i++) {
 		CHECK(!health_admits(kbs_health, 0, now));
 		CHECK(!health_admits(kbs_health, 0, now + wait - 1));
+		CHECK(!health_may_answer(kbs_health, 0, now + wait - 1));
 		now += wait;
-		CHECK(health_admits(kbs_health, 0, now)); /* one */
+		CHECK(health_may_answer(kbs_health, 0, now)); /* looking takes no trial */
+		CHECK(health_admits(kbs_health, 0, now));     /* one */
 		CHECK(!health_admits(kbs_health, 0, now));
-		CHECK(!health_is_up(kbs_health, 0));
+		CHECK(!health_is_up(kbs_health, 0) && !health_may_answer(kbs_health, 0, now));
 		wait = wait * 2 < HEALTH_WAIT_MAX_MS ? wait * 2 : HEALTH_WAIT_MAX_MS;
 		failed(0, now + 1);
 	}
@@ -79,6 +81,7 @@ static void test_checks(void)
 	CHECK(!health_admits(kbs_health, 0, 1000) && !health_is_up(kbs_health, 0));
 	good(0, 1000); /* it connects, but that is not all */
 	CHECK(!health_admits(kbs_health, 0, 1000) && !health_is_up(kbs_health, 0));
+	CHECK(!health_may_answer(kbs_health, 0, UINT64_MAX) && health_may_answer(kbs_health, 1, 0));
 	CHECK(health_is_up(kbs_health, 1));
 	failed(0, 1000);
 	health_probed(kbs_health, 0, true, NULL); /* forgives that too */
