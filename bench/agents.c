@@ -52,6 +52,7 @@
 #include "tunnel/agent.h"
 #include "tunnel/hello.h"
 #include "tunnel/link.h"
+#include "tunnel/setup.h"
 
 #define DESCRIPTORS_SPARE 64 /* besides one for each agent */
 #define STEPS 20             /* milestones on the way up */
@@ -64,6 +65,7 @@ struct simulated {
 	struct agent_spec spec;
 	struct tunnel_config config; /* a shallow copy of the shared one */
 	struct offer_config offer;
+	struct setup setup; /* never given back: what it points to is others' */
 	char instance[HELLO_INSTANCE_MAX], service[HELLO_LABEL_MAX], token_file[PATH_SIZE];
 	unsigned base; /* the back-off's count when the link was last lost */
 	bool up, over;
@@ -129,7 +131,7 @@ static void say_state(const char *event)
 	uint64_t failures = sim.failures;
 
 	for (unsigned i = 0; i < sim.started; i++) {
-		const struct link *l = &sim.all[i].agent.links[0];
+		const struct link *l = sim.all[i].agent.links[0];
 		unsigned at = 0;
 
 		if (l->active)
@@ -198,7 +200,7 @@ static void on_down(void)
 static void on_changed(struct agent *a)
 {
 	struct simulated *s = (struct simulated *)((char *)a - offsetof(struct simulated, agent));
-	unsigned attempts = a->links[0].backoff.attempts;
+	unsigned attempts = a->links[0]->backoff.attempts;
 	bool up = agent_up(a) > 0;
 
 	if (up && !s->up) {
@@ -262,12 +264,12 @@ static bool start_one(unsigned i)
 	s->offer.name = s->service;
 	s->config.services = &s->offer;
 	s->config.token_file = s->token_file;
-	s->spec = (struct agent_spec){ .config = &s->config,
-				       .instance = s->instance,
-				       .carrier = sim.carrier,
-				       .changed = on_changed,
-				       .over = on_over };
-	return agent_init(&s->agent, &s->spec) == 0;
+	s->setup = (struct setup){ .config = &s->config, .carrier = sim.carrier, .holders = 1 };
+	s->spec = (struct agent_spec){
+		.setup = &s->setup, .instance = s->instance, .changed = on_changed, .over = on_over
+	};
+	agent_init(&s->agent, sim.worker, &s->spec);
+	return true;
 }
 
 static void on_starting(struct timer *t)

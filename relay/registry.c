@@ -484,6 +484,19 @@ void registry_retire(struct registry *r, struct registration *t)
 	pthread_mutex_unlock(&r->lock);
 }
 
+bool registry_is_succeeded(struct registry *r, const struct registration *t)
+{
+	const struct registration *now = NULL;
+	bool succeeded;
+
+	pthread_mutex_lock(&r->lock);
+	if (t->counted)
+		now = find_same(&r->live, t, t->node.hash);
+	succeeded = now && now->generation > t->generation;
+	pthread_mutex_unlock(&r->lock);
+	return succeeded;
+}
+
 void registry_remove(struct registry *r, struct registration *t)
 {
 	pthread_mutex_lock(&r->lock);

@@ -27,7 +27,7 @@ struct registry *registry_free(struct registry *r); /* tunnels still listed are 
  */
 struct registration {
 	struct worker *worker;
-	uint64_t tunnel;     /* id, unique for ever */
+	uint64_t tunnel; /* id, unique for ever */
 	const char *owner, *instance;
 	uint64_t generation;
 	bool moving;   /* goes on as it is until its successor is there; then it retires */
@@ -38,7 +38,7 @@ struct registration {
 	struct registry_name *counted; /* its owner */
 	struct registry_entry *entries;
 	size_t n_entries;
-	uint64_t rank; /* among its owner's instances: by their first appearance */
+	uint64_t rank;     /* among its owner's instances: by their first appearance */
 	uint64_t identity; /* see relay/balance.h */
 	struct registry_load *load;
 };
@@ -73,12 +73,14 @@ enum reason registry_ask(struct registry *r, struct registration *t, uint64_t ma
 void registry_move(struct registry *r, struct registration *t);
 /* Takes its services out (no new streams); it stays known until registry_remove. */
 void registry_retire(struct registry *r, struct registration *t);
+/* Of one that retires: its instance is back with a higher generation. */
+bool registry_is_succeeded(struct registry *r, const struct registration *t);
 void registry_remove(struct registry *r, struct registration *t); /* not listed: nothing */
 
 /* What is wanted of a service. */
 struct wanted {
 	const char *service;
-	int balance;	       /* enum balance */
+	int balance;           /* enum balance */
 	uint64_t client;       /* BALANCE_STICKY: see relay/balance.h */
 	const uint64_t *asked; /* n tunnels that were asked already: not these. Few */
 	size_t n;

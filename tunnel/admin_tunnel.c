@@ -109,8 +109,8 @@ static void get_status(struct admin_request *r, void *tunnel)
 	put_counts(o, m);
 	problems = admin_json_list(o, "problems");
 	for (unsigned i = 0; m->agent && i < m->agent->n_links; i++)
-		if (!m->agent->links[i].active)
-			put_problem(problems, &m->agent->links[i]);
+		if (!m->agent->links[i]->active)
+			put_problem(problems, m->agent->links[i]);
 	admin_reply_json(r, 200, o);
 }
 
@@ -152,7 +152,7 @@ static void get_relays(struct admin_request *r, void *tunnel)
 	struct json_object *o = json_object_new_object(), *list = admin_json_list(o, "relays");
 
 	for (unsigned i = 0; m->agent && i < m->agent->n_links; i++)
-		put_link(list, &m->agent->links[i], worker_now(m->worker));
+		put_link(list, m->agent->links[i], worker_now(m->worker));
 	admin_reply_json(r, 200, o);
 }
 
@@ -162,13 +162,13 @@ static void put_offer(struct json_object *list, const struct serve_offer *offer)
 
 	admin_json_text(one, "name", offer->config->name);
 	admin_json_text(one, "target", offer->address);
-	admin_json_number(one, "streams", offer->counts.live);
-	admin_json_number(one, "streams_total", offer->counts.streams);
-	admin_json_number(one, "bytes_up_total", offer->counts.bytes[INI]);
-	admin_json_number(one, "bytes_down_total", offer->counts.bytes[TGT]);
+	admin_json_number(one, "streams", offer->counts->live);
+	admin_json_number(one, "streams_total", offer->counts->streams);
+	admin_json_number(one, "bytes_up_total", offer->counts->bytes[INI]);
+	admin_json_number(one, "bytes_down_total", offer->counts->bytes[TGT]);
 	ended = admin_json_object(one, "ended_total");
 	for (unsigned i = 0; i < FIGURE_CLASSES; i++)
-		admin_json_number(ended, figure_class_word(i), offer->counts.ended[i]);
+		admin_json_number(ended, figure_class_word(i), offer->counts->ended[i]);
 }
 
 static void get_services(struct admin_request *r, void *tunnel)
@@ -177,7 +177,7 @@ static void get_services(struct admin_request *r, void *tunnel)
 	struct json_object *o = json_object_new_object(), *list = admin_json_list(o, "services");
 
 	for (unsigned i = 0; m->agent && i < m->agent->serve.n_offers; i++)
-		put_offer(list, &m->agent->serve.offers[i]);
+		put_offer(list, m->agent->serve.offers[i]);
 	admin_reply_json(r, 200, o);
 }
 
@@ -227,12 +227,14 @@ static void post_reload(struct admin_request *r, void *tunnel)
 {
 	const struct admin_tunnel *t = tunnel;
 	struct json_object *o;
+	char *why;
 
-	if (*t->metrics->stopping) {
-		admin_fail(r, 409, "reload", "not while it ends");
+	if (!t->reload(&why)) {
+		admin_fail(r, *t->metrics->stopping ? 409 : 422, "reload", "%s",
+			   why ? why : "out of memory");
+		free(why);
 		return;
 	}
-	t->reload();
 	o = json_object_new_object();
 	admin_json_text(o, "done", "reload");
 	admin_reply_json(r, 200, o);

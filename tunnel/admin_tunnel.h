@@ -13,10 +13,10 @@ struct tunnel_metrics;
 struct admin_tunnel {
 	struct admin *admin; /* NULL: nobody wants to be told anything */
 	const struct tunnel_metrics *metrics;
-	const char *instance; /* NULL: no services are offered */
-	void (*drain)(void);  /* as SIGTERM, but once */
-	void (*reload)(void); /* as SIGHUP */
-	uint64_t began;       /* its own: worker_now */
+	const char *instance;       /* NULL: no services are offered */
+	void (*drain)(void);        /* as SIGTERM, but once */
+	bool (*reload)(char **why); /* as SIGHUP; false: *why, to be freed */
+	uint64_t began;             /* its own: worker_now */
 };
 
 /*

@@ -7,20 +7,24 @@
  * no line and no stream is left (a service may still be taking the last bytes of a stream that has
  * ended for the relay) and no link will make one.
  *
+ * A reload keeps the links whose relay stays, under the instance names that they have, and makes
+ * and leaves others. What is left ends as if it were stopped, by itself.
+ *
  * The worst outcome is kept for a run with --once, whose exit status is made of it.
  */
 #include "tunnel/agent.h"
 
-#include <errno.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <sys/random.h>
 #include <time.h>
 
 #include "config/config.h"
+#include "config/xalloc.h"
 #include "relay/log.h"
 #include "relay/worker.h"
 #include "tunnel/link.h"
+#include "tunnel/setup.h"
 
 uint64_t agent_random(void)
 {
@@ -55,7 +59,7 @@ unsigned agent_up(const struct agent *a)
 	unsigned n = 0;
 
 	for (unsigned i = 0; i < a->n_links; i++)
-		n += a->links[i].active != NULL;
+		n += a->links[i]->active != NULL;
 	return n;
 }
 
@@ -63,8 +67,10 @@ void agent_check_over(struct agent *a)
 {
 	bool over = !a->lines && (a->killed || a->serve.live == 0);
 
+	if (!a->stopping && !a->spec->once) /* a reload may bring something to do */
+		return;
 	for (unsigned i = 0; i < a->n_links && !a->stopping; i++)
-		over = over && a->links[i].finished;
+		over = over && a->links[i]->finished;
 	if (!over || a->told_over)
 		return;
 	a->told_over = true;
@@ -75,7 +81,7 @@ void agent_check_over(struct agent *a)
 void agent_retry(struct agent *a, bool refused_too)
 {
 	for (unsigned i = 0; i < a->n_links; i++)
-		link_retry(&a->links[i], refused_too);
+		link_retry(a->links[i], refused_too);
 }
 
 void agent_kill(struct agent *a)
@@ -84,7 +90,7 @@ void agent_kill(struct agent *a)
 
 	a->stopping = a->killed = true;
 	for (unsigned i = 0; i < a->n_links; i++)
-		timer_cancel(a->worker, &a->links[i].timer);
+		timer_cancel(a->worker, &a->links[i]->timer);
 	for (struct line *line = a->lines; line; line = next) {
 		next = line->next;
 		line_close(line);
@@ -107,8 +113,8 @@ void agent_stop(struct agent *a)
 		return;
 	a->stopping = true;
 	for (unsigned i = 0; i < a->n_links; i++)
-		link_stop(&a->links[i]);
-	timer_set(a->worker, &a->drain, a->spec->config->timeouts.drain, on_drain_timer);
+		link_stop(a->links[i]);
+	timer_set(a->worker, &a->drain, a->setup->config->timeouts.drain, on_drain_timer);
 	agent_check_over(a);
 }
 
@@ -117,34 +123,94 @@ static void on_idle(struct serve *v)
 	agent_check_over((struct agent *)((char *)v - offsetof(struct agent, serve)));
 }
 
-int agent_init(struct agent *a, const struct agent_spec *spec)
-{
-	const struct tunnel_config *config = spec->config;
-	int r;
+/* ---- the relays of a config ---- */
 
-	*a = (struct agent){ .spec = spec, .worker = spec->carrier.worker };
-	a->links = calloc(config->relays.n ? config->relays.n : 1, sizeof(*a->links));
-	if (!a->links)
-		return -ENOMEM;
-	r = serve_init(&a->serve, a->worker, config);
-	if (r < 0) {
-		free(a->links);
-		a->links = NULL;
-		return r;
+/* A link to this address that the config before had, too, and that is not taken yet. */
+static struct link *take_link(struct link **links, unsigned n, const struct address *address)
+{
+	for (unsigned i = 0; i < n; i++) {
+		struct link *l = links[i];
+
+		if (!l || !address_equal(l->address, address))
+			continue;
+		links[i] = NULL;
+		return l;
 	}
+	return NULL;
+}
+
+static bool is_place_taken(const struct agent *a, struct link *const *before, unsigned n,
+			   unsigned place)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (before[i] && before[i]->place == place)
+			return true;
+	for (unsigned i = 0; i < a->n_links; i++)
+		if (a->links[i] && a->links[i]->place == place)
+			return true;
+	for (const struct line *line = a->lines; line; line = line->next)
+		if (line->link->place == place)
+			return true;
+	return false;
+}
+
+/* Links that stay, then those that are new, with instance names that nobody has. */
+static void exchange_links(struct agent *a)
+{
+	const struct tunnel_config *config = a->setup->config;
+	struct link **before = a->links;
+	unsigned n = a->n_links, place = 0;
+
+	a->n_links = config->n_services ? (unsigned)config->relays.n : 0;
+	a->links = xcalloc(a->n_links + 1, sizeof(struct link *));
+	for (unsigned i = 0; i < a->n_links; i++) {
+		a->links[i] = take_link(before, n, &config->relays.at[i]);
+		if (a->links[i])
+			link_follow(a->links[i], i);
+	}
+	for (unsigned i = 0; i < a->n_links; i++) {
+		if (a->links[i])
+			continue;
+		while (is_place_taken(a, before, n, place))
+			place++;
+		a->links[i] = link_new(a, i, place);
+	}
+	for (unsigned i = 0; i < n; i++)
+		if (before[i])
+			link_leave(before[i]);
+	free(before);
+}
+
+void agent_reload(struct agent *a, struct setup *setup)
+{
+	a->wave += setup_needs_sessions(a->setup, setup);
+	setup_ref(setup);
+	setup_unref(a->setup);
+	a->setup = setup;
+	serve_reload(&a->serve, setup);
+	exchange_links(a);
+	agent_retry(a, true);
+}
+
+void agent_init(struct agent *a, struct worker *w, const struct agent_spec *spec)
+{
+	*a = (struct agent){ .spec = spec, .worker = w, .setup = setup_ref(spec->setup) };
+	a->wave = 1;
+	serve_init(&a->serve, w, a->setup);
 	a->serve.idle = on_idle;
-	for (; a->n_links < config->relays.n; a->n_links++)
-		link_init(&a->links[a->n_links], a, a->n_links);
-	return 0;
+	exchange_links(a);
 }
 
 void agent_deinit(struct agent *a)
 {
-	for (unsigned i = 0; i < a->n_links; i++)
-		timer_cancel(a->worker, &a->links[i].timer);
 	timer_cancel(a->worker, &a->drain);
 	serve_deinit(&a->serve);
+	for (unsigned i = 0; i < a->n_links; i++) {
+		timer_cancel(a->worker, &a->links[i]->timer);
+		link_unref(a->links[i]);
+	}
 	free(a->links);
 	a->links = NULL;
 	a->n_links = 0;
+	a->setup = setup_unref(a->setup);
 }

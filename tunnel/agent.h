@@ -11,14 +11,13 @@
 #include <stdint.h>
 
 #include "relay/timer.h"
-#include "tunnel/carrier.h"
 #include "tunnel/hello.h"
 #include "tunnel/serve.h"
 
 struct agent;
 struct link;
 struct line;
-struct tunnel_config;
+struct setup;
 
 enum agent_outcome {
 	AGENT_ORDERLY, /* stopped, or with once: every session ended in order */
@@ -27,10 +26,9 @@ enum agent_outcome {
 };
 
 struct agent_spec {
-	const struct tunnel_config *config; /* must outlive the agent, as all pointers here */
-	const char *instance;
-	bool once;			    /* one attempt a relay, none after a loss */
-	struct carrier_shared carrier;
+	struct setup *setup;              /* to begin with; without services there are no links */
+	const char *instance;             /* must outlive the agent, as all pointers here */
+	bool once;                        /* one attempt a relay, none after a loss */
 	void (*changed)(struct agent *a); /* a link came up or went down; may be NULL */
 	void (*over)(struct agent *a, enum agent_outcome outcome); /* nothing is left to do */
 };
@@ -38,11 +36,13 @@ struct agent_spec {
 struct agent {
 	const struct agent_spec *spec;
 	struct worker *worker;
+	struct setup *setup; /* in effect: held */
 	void *user;
 	struct serve serve;
-	struct link *links; /* one for each relay of the config */
+	struct link **links; /* one for each relay of the config */
 	unsigned n_links;
-	struct line *lines; /* all connections, of all links */
+	uint64_t wave;       /* counts configs that need fresh sessions */
+	struct line *lines;  /* all connections, of all links */
 	uint64_t generation; /* the last one used */
 	struct timer drain;
 	bool stopping; /* no new sessions */
@@ -51,8 +51,14 @@ struct agent {
 	enum agent_outcome outcome; /* the worst so far */
 };
 
-/* 0 or -ENOMEM. Begins to connect from the loop. */
-int agent_init(struct agent *a, const struct agent_spec *spec);
+/* Begins to connect from the loop. Out of memory ends the program, as in agent_reload. */
+void agent_init(struct agent *a, struct worker *w, const struct agent_spec *spec);
+/*
+ * Another config, which cannot fail any more. Relays that are gone are left in order; if services
+ * or credentials are others, each of the rest gets a fresh session, and keeps the one it has until
+ * the relay has agreed to that.
+ */
+void agent_reload(struct agent *a, struct setup *setup);
 /* After over, when the loop has ended. */
 void agent_deinit(struct agent *a);
 

@@ -2,8 +2,8 @@
  * confine: attest-tunnel's sandbox: what a config will need for as long as the program runs.
  *
  * Theory of operation: all that is read at the start is read again: the token for each connection,
- * certificates and CAs at a SIGHUP. Sockets of local listeners are removed at the end, services'
- * are connected to. There is no state, and nothing is ever written.
+ * the config, certificates and CAs at a SIGHUP. Sockets of local listeners are removed at the end,
+ * services' are connected to. There is no state, and nothing is ever written.
  */
 #include "tunnel/confine.h"
 

@@ -12,13 +12,12 @@
  *   OVER       counted and forgotten; its session says its last words
  *
  * The credential is judged again with every reload, and its end waited for: then the tunnel ends,
- * and its streams with it. A take-over is decided by the registry and carried out in
- * the stale tunnel's own worker.
+ * and its streams with it. A take-over is decided by the registry and carried out in the stale
+ * tunnel's own worker.
  *
  * Tunnels are found by id through a table of slots per worker. Limits: limits.tunnels,
- * limits.per_owner.tunnels; half-done ones as all handshakes are (relay/handshake.h).
- *
- * What an agent says and how it is judged is hub_hello's, lines and records are hub_log's.
+ * limits.per_owner.tunnels; half-done ones as all handshakes are (relay/handshake.h). What an
+ * agent says and how it is judged is hub_hello's, lines and records are hub_log's.
  */
 #include "tunnel/hub.h"
 
@@ -166,10 +165,11 @@ static void on_retired_late(struct timer *timer)
 {
 	struct tunnel *t = (struct tunnel *)((char *)timer - offsetof(struct tunnel, timer));
 
-	tunnel_close(t, REASON_GOING_AWAY, "retired: streams did not end in timeouts.drain");
+	if (!registry_is_succeeded(t->gateway->registry, &t->registration))
+		tunnel_close(t, REASON_GOING_AWAY, "retired: its streams have had their time");
 }
 
-/* No new streams; those there are have timeouts.drain if their agent is leaving. */
+/* No new streams; those there are have timeouts.drain if their agent leaves for good. */
 static void retire(struct tunnel *t)
 {
 	t->state = RETIRING;

@@ -11,6 +11,10 @@
  * line is pending, or the timer is set (waiting). So a successor beside a live session and a
  * reconnection after a loss are the same thing.
  *
+ * After a reload that changes what is offered, or as whom, the active line is of an older wave: the
+ * same again, but that the relay has not asked for it. on_hello says in which order that loses
+ * nobody. A line keeps the setup that it was begun with.
+ *
  * Transport auto: a line that reached something but never heard a hello is followed at once by one
  * over the other carrier; only when both have failed is there a wait. What came up is tried first
  * the next time.
@@ -33,6 +37,7 @@
 #include <string.h>
 
 #include "config/config.h"
+#include "config/xalloc.h"
 #include "relay/conduit.h"
 #include "relay/log.h"
 #include "relay/token.h"
@@ -40,14 +45,15 @@
 #include "tunnel/egress.h"
 #include "tunnel/serve.h"
 #include "tunnel/session.h"
+#include "tunnel/setup.h"
 
 #define LINK_REMIND_MS (10 * 60 * 1000)
 #define LINK_RETIRING_MAX 16 /* lines at a time; more moves than that are not followed */
 
 static const char *const state_words[] = {
 	[LINE_CONNECTING] = "connecting", [LINE_HANDSHAKING] = "handshaking",
-	[LINE_HELLO] = "hello",		  [LINE_UP] = "up",
-	[LINE_RETIRING] = "retiring",	  [LINE_OVER] = "over",
+	[LINE_HELLO] = "hello",           [LINE_UP] = "up",
+	[LINE_RETIRING] = "retiring",     [LINE_OVER] = "over",
 };
 _Static_assert(sizeof(state_words) / sizeof(*state_words) == LINE_STATES, "a word for each state");
 
@@ -57,6 +63,11 @@ static const struct carrier_events carrier_events;
 static uint64_t now_of(const struct link *l)
 {
 	return worker_now(l->agent->worker);
+}
+
+static bool is_ending(const struct link *l)
+{
+	return l->agent->stopping || l->left;
 }
 
 static void set_state(struct line *line, enum line_state to)
@@ -97,9 +108,15 @@ static void on_retry_timer(struct timer *t)
 	link_connect((struct link *)((char *)t - offsetof(struct link, timer)));
 }
 
+/* There is a session, and it was made for what is offered now, as who we are now. */
+static bool is_current(const struct link *l)
+{
+	return l->active && l->active->state == LINE_UP && l->active->wave == l->agent->wave;
+}
+
 static bool needs_session(const struct link *l)
 {
-	return !l->agent->stopping && !l->finished && !l->pending && (!l->active || l->moving);
+	return !is_ending(l) && !l->finished && !l->pending && (!is_current(l) || l->moving);
 }
 
 /* With once there is no next try: the link is done as soon as its lines are. */
@@ -107,7 +124,7 @@ static bool give_up(struct link *l)
 {
 	if (l->agent->spec->once && !l->active)
 		l->finished = true;
-	return l->agent->stopping || l->agent->spec->once;
+	return is_ending(l) || l->agent->spec->once;
 }
 
 static void wait_for(struct link *l, uint64_t ms)
@@ -121,7 +138,11 @@ static void wait_for(struct link *l, uint64_t ms)
 
 static void line_free(struct reapable *r)
 {
-	free((char *)r - offsetof(struct line, reapable));
+	struct line *line = (struct line *)((char *)r - offsetof(struct line, reapable));
+
+	link_unref(line->link);
+	setup_unref(line->setup);
+	free(line);
 }
 
 static enum carrier_kind other(enum carrier_kind kind)
@@ -134,6 +155,7 @@ static void connect_by(struct link *l, enum carrier_kind kind, const char *first
 static void attempt_refused(struct link *l, const struct line *line)
 {
 	bool lasting = hello_refusal_is_lasting(line->refusal), done;
+	char text[LINK_DETAIL_MAX];
 	uint64_t wait = lasting ? backoff_refused(agent_random())
 				: backoff_next(&l->backoff, now_of(l), agent_random());
 
@@ -142,7 +164,14 @@ static void attempt_refused(struct link *l, const struct line *line)
 	l->kind = line->kind; /* it got through */
 	l->failures++;
 	done = give_up(l);
-	complain(l, lasting ? LOG_LEVEL_ERROR : LOG_LEVEL_WARNING, done ? 0 : wait, line->detail);
+	if (line->asking && l->active)
+		snprintf(text, sizeof(text),
+			 "%.600s; until then the session goes on that it has "
+			 "accepted, with the services of before",
+			 line->detail);
+	else
+		snprintf(text, sizeof(text), "%s", line->detail);
+	complain(l, lasting ? LOG_LEVEL_ERROR : LOG_LEVEL_WARNING, done ? 0 : wait, text);
 	if (!done)
 		wait_for(l, wait);
 }
@@ -176,7 +205,7 @@ static void attempt_failed(struct link *l, const struct line *line, bool reached
 	uint64_t wait;
 	bool done;
 
-	if (l->agent->spec->config->transport == TRANSPORT_AUTO && reached && !line->second &&
+	if (line->setup->config->transport == TRANSPORT_AUTO && reached && !line->second &&
 	    !line->greeted) {
 		log_debug("%s (%s): %s", l->text, carrier_kind_text(line->kind), detail);
 		connect_by(l, other(line->kind), detail);
@@ -207,7 +236,7 @@ static void lost(struct link *l, const struct line *line, enum reason why, const
 	if (!is_orderly(why))
 		agent_failed(l->agent, AGENT_FAILED);
 	if (give_up(l)) {
-		log_fields(l->agent->stopping ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO, NULL, 0,
+		log_fields(is_ending(l) ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO, NULL, 0,
 			   "connection to %s ended: %s (%s)", l->text, detail, reason_word(why));
 		return;
 	}
@@ -220,43 +249,71 @@ static void lost(struct link *l, const struct line *line, enum reason why, const
 	log_warning("connection to %s lost after %" PRIu64 " s: %s (%s); next try in %" PRIu64
 		    ".%" PRIu64 " s%s",
 		    l->text, up / 1000, detail, reason_word(why), wait / 1000, wait % 1000 / 100,
-		    is_orderly(why) && l->backoff.attempts > 4 ?
-			    "; if this goes on, another agent may be using the same instance "
-			    "name: give each its own --instance" :
-			    "");
+		    is_orderly(why) && l->backoff.attempts > 4
+			    ? "; if this goes on, another agent may be using the same instance "
+			      "name: give each its own --instance"
+			    : "");
 	wait_for(l, wait);
+}
+
+static void answer_hello(struct line *line);
+
+/* The session before it is over, or the relay knows that it retires. */
+static void release_held(struct link *l)
+{
+	if (l->pending && l->pending->held && (!l->active || l->active->heard))
+		answer_hello(l->pending);
+}
+
+static void active_over(struct link *l, const struct line *line, bool retiring, enum reason why,
+			const char *detail)
+{
+	l->active = NULL;
+	if (retiring)
+		log_debug("%s: retired session ended: %s (%s)", l->text, detail, reason_word(why));
+	else
+		lost(l, line, why, detail);
+	if (!timer_is_set(&l->timer))
+		link_connect(l);
+	release_held(l);
+	changed(l);
+}
+
+static void pending_over(struct link *l, const struct line *line, bool reached, const char *detail)
+{
+	l->pending = NULL;
+	if (is_ending(l))
+		log_debug("%s: %s", l->text, detail);
+	else if (line->agreed)
+		link_connect(l);
+	else if (line->refused)
+		attempt_refused(l, line);
+	else
+		attempt_failed(l, line, reached, detail);
 }
 
 /* The one way out. Carrier and session are over, or are being closed by the caller. */
 static void line_over(struct line *line, enum reason why, bool reached, const char *detail)
 {
 	struct link *l = line->link;
-	struct worker *w = l->agent->worker;
+	struct agent *a = l->agent;
+	enum line_state before = line->state;
 
-	if (line->state == LINE_OVER)
+	if (before == LINE_OVER)
 		return;
 	set_state(line, LINE_OVER);
-	timer_cancel(w, &line->timer);
+	timer_cancel(a->worker, &line->timer);
 	*line->prevp = line->next;
 	if (line->next)
 		line->next->prevp = line->prevp;
-	if (line == l->active) {
-		l->active = NULL;
-		lost(l, line, why, detail);
-		changed(l);
-	} else if (line == l->pending) {
-		l->pending = NULL;
-		if (l->agent->stopping)
-			log_debug("%s: %s", l->text, detail);
-		else if (line->refused)
-			attempt_refused(l, line);
-		else
-			attempt_failed(l, line, reached, detail);
-	} else {
+	if (line == l->active)
+		active_over(l, line, before == LINE_RETIRING, why, detail);
+	else if (line == l->pending)
+		pending_over(l, line, reached, detail);
+	else
 		log_debug("%s: retired session ended: %s (%s)", l->text, detail, reason_word(why));
-	}
-	worker_reap(w, &line->reapable);
-	agent_check_over(l->agent);
+	worker_reap(a->worker, &line->reapable);
+	agent_check_over(a);
 }
 
 void line_close(struct line *line)
@@ -277,18 +334,21 @@ static void on_hello_timer(struct timer *t)
 	struct line *line = (struct line *)((char *)t - offsetof(struct line, timer));
 
 	session_close(line->session, REASON_HANDSHAKE_TIMEOUT,
-		      line->greeted ? "the relay did not say in time whether it takes this agent" :
-				      "no hello came in time; is this a relay's tunnel door?");
+		      line->greeted ? "the relay did not say in time whether it takes this agent"
+				    : "no hello came in time; is this a relay's tunnel door?");
 }
 
-static int fill_hello(const struct link *l, const char *token, struct fields *f)
+static int fill_hello(const struct line *line, const char *token, struct fields *f)
 {
+	const struct link *l = line->link;
 	const struct serve *v = &l->agent->serve;
-	struct hello h = { .token = token, .generation = agent_next_generation(l->agent) };
+	struct hello h = { .token = token,
+			   .generation = agent_next_generation(l->agent),
+			   .question = line->asking };
 
 	snprintf(h.instance, sizeof(h.instance), "%s", l->instance);
 	for (; h.n_offers < v->n_offers && h.n_offers < HELLO_SERVICES_MAX; h.n_offers++) {
-		const struct offer_config *o = v->offers[h.n_offers].config;
+		const struct offer_config *o = v->offers[h.n_offers]->config;
 
 		snprintf(h.offers[h.n_offers].name, HELLO_LABEL_MAX, "%s", o->name);
 		h.offers[h.n_offers].eager = o->dial == DIAL_EAGER;
@@ -296,37 +356,64 @@ static int fill_hello(const struct link *l, const char *token, struct fields *f)
 	return hello_encode(&h, f);
 }
 
-static void on_hello(struct line *line, int32_t id)
+static void answer_hello(struct line *line)
 {
-	const char *path = line->link->agent->spec->config->token_file;
+	const char *path = line->setup->config->token_file;
 	char token[TOKEN_TEXT_MAX], *why = NULL;
 	struct fields fields;
 	bool exposed;
 	int r = 0;
 
-	if (line->greeted || line->state != LINE_HELLO) {
-		session_close(line->session, REASON_PROTOCOL, "the relay said hello twice");
-		return;
-	}
+	line->held = false;
+	line->greeted = true;
 	if (path) /* or the certificate says whose this agent is */
 		r = token_read_file(path, token, &exposed, &why);
-	if (r < 0) {
+	if (r < 0) { /* the other carrier would not help */
 		session_close(line->session, REASON_BAD_CREDENTIAL, why ? why : "out of memory");
 		free(why);
-		line->greeted = true; /* the other carrier would not help */
 		return;
 	}
 	fields_init(&fields);
-	r = fill_hello(line->link, path ? token : NULL, &fields);
+	r = fill_hello(line, path ? token : NULL, &fields);
 	if (r == 0)
-		session_reply(line->session, id, 200, &fields);
+		session_reply(line->session, line->hello, 200, &fields);
 	else
 		session_close(line->session, REASON_INTERNAL, strerror(-r));
 	if (path)
 		token_wipe(token);
 	explicit_bzero(&fields, sizeof(fields));
-	line->greeted = true;
 	timer_set(line->link->agent->worker, &line->timer, HELLO_ANSWER_MS, on_hello_timer);
+}
+
+/*
+ * The relay would close the session that there is at once, with its streams, for one of the same
+ * instance: unless it has asked for that itself, or that one retires. So first it is asked whether
+ * it would have the new one, on a connection of its own; then the old one is retired; and when the
+ * relay knows, it hears the hello. Clients that come in between wait there.
+ */
+static void on_hello(struct line *line, int32_t id)
+{
+	struct link *l = line->link;
+	struct line *active = l->active;
+
+	if (line->hello || line->state != LINE_HELLO) {
+		session_close(line->session, REASON_PROTOCOL, "the relay said hello twice");
+		return;
+	}
+	line->hello = id;
+	if (!active || (l->moving && active->state == LINE_UP)) {
+		answer_hello(line);
+	} else if (active->state == LINE_UP && l->agreed != line->wave) {
+		line->asking = true;
+		answer_hello(line);
+	} else {
+		line->held = true;
+		if (active->state == LINE_UP) {
+			set_state(active, LINE_RETIRING);
+			session_retire(active->session);
+		}
+		release_held(l);
+	}
 }
 
 /* This line takes over: what was active until now is the relay's to retire. */
@@ -334,7 +421,7 @@ static void promote(struct line *line)
 {
 	struct link *l = line->link;
 
-	if (l->active)
+	if (l->active && l->active->state == LINE_UP)
 		set_state(l->active, LINE_RETIRING);
 	l->active = line;
 	l->pending = NULL;
@@ -347,6 +434,8 @@ static void promote(struct line *line)
 	timer_cancel(l->agent->worker, &line->timer);
 	set_state(line, LINE_UP);
 	changed(l);
+	if (!is_current(l)) /* there was a reload meanwhile */
+		wait_for(l, 0);
 }
 
 static void on_accepted(struct line *line, const struct fields *fields)
@@ -362,6 +451,11 @@ static void on_accepted(struct line *line, const struct fields *fields)
 	}
 	if (hello_decode_accepted(&a, fields, why) < 0) {
 		session_close(line->session, REASON_PROTOCOL, why);
+		return;
+	}
+	if (line->asking) {
+		l->agreed = line->wave;
+		line->agreed = true; /* the relay ends it now */
 		return;
 	}
 	for (unsigned i = 0; i < a.n_services && used < sizeof(list); i++)
@@ -382,11 +476,16 @@ static void on_refused(struct line *line, const struct fields *fields)
 	struct hello_refused r;
 
 	hello_decode_refused(&r, fields);
+	if (line->asking && r.reason == HELLO_PROTOCOL) { /* it may not know the question */
+		line->link->agreed = line->wave;
+		line->agreed = true;
+		return;
+	}
 	line->refused = line->state == LINE_HELLO;
 	line->refusal = r.reason;
 	snprintf(line->detail, sizeof(line->detail),
-		 "the relay %.150s refuses this agent (%s)%s%.300s",
-		 line->link->text, hello_refusal_word(r.reason), *r.message ? ": " : "", r.message);
+		 "the relay %.150s refuses this agent (%s)%s%.300s", line->link->text,
+		 hello_refusal_word(r.reason), *r.message ? ": " : "", r.message);
 	if (!line->refused) /* what it had accepted is taken back */
 		log_warning("%s", line->detail);
 	/* it closes the session; if not, the timer does */
@@ -408,15 +507,14 @@ static int on_move(struct line *line, const struct fields *fields)
 	const enum hello_move why = hello_decode_move(fields);
 	struct link *l = line->link;
 
-	if (line != l->active || l->agent->stopping)
+	if (line != l->active || is_ending(l))
 		return 204; /* a successor is there already, or none is wanted */
 	if (l->agent->spec->once && why == HELLO_MOVE_DRAIN)
 		return 204; /* to be connected elsewhere would be twice: it ends with this relay */
 	if (retiring_lines(l) >= LINK_RETIRING_MAX)
 		return 503;
 	if (!l->moving)
-		log_info("%s asks for a fresh session (%s)", l->text,
-			 hello_move_word(why));
+		log_info("%s asks for a fresh session (%s)", l->text, hello_move_word(why));
 	l->moving = true;
 	if (!timer_is_set(&l->timer))
 		link_connect(l);
@@ -459,12 +557,25 @@ static void on_goaway(struct session *s)
 	struct line *line = session_user(s);
 	struct link *l = line->link;
 
-	if (line != l->active)
+	if (line == l->active && line->state == LINE_RETIRING) {
+		line->heard = true;
+		release_held(l);
+	}
+	if (line != l->active || line->state != LINE_UP)
 		return;
 	l->active = NULL;
 	set_state(line, LINE_RETIRING);
 	lost(l, line, REASON_GOING_AWAY, "the relay takes no new streams");
 	changed(l);
+}
+
+static void on_retired(struct session *s)
+{
+	struct line *line = session_user(s);
+
+	line->heard = true;
+	if (line == line->link->active)
+		release_held(line->link);
 }
 
 static void on_end(struct session *s, enum reason why, const char *detail)
@@ -479,6 +590,7 @@ static const struct session_events session_events = {
 	.accept = on_accept,
 	.request = on_request,
 	.goaway = on_goaway,
+	.retired = on_retired,
 	.end = on_end,
 };
 
@@ -493,7 +605,7 @@ static void on_carrier(void *user, struct conduit *c, enum reason why, bool reac
 		       const char *detail)
 {
 	struct line *line = user;
-	const struct tunnel_config *config = line->link->agent->spec->config;
+	const struct tunnel_config *config = line->setup->config;
 	const struct session_limits limits = {
 		.peer = SESSION_PEER_RELAY,
 		.streams = (uint32_t)config->limits.streams,
@@ -529,12 +641,14 @@ static void connect_by(struct link *l, enum carrier_kind kind, const char *first
 
 	if (line) {
 		line->link = l;
+		line->setup = l->setup;
+		line->wave = a->wave;
 		line->kind = kind;
 		line->second = first_failure != NULL;
 		snprintf(line->detail, sizeof(line->detail), "%s",
 			 first_failure ? first_failure : "");
 		line->reapable.free = line_free;
-		line->carrier = carrier_open(&a->spec->carrier, kind, l->address, l->name,
+		line->carrier = carrier_open(&l->setup->carrier, kind, l->address, l->name,
 					     &carrier_events, line);
 	}
 	if (!line || !line->carrier) {
@@ -542,6 +656,8 @@ static void connect_by(struct link *l, enum carrier_kind kind, const char *first
 		wait_for(l, BACKOFF_CAP_MS); /* out of memory: later */
 		return;
 	}
+	l->holders++;
+	setup_ref(line->setup);
 	line->next = a->lines;
 	line->prevp = &a->lines;
 	if (line->next)
@@ -560,7 +676,7 @@ void link_connect(struct link *l)
 
 void link_retry(struct link *l, bool refused_too)
 {
-	if (!timer_is_set(&l->timer) || (l->refused && !refused_too))
+	if (!needs_session(l) || (l->refused && !refused_too))
 		return;
 	backoff_hope(&l->backoff, now_of(l));
 	link_connect(l);
@@ -586,17 +702,48 @@ void link_name_instance(char out[HELLO_INSTANCE_MAX], const char *instance, unsi
 		 instance, suffix);
 }
 
-void link_init(struct link *l, struct agent *a, unsigned index)
+void link_follow(struct link *l, unsigned index)
 {
-	const struct tunnel_config *config = a->spec->config;
+	const struct tunnel_config *config = l->agent->setup->config;
 
-	l->agent = a;
+	setup_ref(l->agent->setup);
+	setup_unref(l->setup);
+	l->setup = l->agent->setup;
 	l->address = &config->relays.at[index];
 	l->named = config->server_name;
 	l->name = config->server_name ? config->server_name : l->address->name;
-	l->kind = config->transport == TRANSPORT_WEBSOCKET ? CARRIER_WEBSOCKET : CARRIER_DIRECT;
-	l->proxy = egress_to(a->spec->carrier.egress, l->address);
+	if (config->transport != TRANSPORT_AUTO)
+		l->kind = config->transport == TRANSPORT_WEBSOCKET ? CARRIER_WEBSOCKET
+								   : CARRIER_DIRECT;
+	l->proxy = egress_to(l->setup->carrier.egress, l->address);
 	address_format(l->address, l->text, sizeof(l->text));
-	link_name_instance(l->instance, a->spec->instance, index);
+}
+
+struct link *link_new(struct agent *a, unsigned index, unsigned place)
+{
+	struct link *l = xcalloc(1, sizeof(*l));
+
+	l->holders = 1;
+	l->agent = a;
+	l->place = place;
+	link_follow(l, index);
+	link_name_instance(l->instance, a->spec->instance, place);
 	wait_for(l, 0);
+	return l;
+}
+
+void link_leave(struct link *l)
+{
+	log_info("%s is a relay of this agent no more", l->text);
+	link_stop(l);
+	l->left = true;
+	link_unref(l);
+}
+
+void link_unref(struct link *l)
+{
+	if (--l->holders > 0)
+		return;
+	setup_unref(l->setup);
+	free(l);
 }

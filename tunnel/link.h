@@ -22,27 +22,35 @@ struct agent;
 struct link;
 struct proxy;
 struct session;
+struct setup;
 
 /* In this order only. */
 enum line_state {
 	LINE_CONNECTING,  /* carrier: the network */
 	LINE_HANDSHAKING, /* carrier: TLS, and the WebSocket upgrade */
-	LINE_HELLO,	  /* session; who we are is being settled: HELLO_ANSWER_MS for each step */
-	LINE_UP,	  /* session; accepted: streams are served */
-	LINE_RETIRING,	  /* session; live streams finish */
-	LINE_OVER,	  /* neither; freed at the end of the turn */
+	LINE_HELLO,       /* session; who we are is being settled: HELLO_ANSWER_MS for each step */
+	LINE_UP,          /* session; accepted: streams are served */
+	LINE_RETIRING,    /* session; live streams finish */
+	LINE_OVER,        /* neither; freed at the end of the turn */
 	LINE_STATES
 };
 
 #define LINK_DETAIL_MAX 768
 
 struct line {
-	struct link *link;
+	struct link *link;          /* held */
+	struct setup *setup;        /* it was begun with: held */
+	uint64_t wave;              /* the agent's when it was begun */
+	int32_t hello;              /* the relay's question who we are */
 	struct line *next, **prevp; /* of agent->lines */
 	enum line_state state;
 	enum carrier_kind kind;
-	bool second; /* the other carrier was tried just before, and failed */
+	bool second;  /* the other carrier was tried just before, and failed */
 	bool greeted; /* the hello was answered: this is a relay's tunnel door */
+	bool held;   /* its answer waits until the relay knows that the session before it retires */
+	bool asking; /* the answer was a question only: would this be accepted? */
+	bool agreed; /* ... and it would */
+	bool heard;  /* retiring by our wish: the relay knows, or has had its time to */
 	bool refused;
 	enum hello_refusal refusal;
 	struct carrier *carrier;
@@ -50,15 +58,20 @@ struct line {
 	struct timer timer;
 	struct reapable reapable;
 	uint64_t up_since;
-	char owner[HELLO_LABEL_MAX]; /* up: whom the relay takes us for */
+	char owner[HELLO_LABEL_MAX];  /* up: whom the relay takes us for */
 	char detail[LINK_DETAIL_MAX]; /* why it ended, if we know better than the session */
 };
 
 struct link {
+	unsigned holders; /* the agent, and lines */
 	struct agent *agent;
+	struct setup *setup; /* whose relay it is: held */
+	unsigned place;      /* which instance name it has */
+	bool left;           /* the relay is in the config no more */
+	uint64_t agreed;     /* the last wave that the relay would accept */
 	const struct address *address;
 	const char *name; /* the relay's, for SNI and verification... */
-	bool named;	  /* ... given by hand: not the host of the address */
+	bool named;       /* ... given by hand: not the host of the address */
 	char text[ADDRESS_TEXT_MAX];
 	const struct proxy *proxy; /* what is between us and it; or NULL */
 	char instance[HELLO_INSTANCE_MAX];
@@ -68,9 +81,9 @@ struct link {
 	bool refused;  /* the last attempt was, for good */
 	bool finished; /* once: nothing more will be tried */
 	struct backoff backoff;
-	struct timer timer; /* set: waiting to try */
+	struct timer timer;         /* set: waiting to try */
 	char said[LINK_DETAIL_MAX]; /* the last failure that was logged for all to see... */
-	uint64_t said_at;	    /* ... and when */
+	uint64_t said_at;           /* ... and when */
 	uint64_t sessions, failures, losses; /* accepted, attempts in vain, lost: for metrics */
 };
 
@@ -81,11 +94,14 @@ struct link {
  */
 void link_name_instance(char out[HELLO_INSTANCE_MAX], const char *instance, unsigned index);
 
-/* Zeroed before. index: the relay's place in the config. */
-void link_init(struct link *l, struct agent *a, unsigned index);
-void link_connect(struct link *l);		 /* now, if it needs a session */
-void link_retry(struct link *l, bool refused_too); /* if it is waiting */
-void link_stop(struct link *l);			 /* retires what is up, gives up what is not */
+/* index: the relay's place in the agent's config; place: which instance name. */
+struct link *link_new(struct agent *a, unsigned index, unsigned place);
+void link_follow(struct link *l, unsigned index); /* in the agent's config of now it is there */
+void link_leave(struct link *l); /* it is not: ends in order, and the agent's hold of it */
+void link_unref(struct link *l);
+void link_connect(struct link *l);                 /* now, if it needs a session */
+void link_retry(struct link *l, bool refused_too); /* if it waits, or should have another one */
+void link_stop(struct link *l);                    /* retires what is up, gives up what is not */
 
 void line_close(struct line *line); /* ends it at once, as part of our shutdown */
 

@@ -24,6 +24,11 @@
  * One line per connection at its end, with all its facts as fields; failures at a bounded rate,
  * since a client that tries again and again causes them. over is told from the end of a turn: a
  * splice that ends still has to close its conduits then, and the pool's sessions have to take that.
+ *
+ * A reload makes all listeners anew. One whose address stays is heir to the socket of the one
+ * before it, which its connections keep for what they began with. What can fail comes first.
+ *
+ * Longer than other files: connections and listeners are each other's limits and lives.
  */
 #include "tunnel/local.h"
 
@@ -37,24 +42,32 @@
 #include <unistd.h>
 
 #include "config/config.h"
+#include "config/xalloc.h"
 #include "relay/acceptor.h"
 #include "relay/bind.h"
 #include "relay/conduit.h"
 #include "relay/fd.h"
 #include "relay/log.h"
 #include "relay/peer.h"
+#include "relay/why.h"
 #include "relay/worker.h"
 #include "tunnel/session.h"
+#include "tunnel/setup.h"
 
 #define LOCAL_TRIES 4
 
 struct local_listener {
+	unsigned holders; /* local, and connections */
 	struct local *local;
+	struct setup *setup; /* whose config it is of: held */
 	const struct local_config *config;
+	struct splice_spec spec;
+	struct local_listener *heir; /* reloading: takes over the socket; or NULL */
 	struct acceptor acceptor;
 	uint64_t live;
-	int fd;		       /* -1: none, or closed */
-	struct bind_file file; /* what a Unix path was when it was made */
+	int fd;                         /* -1: none, closed, or its heir's */
+	bool left;                      /* what there is of it counts for no share */
+	struct bind_file file;          /* what a Unix path was when it was made */
 	char address[ADDRESS_TEXT_MAX]; /* with the real port */
 };
 
@@ -63,7 +76,7 @@ struct local_stream {
 	struct local_listener *from;
 	struct peer peer;
 	struct conduit *client; /* WISHING */
-	struct splice *splice;	/* JOINED */
+	struct splice *splice;  /* JOINED */
 	struct pool_wish wish;
 	struct deferred again; /* WISHING: to wish once more */
 	unsigned tries;
@@ -112,9 +125,21 @@ static void log_end(const struct local_stream *st, const struct ending *e)
 			   ms % 1000 / 100, reason_word(e->why));
 }
 
+static void listener_unref(struct local_listener *from)
+{
+	if (--from->holders > 0)
+		return;
+	setup_unref(from->setup);
+	free(from);
+}
+
 static void stream_free(struct reapable *r)
 {
-	free((char *)r - offsetof(struct local_stream, reapable));
+	struct local_stream *st =
+		(struct local_stream *)((char *)r - offsetof(struct local_stream, reapable));
+
+	listener_unref(st->from);
+	free(st);
 }
 
 static void count_in(struct local_listener *from)
@@ -125,7 +150,8 @@ static void count_in(struct local_listener *from)
 
 static void count_out(struct local_listener *from)
 {
-	from->local->unshared += --from->live < from->local->share;
+	from->live--;
+	from->local->unshared += !from->left && from->live < from->local->share;
 	from->local->live--;
 }
 
@@ -167,10 +193,10 @@ static const char *advice(enum reason why, const struct tunnel_config *config)
 {
 	switch (why) {
 	case REASON_FORBIDDEN:
-		return config->certificate ?
-			       "the relay does not take the certificate shown: it must be signed "
-			       "by a CA of the listener's client_ca" :
-			       "the relay wants a client certificate: --certificate and --key";
+		return config->certificate
+			       ? "the relay does not take the certificate shown: it must be signed "
+				 "by a CA of the listener's client_ca"
+			       : "the relay wants a client certificate: --certificate and --key";
 	case REASON_UNKNOWN_SERVICE:
 		return "the relay knows no service of this name, or no such owner; expected "
 		       "SERVICE.OWNER";
@@ -237,7 +263,7 @@ static void on_splice_end(struct splice *s, enum reason why)
 	struct local_stream *st = s->user;
 	const struct ending e = {
 		.why = why,
-		.refusal = is_refused(s, why) ? advice(why, st->local->config) : NULL,
+		.refusal = is_refused(s, why) ? advice(why, st->local->setup->config) : NULL,
 		.up = s->half[INI].bytes,
 		.down = s->half[TGT].bytes,
 	};
@@ -262,7 +288,7 @@ static void on_stream(struct pool_wish *w, struct conduit *c, enum reason why, c
 	snprintf(st->via, sizeof(st->via), "%s", pool_via(l->pool));
 	conduit_want(client, 0);
 	st->client = NULL; /* consumed, as is c */
-	st->splice = splice_new(l->worker, client, c, &l->spec, st);
+	st->splice = splice_new(l->worker, client, c, &st->from->spec, st);
 	if (!st->splice) {
 		const struct ending e = { .why = REASON_NO_MEMORY, .refusal = "out of memory" };
 
@@ -296,6 +322,7 @@ static void on_accepted(struct acceptor *a, int fd, const struct peer *peer)
 	}
 	st->local = l;
 	st->from = from;
+	from->holders++;
 	st->peer = *peer;
 	st->since = worker_now(l->worker);
 	st->reapable.free = stream_free;
@@ -319,7 +346,7 @@ static const char *on_admit(struct acceptor *a)
 		(struct local_listener *)((char *)a - offsetof(struct local_listener, acceptor));
 	const struct local *l = from->local;
 
-	if (from->live < l->share || l->live + l->unshared < l->config->limits.streams)
+	if (from->live < l->share || l->live + l->unshared < l->setup->config->limits.streams)
 		return NULL;
 	return "limits.streams are open, but for other listeners' shares";
 }
@@ -336,22 +363,40 @@ static const struct acceptor_events acceptor_events = {
 
 /* ---- life ---- */
 
-static int listener_open(struct local_listener *from, struct local *l,
-			 const struct local_config *config, char **why)
+static struct local_listener *listener_new(struct local *l, struct setup *setup,
+					   const struct local_config *config)
 {
+	struct local_listener *from = xcalloc(1, sizeof(*from));
+
+	from->holders = 1;
+	from->local = l;
+	from->setup = setup_ref(setup);
+	from->config = config;
+	from->fd = -1;
+	from->spec = (struct splice_spec){ .idle_ms = setup->config->timeouts.idle,
+					   .half_closed_ms = setup->config->timeouts.half_closed,
+					   .end = on_splice_end };
+	return from;
+}
+
+/* False: *why. */
+static bool listener_bind(struct local_listener *from, char **why)
+{
+	const struct local_config *config = from->config;
 	struct bind_access access = { 0 };
 
-	from->local = l;
-	from->config = config;
 	access.mode = config->mode ? (mode_t)strtoul(config->mode, NULL, 8) : 0;
 	from->fd = bind_listen_with(&config->address, &access, &from->file, NULL, why);
 	if (from->fd < 0)
-		return -EINVAL;
+		return false;
 	bind_describe(&config->address, from->fd, from->address, sizeof(from->address));
-	return acceptor_start(&from->acceptor, l->worker, from->fd, from->address,
-			      &acceptor_events) < 0 ?
-		       -EINVAL :
-		       0;
+	return true;
+}
+
+static void listener_start(struct local_listener *from)
+{
+	acceptor_insist(&from->acceptor, from->local->worker, from->fd, from->address,
+			&acceptor_events);
 }
 
 static void listener_close(struct local_listener *from)
@@ -364,16 +409,27 @@ static void listener_close(struct local_listener *from)
 	from->fd = -1;
 }
 
-static struct pool_config pool_config_of(const struct tunnel_config *config,
-					 const struct egress *egress)
+static void hold_setup(void *setup)
 {
+	setup_ref(setup);
+}
+
+static void release_setup(void *setup)
+{
+	setup_unref(setup);
+}
+
+static struct pool_config pool_config_of(struct setup *setup)
+{
+	const struct tunnel_config *config = setup->config;
+
 	return (struct pool_config){
 		.addresses = &config->relays,
 		.server_name = config->server_name,
 		.ca_file = config->ca_file,
 		.certificate = config->certificate,
 		.key = config->key,
-		.egress = egress,
+		.egress = setup->carrier.egress,
 		.connections = LOCAL_SESSIONS,
 		.streams = config->limits.streams,
 		.limits = "limits.streams",
@@ -384,6 +440,9 @@ static struct pool_config pool_config_of(const struct tunnel_config *config,
 		.ping_ms = config->timeouts.ping,
 		.dead_ms = config->timeouts.dead,
 		.pickup_ms = config->timeouts.pickup,
+		.hold = hold_setup,
+		.release = release_setup,
+		.owner = setup,
 	};
 }
 
@@ -400,39 +459,113 @@ static void on_check_over(struct deferred *d)
 		l->over(l);
 }
 
-int local_init(struct local *l, struct worker *w, const struct tunnel_config *config,
-	       const struct egress *egress, char **why)
-{
-	*why = NULL;
-	l->worker = w;
-	l->config = config;
-	l->check_over.run = on_check_over;
-	l->spec.idle_ms = config->timeouts.idle;
-	l->spec.half_closed_ms = config->timeouts.half_closed;
-	l->spec.end = on_splice_end;
-	l->pool_config = pool_config_of(config, egress);
-	l->share = config->limits.streams / 2 / (config->n_locals ? config->n_locals : 1);
-	l->unshared = l->share * config->n_locals;
-	l->pool = pool_new(w, &l->pool_config, why);
-	l->listeners = calloc(config->n_locals ? config->n_locals : 1, sizeof(*l->listeners));
-	if (!l->pool || !l->listeners)
-		return -EINVAL;
-	for (; l->n_listeners < config->n_locals; l->n_listeners++) {
-		struct local_listener *from = &l->listeners[l->n_listeners];
+/* ---- the listeners of a config ---- */
 
-		if (listener_open(from, l, &config->locals[l->n_listeners], why) < 0) {
-			listener_close(from);
-			return -EINVAL;
+/* False: *why. The socket is taken over when nothing can fail any more. */
+static bool make_listener(struct local *l, struct local_listener *made, char **why)
+{
+	const char *mode = made->config->mode ? made->config->mode : "";
+
+	for (unsigned i = 0; i < l->n_listeners; i++) {
+		struct local_listener *old = l->listeners[i];
+
+		if (old->heir || !address_equal(&old->config->address, &made->config->address))
+			continue;
+		if (strcmp(old->config->mode ? old->config->mode : "", mode) != 0) {
+			why_say(why, "the mode of %s has changed, which needs a restart",
+				old->address);
+			return false;
 		}
-		log_info("%s leads to %s", from->address, from->config->service);
+		old->heir = made;
+		return true;
 	}
+	return listener_bind(made, why);
+}
+
+/* Takes over from those before it what they have; closes what is left. */
+static void exchange_listeners(struct local *l, struct local_listener **now, unsigned n)
+{
+	for (unsigned i = 0; i < l->n_listeners; i++) {
+		struct local_listener *old = l->listeners[i];
+
+		old->left = true;
+		if (old->heir) {
+			acceptor_abandon(&old->acceptor);
+			old->heir->fd = old->fd;
+			old->heir->file = old->file;
+			memcpy(old->heir->address, old->address, sizeof(old->address));
+			old->heir = NULL;
+			old->fd = -1;
+		} else {
+			acceptor_stop(&old->acceptor);
+			listener_close(old);
+			log_info("%s leads nowhere any more", old->address);
+		}
+		listener_unref(old);
+	}
+	free(l->listeners);
+	l->listeners = now;
+	l->n_listeners = n;
+	l->share = l->setup->config->limits.streams / 2 / (n ? n : 1);
+	l->unshared = l->share * n;
+	for (unsigned i = 0; i < n; i++) {
+		listener_start(now[i]);
+		log_info("%s leads to %s", now[i]->address, now[i]->config->service);
+	}
+}
+
+static void throw_away(struct local *l, struct local_listener **made, size_t n)
+{
+	for (unsigned i = 0; i < l->n_listeners; i++)
+		l->listeners[i]->heir = NULL;
+	for (size_t i = 0; i < n; i++) {
+		if (!made[i])
+			continue;
+		listener_close(made[i]);
+		listener_unref(made[i]);
+	}
+	free(made);
+}
+
+int local_reload(struct local *l, struct setup *setup, char **why)
+{
+	const struct tunnel_config *config = setup->config;
+	const struct pool_config how = pool_config_of(setup);
+	size_t n = config->n_locals;
+	struct local_listener **made = xcalloc(n + 1, sizeof(struct local_listener *));
+	bool good = true;
+
+	*why = NULL;
+	for (size_t i = 0; good && i < n; i++) {
+		made[i] = listener_new(l, setup, &config->locals[i]);
+		good = make_listener(l, made[i], why);
+	}
+	if (good && !l->pool)
+		good = (l->pool = pool_new(l->worker, &how, why));
+	else if (good)
+		good = pool_reload(l->pool, &how, why) == 0;
+	if (!good) {
+		throw_away(l, made, n);
+		return -EINVAL;
+	}
+	setup_ref(setup);
+	setup_unref(l->setup);
+	l->setup = setup;
+	exchange_listeners(l, made, (unsigned)n);
 	return 0;
+}
+
+int local_init(struct local *l, struct worker *w, struct setup *setup, char **why)
+{
+	l->worker = w;
+	l->check_over.run = on_check_over;
+	return local_reload(l, setup, why);
 }
 
 void local_deinit(struct local *l)
 {
 	for (unsigned i = 0; i < l->n_listeners; i++)
-		listener_close(&l->listeners[i]);
+		listener_close(l->listeners[i]);
 	while (l->streams) {
 		if (l->streams->splice)
 			splice_end(l->streams->splice, REASON_SHUTDOWN);
@@ -444,19 +577,12 @@ void local_deinit(struct local *l)
 		worker_undefer(&l->check_over);
 	}
 	l->pool = pool_free(l->pool);
+	for (unsigned i = 0; i < l->n_listeners; i++)
+		listener_unref(l->listeners[i]);
 	free(l->listeners);
 	l->listeners = NULL;
 	l->n_listeners = 0;
-}
-
-void local_reload(struct local *l)
-{
-	char *why = NULL;
-
-	if (pool_reload(l->pool, &l->pool_config, &why) < 0)
-		log_warning("keeping the certificate and CAs that were read before: %s",
-			    why ? why : "out of memory");
-	free(why);
+	l->setup = setup_unref(l->setup);
 }
 
 void local_kill(struct local *l)
@@ -489,9 +615,9 @@ void local_stop(struct local *l)
 		return;
 	l->stopping = true;
 	for (unsigned i = 0; i < l->n_listeners; i++) {
-		acceptor_stop(&l->listeners[i].acceptor);
-		listener_close(&l->listeners[i]);
+		acceptor_stop(&l->listeners[i]->acceptor);
+		listener_close(l->listeners[i]);
 	}
-	timer_set(l->worker, &l->drain, l->config->timeouts.drain, on_drain_timer);
+	timer_set(l->worker, &l->drain, l->setup->config->timeouts.drain, on_drain_timer);
 	check_over(l);
 }

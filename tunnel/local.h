@@ -17,23 +17,21 @@
 struct egress;
 struct local_listener;
 struct local_stream;
-struct tunnel_config;
+struct setup;
 
 #define LOCAL_SESSIONS 4 /* to a relay, shared by all streams (POOL_SPREAD) */
 
 struct local {
 	struct worker *worker;
-	const struct tunnel_config *config;
-	struct pool_config pool_config;
+	struct setup *setup; /* in effect: held */
 	struct pool *pool;
-	struct local_listener *listeners;
+	struct local_listener **listeners;
 	unsigned n_listeners;
 	struct local_stream *streams;
-	struct splice_spec spec;
-	uint64_t live;	   /* connections, at most limits.streams: then accept pauses */
-	uint64_t share;	   /* of these that each listener can always have... */
+	uint64_t live;     /* connections, at most limits.streams: then accept pauses */
+	uint64_t share;    /* of these that each listener can always have... */
 	uint64_t unshared; /* ... and how many all have left of their shares */
-	uint64_t counted; /* ever */
+	uint64_t counted;  /* ever */
 	struct timer drain;
 	struct deferred check_over;
 	bool stopping;
@@ -42,17 +40,19 @@ struct local {
 };
 
 /*
- * Zeroed before. Reads the certificate, listens, accepts from the loop. config and egress (NULL: no
- * proxies) must outlive it. 0, or -EINVAL with *why an allocated line for people (NULL: out of
- * memory), and then only deinit may follow.
+ * Zeroed before. Reads the certificate, listens, accepts from the loop. 0, or -EINVAL with *why an
+ * allocated line for people (NULL: out of memory), and then only deinit may follow.
  */
-int local_init(struct local *l, struct worker *w, const struct tunnel_config *config,
-	       const struct egress *egress, char **why);
+int local_init(struct local *l, struct worker *w, struct setup *setup, char **why);
 /* After over, or when the loop has ended; twice, or instead of local_init, is fine. */
 void local_deinit(struct local *l);
 
-/* The certificate's files may be others: new sessions to the relay show what is there now. */
-void local_reload(struct local *l);
+/*
+ * Another config, or the same whose files may be others. Sockets whose address stays are kept; open
+ * connections go on by what they began with; new sessions to relays are made. 0, or -EINVAL with
+ * *why as above, and nothing has changed. Not when stopping.
+ */
+int local_reload(struct local *l, struct setup *setup, char **why);
 
 /* Listens no more, lets live streams finish for timeouts.drain, then calls over. */
 void local_stop(struct local *l);

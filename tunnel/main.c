@@ -16,7 +16,6 @@
 int main(int argc, char **argv)
 {
 	struct options o;
-	int status = STATUS_ORDERLY;
 
 	if (argc > 1 && strcmp(argv[1], "enroll") == 0)
 		return enroll_run(argc - 1, argv + 1);
@@ -33,9 +32,8 @@ int main(int argc, char **argv)
 		tunnel_config_dump(o.config, stdout);
 		break;
 	case OPTIONS_RUN:
-		status = tunnel_daemon_run(&o);
-		break;
+		return tunnel_daemon_run(&o);
 	}
 	tunnel_config_free(o.config);
-	return status;
+	return STATUS_ORDERLY;
 }

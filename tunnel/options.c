@@ -287,13 +287,16 @@ static bool apply(struct options *o, int option, const char *value)
 {
 	static const char *const transports[] = { [TRANSPORT_AUTO] = "auto",
 						  [TRANSPORT_DIRECT] = "direct",
-						  [TRANSPORT_WEBSOCKET] = "websocket", NULL };
+						  [TRANSPORT_WEBSOCKET] = "websocket",
+						  NULL };
 	static const char *const levels[] = { [CONFIG_LOG_ERROR] = "error",
 					      [CONFIG_LOG_WARNING] = "warning",
 					      [CONFIG_LOG_INFO] = "info",
-					      [CONFIG_LOG_DEBUG] = "debug", NULL };
-	static const char *const formats[] = { [CONFIG_LOG_TEXT] = "text",
-					       [CONFIG_LOG_JSON] = "json", NULL };
+					      [CONFIG_LOG_DEBUG] = "debug",
+					      NULL };
+	static const char *const formats[] = {
+		[CONFIG_LOG_TEXT] = "text", [CONFIG_LOG_JSON] = "json", NULL
+	};
 	struct tunnel_config *c = o->config;
 
 	if (text_of(c, option)) {
@@ -389,8 +392,9 @@ static bool check(const struct tunnel_config *c, const char *name, struct config
 {
 	tunnel_config_check(c, name, e);
 	if (c->n_services > HELLO_SERVICES_MAX)
-		config_errors_add(e, "%s: %zu services; expected at most %d for one agent: start "
-				     "a second one for the others",
+		config_errors_add(e,
+				  "%s: %zu services; expected at most %d for one agent: start "
+				  "a second one for the others",
 				  name, c->n_services, HELLO_SERVICES_MAX);
 	if (c->instance && !hello_is_instance(c->instance))
 		config_errors_add(e, "%s: instance: %s; expected 1 to 64 of A-Z a-z 0-9 . _ -",
@@ -400,7 +404,7 @@ static bool check(const struct tunnel_config *c, const char *name, struct config
 
 struct options options_judge(int argc, char **argv, struct config_errors *errors)
 {
-	struct options o = { .action = OPTIONS_RUN };
+	struct options o = { .action = OPTIONS_RUN, .argc = argc, .argv = argv };
 	const char *path = NULL;
 	bool good = true;
 	int option;

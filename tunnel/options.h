@@ -14,10 +14,12 @@ enum { STATUS_ORDERLY, STATUS_FAILED, STATUS_USAGE, STATUS_REFUSED };
 
 struct options {
 	enum options_action action;
-	int status;		      /* DONE: the exit status; what is wrong has been said */
+	int status;                   /* DONE: the exit status; what is wrong has been said */
 	struct tunnel_config *config; /* else: complete and checked; the caller's */
-	const char *path; /* of the config file, in argv; NULL: none */
+	const char *path;             /* of the config file, in argv; NULL: none */
 	bool once, no_sandbox;
+	int argc; /* what was given: to be judged again by a reload */
+	char **argv;
 };
 
 struct options options_read(int argc, char **argv);

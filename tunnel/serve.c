@@ -17,6 +17,10 @@
  * One line per stream at its end, with all its facts as fields. Ownership: waiting and dialling own
  * the stream conduit; joining hands it to the splice. Limit: limits.streams of the config, over all
  * sessions; what is over it is refused, which the relay sees as REFUSED_STREAM.
+ *
+ * A reload makes all offers anew; streams keep theirs, and those of one name share their counts.
+ *
+ * Longer than other files: a reload has to look at streams in each of their states.
  */
 #include "tunnel/serve.h"
 
@@ -29,6 +33,7 @@
 #include <strings.h>
 
 #include "config/config.h"
+#include "config/xalloc.h"
 #include "relay/client.h"
 #include "relay/conduit.h"
 #include "relay/dial.h"
@@ -36,25 +41,37 @@
 #include "relay/timer.h"
 #include "relay/worker.h"
 #include "tunnel/session.h"
+#include "tunnel/setup.h"
 
 #define ID_MAX 24 /* of the relay's number for a stream: 20 digits; a longer one is cut */
 
 struct serve_stream {
 	struct serve *serve;
 	struct serve_offer *offer;
-	struct conduit *stream; /* waiting, dialling; NULL: joined */
-	struct dial *dial;	/* dialling */
-	struct serve_stream *next, **prevp; /* in serve->streams until joined */
+	struct conduit *stream;             /* waiting, dialling; NULL: joined */
+	struct dial *dial;                  /* dialling */
+	struct splice *splice;              /* joined */
+	struct serve_stream *next, **prevp; /* in serve->streams, or joined */
 	struct timer timer;
 	struct reapable reapable;
 	uint64_t since;
 	uint8_t *header; /* to the service, before all else; NULL: none, or it has gone */
 	size_t header_len;
-	uint64_t dialled;	/* when; worker_now, as since */
+	uint64_t dialled;        /* when; worker_now, as since */
 	uint64_t counted[SIDES]; /* bytes that its offer's counts have */
-	struct peer client; /* as the relay says; family 0: it does not */
+	struct peer client;      /* as the relay says; family 0: it does not */
+	char *rule, *names;      /* what the relay has verified of the client; NULL: nothing */
 	char id[ID_MAX];
 };
+
+static void list(struct serve_stream **head, struct serve_stream *st)
+{
+	st->next = *head;
+	st->prevp = head;
+	if (st->next)
+		st->next->prevp = &st->next;
+	*head = st;
+}
 
 static void unlist(struct serve_stream *st)
 {
@@ -66,12 +83,25 @@ static void unlist(struct serve_stream *st)
 	st->prevp = NULL;
 }
 
+static void offer_unref(struct serve_offer *o)
+{
+	if (--o->holders > 0)
+		return;
+	if (--o->counts->holders == 0)
+		free(o->counts);
+	setup_unref(o->setup);
+	free(o);
+}
+
 static void stream_free(struct reapable *r)
 {
 	struct serve_stream *st =
 		(struct serve_stream *)((char *)r - offsetof(struct serve_stream, reapable));
 
+	offer_unref(st->offer);
 	free(st->header);
+	free(st->rule);
+	free(st->names);
 	free(st);
 }
 
@@ -80,7 +110,7 @@ static void stream_over(struct serve_stream *st)
 {
 	unlist(st);
 	timer_cancel(st->serve->worker, &st->timer);
-	st->offer->counts.live--;
+	st->offer->counts->live--;
 	worker_reap(st->serve->worker, &st->reapable);
 	if (--st->serve->live == 0 && st->serve->idle)
 		st->serve->idle(st->serve);
@@ -98,7 +128,7 @@ static void count_bytes(struct splice *s, size_t bytes)
 	struct serve_stream *st = s->user;
 
 	for (unsigned i = 0; i < SIDES; i++) {
-		st->offer->counts.bytes[i] += s->half[i].bytes - st->counted[i];
+		st->offer->counts->bytes[i] += s->half[i].bytes - st->counted[i];
 		st->counted[i] = s->half[i].bytes;
 	}
 }
@@ -120,7 +150,7 @@ static void log_end(const struct serve_stream *st, enum log_level level, uint64_
 		{ .key = "reason", .text = reason_word(why) },
 	};
 
-	st->offer->counts.ended[figure_class_of(why)]++;
+	st->offer->counts->ended[figure_class_of(why)]++;
 	log_fields(level, facts, sizeof(facts) / sizeof(*facts),
 		   "#%s %s -> %s (%s): %" PRIu64 " up, %" PRIu64 " down, %" PRIu64 ".%" PRIu64
 		   " s, %s",
@@ -152,8 +182,8 @@ static void on_splice_end(struct splice *s, enum reason why)
 /* The header goes in one piece: a new socket has room for it. */
 static bool announce(struct serve_stream *st, struct conduit *target)
 {
-	bool sent = !st->header || conduit_write(target, st->header, st->header_len) ==
-					   (ssize_t)st->header_len;
+	bool sent = !st->header ||
+		    conduit_write(target, st->header, st->header_len) == (ssize_t)st->header_len;
 
 	free(st->header);
 	st->header = NULL;
@@ -197,10 +227,12 @@ static void on_dialled(void *user, struct conduit *target, enum reason why, cons
 		session_stream_answer(stream);
 	st->stream = NULL; /* consumed, as is target */
 	unlist(st);
+	list(&st->serve->joined, st);
 	note_time(st, DURATIONS_DIAL, st->dialled);
 	conduit_want(stream, 0);
-	st->offer->counts.streams++;
-	if (!splice_new(st->serve->worker, stream, target, &st->offer->spec, st)) {
+	st->offer->counts->streams++;
+	st->splice = splice_new(st->serve->worker, stream, target, &st->offer->spec, st);
+	if (!st->splice) {
 		log_end(st, LOG_LEVEL_INFO, 0, 0, REASON_NO_MEMORY);
 		stream_over(st);
 	}
@@ -213,8 +245,8 @@ static void start_dial(struct serve_stream *st)
 	timer_cancel(v->worker, &st->timer);
 	conduit_want(st->stream, READY_ABORT);
 	st->dialled = worker_now(v->worker);
-	st->dial = dial_start(v->worker, &st->offer->config->target, v->config->timeouts.dial,
-			      on_dialled, st);
+	st->dial = dial_start(v->worker, &st->offer->config->target,
+			      st->offer->setup->config->timeouts.dial, on_dialled, st);
 	if (!st->dial)
 		stream_end(st, LOG_LEVEL_INFO, REASON_NO_MEMORY);
 }
@@ -263,10 +295,10 @@ static struct serve_offer *find(const struct serve *v, const char *service, cons
 	if (!name_is_service(service) || strcasecmp(service + len + 1, owner) != 0)
 		return NULL;
 	for (unsigned i = 0; i < v->n_offers; i++) {
-		const char *name = v->offers[i].config->name;
+		const char *name = v->offers[i]->config->name;
 
 		if (strlen(name) == len && strncasecmp(name, service, len) == 0)
-			return &v->offers[i];
+			return v->offers[i];
 	}
 	return NULL;
 }
@@ -318,14 +350,13 @@ static bool has_name(const char *names, const char *name)
 }
 
 /* May this client use it, by what the relay has verified? One that it says nothing of may not. */
-static bool may_use(const struct offer_config *o, const struct client_words *words)
+static bool may_use(const struct offer_config *o, const char *rule, const char *names)
 {
 	for (size_t i = 0; i < o->allow.n; i++) {
 		const char *allowed = o->allow.at[i];
 
-		if (strncmp(allowed, "client:", 7) == 0 ?
-			    words->rule && strcmp(words->rule, allowed + 7) == 0 :
-			    has_name(words->names, allowed))
+		if (strncmp(allowed, "client:", 7) == 0 ? rule && strcmp(rule, allowed + 7) == 0
+							: has_name(names, allowed))
 			return true;
 	}
 	return o->allow.n == 0;
@@ -345,6 +376,13 @@ static const char *about(const struct client_words *words, char text[ABOUT_MAX])
 	return "a client of whom the relay says nothing";
 }
 
+/* A copy of what a later config is held against. False: no memory. */
+static bool keep(char **to, const char *text)
+{
+	*to = text && *text ? strdup(text) : NULL;
+	return *to || !text || !*text;
+}
+
 enum reason serve_accept(struct serve *v, struct conduit *stream, const char *service,
 			 const char *owner, const struct client_words *words)
 {
@@ -361,14 +399,13 @@ enum reason serve_accept(struct serve *v, struct conduit *stream, const char *se
 		v->turned_away[REASON_UNKNOWN_SERVICE]++;
 		return REASON_LIMIT; /* REFUSED_STREAM: nothing was passed on */
 	}
-	if (!may_use(offer->config, words)) {
-		log_limited(LOG_LEVEL_WARNING, NULL, 0,
-			    "#%s: refused: %s may not use %s (allow)", id, about(words, text),
-			    offer->config->name);
+	if (!may_use(offer->config, words->rule, words->names)) {
+		log_limited(LOG_LEVEL_WARNING, NULL, 0, "#%s: refused: %s may not use %s (allow)",
+			    id, about(words, text), offer->config->name);
 		v->turned_away[REASON_FORBIDDEN]++;
 		return REASON_FORBIDDEN;
 	}
-	if (v->live >= v->config->limits.streams) {
+	if (v->live >= v->setup->config->limits.streams) {
 		log_limited(LOG_LEVEL_WARNING, NULL, 0,
 			    "#%s: refused: %" PRIu64
 			    " streams are open, the limit (limits.streams)",
@@ -385,17 +422,15 @@ enum reason serve_accept(struct serve *v, struct conduit *stream, const char *se
 	st->since = worker_now(v->worker);
 	st->reapable.free = stream_free;
 	memcpy(st->id, id, sizeof(id));
-	if (!know_client(st, words)) {
-		free(st);
+	offer->holders++;
+	if (!know_client(st, words) || !keep(&st->rule, words->rule) ||
+	    !keep(&st->names, words->names)) {
+		stream_free(&st->reapable);
 		return REASON_NO_MEMORY;
 	}
 	v->live++;
-	offer->counts.live++;
-	st->next = v->streams;
-	st->prevp = &v->streams;
-	if (st->next)
-		st->next->prevp = &st->next;
-	v->streams = st;
+	offer->counts->live++;
+	list(&v->streams, st);
 	stream->ready = on_ready;
 	stream->user = st;
 	if (offer->config->dial == DIAL_EAGER) {
@@ -408,25 +443,95 @@ enum reason serve_accept(struct serve *v, struct conduit *stream, const char *se
 	return REASON_NONE;
 }
 
-int serve_init(struct serve *v, struct worker *w, const struct tunnel_config *config)
-{
-	*v = (struct serve){ .worker = w, .config = config };
-	v->offers = calloc(config->n_services ? config->n_services : 1, sizeof(*v->offers));
-	if (!v->offers)
-		return -ENOMEM;
-	for (; v->n_offers < config->n_services; v->n_offers++) {
-		struct serve_offer *o = &v->offers[v->n_offers];
-		char text[ADDRESS_TEXT_MAX];
+/* ---- what is offered ---- */
 
-		o->config = &config->services[v->n_offers];
-		o->spec.idle_ms = o->config->idle ? o->config->idle : config->timeouts.idle;
-		o->spec.half_closed_ms = config->timeouts.half_closed;
-		o->spec.passed = count_bytes;
-		o->spec.end = on_splice_end;
-		snprintf(o->address, sizeof(o->address), "%.*s", (int)sizeof(o->address) - 1,
-			 address_format(&o->config->target, text, sizeof(text)));
+static struct serve_counts *counts_of(const struct serve *v, const char *name)
+{
+	struct serve_counts *c;
+
+	for (unsigned i = 0; i < v->n_offers; i++) {
+		if (strcasecmp(v->offers[i]->config->name, name) != 0)
+			continue;
+		v->offers[i]->counts->holders++;
+		return v->offers[i]->counts;
 	}
-	return 0;
+	c = xcalloc(1, sizeof(*c));
+	c->holders = 1;
+	return c;
+}
+
+static struct serve_offer *offer_new(const struct serve *v, struct setup *setup,
+				     const struct offer_config *config)
+{
+	struct serve_offer *o = xcalloc(1, sizeof(*o));
+	char text[ADDRESS_TEXT_MAX];
+
+	o->holders = 1;
+	o->setup = setup_ref(setup);
+	o->config = config;
+	o->counts = counts_of(v, config->name);
+	o->spec.idle_ms = config->idle ? config->idle : setup->config->timeouts.idle;
+	o->spec.half_closed_ms = setup->config->timeouts.half_closed;
+	o->spec.passed = count_bytes;
+	o->spec.end = on_splice_end;
+	snprintf(o->address, sizeof(o->address), "%.*s", (int)sizeof(o->address) - 1,
+		 address_format(&config->target, text, sizeof(text)));
+	return o;
+}
+
+static void put_offers(struct serve_offer **offers, unsigned n)
+{
+	while (n-- > 0)
+		offer_unref(offers[n]);
+	free(offers);
+}
+
+static void exchange_offers(struct serve *v, struct setup *setup)
+{
+	const struct tunnel_config *config = setup->config;
+	struct serve_offer **now = xcalloc(config->n_services + 1, sizeof(struct serve_offer *));
+
+	for (size_t i = 0; i < config->n_services; i++)
+		now[i] = offer_new(v, setup, &config->services[i]);
+	put_offers(v->offers, v->n_offers);
+	v->offers = now;
+	v->n_offers = (unsigned)config->n_services;
+}
+
+/* By the offers of now. */
+static bool is_still_good(const struct serve_stream *st)
+{
+	const struct serve *v = st->serve;
+
+	for (unsigned i = 0; i < v->n_offers; i++)
+		if (strcasecmp(v->offers[i]->config->name, st->offer->config->name) == 0)
+			return may_use(v->offers[i]->config, st->rule, st->names);
+	return false;
+}
+
+void serve_reload(struct serve *v, struct setup *setup)
+{
+	struct serve_stream *next;
+
+	exchange_offers(v, setup_ref(setup));
+	setup_unref(v->setup);
+	v->setup = setup;
+	for (struct serve_stream *st = v->streams; st; st = next) {
+		next = st->next;
+		if (!is_still_good(st))
+			stream_end(st, LOG_LEVEL_INFO, REASON_REVOKED);
+	}
+	for (struct serve_stream *st = v->joined; st; st = next) {
+		next = st->next;
+		if (!is_still_good(st))
+			splice_end(st->splice, REASON_REVOKED);
+	}
+}
+
+void serve_init(struct serve *v, struct worker *w, struct setup *setup)
+{
+	*v = (struct serve){ .worker = w, .setup = setup_ref(setup) };
+	exchange_offers(v, setup);
 }
 
 void serve_deinit(struct serve *v)
@@ -434,6 +539,8 @@ void serve_deinit(struct serve *v)
 	v->idle = NULL;
 	while (v->streams)
 		stream_end(v->streams, LOG_LEVEL_INFO, REASON_SHUTDOWN);
-	free(v->offers);
+	put_offers(v->offers, v->n_offers);
 	v->offers = NULL;
+	v->n_offers = 0;
+	v->setup = setup_unref(v->setup);
 }

@@ -17,41 +17,50 @@
 struct client_words;
 struct conduit;
 struct offer_config;
-struct tunnel_config;
+struct setup;
 struct worker;
 
-/* For metrics. */
+/* For metrics. Of a name: offers of it that follow one another share them. */
 struct serve_counts {
-	uint64_t streams;	  /* that reached their service */
-	uint64_t live;		  /* from accept to end */
-	uint64_t bytes[SIDES];	  /* from that side */
+	unsigned holders;
+	uint64_t streams;      /* that reached their service */
+	uint64_t live;         /* from accept to end */
+	uint64_t bytes[SIDES]; /* from that side */
 	uint64_t ended[FIGURE_CLASSES];
 };
 
-/* One service with what its splices need. */
+/* One service with what its splices need. Counted: its streams hold it. */
 struct serve_offer {
+	unsigned holders;
+	struct setup *setup; /* whose config it is of: held */
 	const struct offer_config *config;
 	struct splice_spec spec;
 	char address[128]; /* for log lines; a longer one is cut */
-	struct serve_counts counts;
+	struct serve_counts *counts;
 };
 
 /* All services, and the streams that are being served, over all relays. */
 struct serve {
 	struct worker *worker;
-	const struct tunnel_config *config; /* must outlive this */
-	struct serve_offer *offers;
+	struct setup *setup; /* held */
+	struct serve_offer **offers;
 	unsigned n_offers;
-	uint64_t live;	  /* from accept to end; at most limits.streams */
-	uint64_t counted; /* ever */
-	uint64_t turned_away[REASONS]; /* streams that were not taken */
-	void (*idle)(struct serve *v); /* the last live one ended; may be NULL */
-	struct serve_stream *streams; /* those not yet joined: they have no splice */
+	uint64_t live;                         /* from accept to end; at most limits.streams */
+	uint64_t counted;                      /* ever */
+	uint64_t turned_away[REASONS];         /* streams that were not taken */
+	void (*idle)(struct serve *v);         /* the last live one ended; may be NULL */
+	struct serve_stream *streams, *joined; /* those without a splice, and with one */
 };
 
-/* 0 or -ENOMEM. deinit closes what is not joined; joined ones end with their session. */
-int serve_init(struct serve *v, struct worker *w, const struct tunnel_config *config);
+/* deinit closes what is not joined; joined ones end with their session. */
+void serve_init(struct serve *v, struct worker *w, struct setup *setup);
 void serve_deinit(struct serve *v);
+/*
+ * Offers from now on what this one says. Live streams go on by what they began with; but those end
+ * (REASON_REVOKED) whose service is no more, or whose client may not use it now. Out of memory ends
+ * the program.
+ */
+void serve_reload(struct serve *v, struct setup *setup);
 
 /*
  * An agent session's accept. service has to be NAME.OWNER of an offer and of this owner; words are

@@ -404,6 +404,8 @@ static void on_time(struct timer *t)
 				      nghttp2_session_get_last_proc_stream_id(s->h2),
 				      NGHTTP2_NO_ERROR, NULL, 0);
 		session_schedule(s);
+		if (s->events->retired)
+			s->events->retired(s);
 	}
 	if (s->limits.ping_ms && now >= s->last_ping + s->limits.ping_ms) {
 		s->last_ping = now;

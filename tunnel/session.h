@@ -77,6 +77,11 @@ struct session_events {
 	void (*settled)(struct session *s);
 	/* The peer takes no new streams from now on (GOAWAY). */
 	void (*goaway)(struct session *s);
+	/*
+	 * Server, after session_retire: the peer knows that it may open no more streams, or has had
+	 * its time to. May be NULL.
+	 */
+	void (*retired)(struct session *s);
 	/* Client: stream ids near their end; the session goes on meanwhile. */
 	void (*exhausted)(struct session *s);
 	/* Over. detail: for people, never NULL. */

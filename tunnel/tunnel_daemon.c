@@ -10,13 +10,17 @@
  *   prepare   the token can be read, the CAs too; the way out; the instance's name; worker, TLS;
  *             local listeners listen
  *   sandbox   what is needed no more is given up: rights, files, system calls
- *   signals   SIGTERM and SIGINT: end in order, a second one at once (relay/ending.h); SIGHUP: try
- *             again now
+ *   signals   SIGTERM and SIGINT: end in order, a second one at once (relay/ending.h); SIGHUP:
+ *             reload
  *   loop      one worker on this thread, until all is over
  *
  * Two parts, either of which may be absent: the agent (services) and local (local listeners). They
  * share the worker and the way out, and end together: a signal stops both, and an agent that is
  * over by itself (--once) stops the other.
+ *
+ * A reload judges the command line and the file once more. All that can fail comes first: reading,
+ * what local listeners need. Then the agent gets the new config, which cannot fail. The config that
+ * the program began with is kept: the way out has been made of it.
  *
  * Longer than other files: what the two parts share, and each thing that may happen to both, is
  * here.
@@ -44,8 +48,7 @@
 #include "relay/inherit.h"
 #include "relay/log.h"
 #include "relay/notify.h"
-#include "relay/tls.h"
-#include "relay/token.h"
+#include "relay/why.h"
 #include "relay/worker.h"
 #include "tunnel/admin_tunnel.h"
 #include "tunnel/agent.h"
@@ -57,17 +60,20 @@
 #include "tunnel/netwatch.h"
 #include "tunnel/options.h"
 #include "tunnel/proxy.h"
+#include "tunnel/setup.h"
 #include "tunnel/tunnel_metrics.h"
 
 #define END_MS 3000 /* lingering closes take 2 s at most */
 
 struct program {
 	struct worker *worker;
+	const struct options *options;
+	struct tunnel_config *config; /* before there is a setup; then NULL */
+	struct setup *setup, *first;  /* in effect, and at the start: held */
 	struct agent_spec spec;
 	struct agent agent;
 	struct local local;
-	bool offers, listens; /* there is an agent; there is a local */
-	unsigned running;     /* of the two: not yet over */
+	unsigned running; /* of the two: not yet over */
 	struct ending ending;
 	struct egress egress;
 	struct tunnel_metrics metrics;
@@ -101,105 +107,58 @@ static void harden(void)
 	}
 }
 
-/* Later readings only fail a connection: the file may be being replaced just then. */
-static bool check_token(const struct tunnel_config *config)
+static const struct tunnel_config *config_of(const struct program *p)
 {
-	char token[TOKEN_TEXT_MAX], *why = NULL;
-	bool exposed;
+	return p->setup->config;
+}
 
-	if (!config->token_file)
-		return true;
-	if (token_read_file(config->token_file, token, &exposed, &why) < 0) {
-		log_error("%s", why ? why : "out of memory");
-		free(why);
-		return false;
-	}
-	token_wipe(token);
-	if (exposed)
-		log_warning("%s is a secret that other users of this machine can read: chmod 600 "
-			    "it",
-			    config->token_file);
-	return true;
+static bool offers(const struct program *p)
+{
+	return config_of(p)->n_services;
+}
+
+static bool fail(char *why)
+{
+	log_error("%s", why ? why : "cannot start: out of memory");
+	free(why);
+	return false;
 }
 
 static bool find_proxy(struct program *p)
 {
-	const struct tunnel_config *config = p->spec.config;
 	char *why = NULL;
 
-	if (egress_init(&p->egress, config, &why) < 0) {
-		log_error("%s", why ? why : "out of memory");
-		free(why);
-		return false;
-	}
-	egress_log(&p->egress, &config->relays);
-	p->spec.carrier.egress = &p->egress;
+	if (egress_init(&p->egress, p->config, &why) < 0)
+		return fail(why);
+	egress_log(&p->egress, &p->config->relays);
 	return true;
 }
 
-static bool make_instance(struct program *p)
+/* Once: it stays, whatever a reload brings. */
+static bool make_instance(struct program *p, const struct tunnel_config *config)
 {
-	const struct tunnel_config *config = p->spec.config;
-
+	if (*p->instance || !config->n_services)
+		return true;
 	if (config->instance)
 		snprintf(p->instance, sizeof(p->instance), "%s", config->instance);
-	else if (instance_make(config, p->instance) < 0) {
-		log_error("cannot make a name for this instance: libcrypto has no SHA-256; give "
-			  "one with --instance");
-		return false;
-	}
-	p->spec.instance = p->instance;
-	return true;
+	return config->instance || instance_make(config, p->instance) == 0;
 }
 
-static struct tls_context *make_tls(const struct tunnel_config *config, enum carrier_kind kind)
+static bool make_setup(struct program *p)
 {
-	static const char *const alpn[CARRIER_KINDS][2] = {
-		[CARRIER_DIRECT] = { HELLO_ALPN, NULL },
-		[CARRIER_WEBSOCKET] = { CARRIER_ALPN_WEBSOCKET, NULL },
-	};
+	struct tunnel_config *config = p->config;
 	char *why = NULL;
-	struct tls_context *t = tls_client_context_new(config->ca_file, alpn[kind], &why);
 
-	if (t && config->certificate &&
-	    tls_client_context_identify(t, config->certificate, config->key, &why) < 0)
-		t = tls_context_unref(t);
-	if (!t)
-		log_error("%s", why ? why : "out of memory");
-	free(why);
-	return t;
-}
-
-/* Reads certificate, key and CAs again, for connections from now on; what is there goes on. */
-static void remake_carriers(struct program *p)
-{
-	for (unsigned i = 0; i < CARRIER_KINDS; i++) {
-		struct tls_context *t = make_tls(p->spec.config, i);
-
-		if (!t) {
-			log_warning("new connections use what was read before");
-			return;
-		}
-		tls_context_unref(p->spec.carrier.tls[i]);
-		p->spec.carrier.tls[i] = t;
-	}
-}
-
-static bool make_carriers(struct program *p)
-{
-	const struct tunnel_config *config = p->spec.config;
-	struct carrier_shared *shared = &p->spec.carrier;
-
-	shared->worker = p->worker;
-	shared->dial_ms = config->timeouts.dial;
-	shared->handshake_ms = config->timeouts.handshake;
-	shared->dead_ms = config->timeouts.dead;
-	for (unsigned i = 0; i < CARRIER_KINDS; i++) {
-		shared->tls[i] = make_tls(config, i);
-		if (!shared->tls[i])
-			return false;
-	}
-	return true;
+	p->config = NULL;
+	p->setup = setup_new(config, p->worker, &p->egress, &why);
+	if (!p->setup)
+		return fail(why);
+	p->first = setup_ref(p->setup);
+	if (make_instance(p, config))
+		return true;
+	log_error("cannot make a name for this instance: libcrypto has no SHA-256; give one with "
+		  "--instance");
+	return false;
 }
 
 /* ---- telling systemd ---- */
@@ -210,29 +169,31 @@ static void tell_status(void)
 	const uint64_t streams = p->agent.serve.live + p->local.live;
 	const char *what = p->ending.draining ? "ending: " : "";
 
-	if (p->offers)
+	if (offers(p))
 		notify_status("%sconnected to %u of %u relays, %" PRIu64 " streams", what,
 			      agent_up(&p->agent), p->agent.n_links, streams);
 	else
 		notify_status("%s%zu local listeners, %" PRIu64 " streams", what,
-			      p->spec.config->n_locals, streams);
+			      config_of(p)->n_locals, streams);
 }
 
-/* For connections from now on; and now is the time for those that are missing. */
+/* Certificate, key and CAs, for connections from now on; and now is the time for missing ones. */
 static void read_again(struct program *p)
 {
-	if (p->offers) {
-		remake_carriers(p);
-		agent_retry(&p->agent, true);
-	}
-	if (p->listens && !p->ending.draining)
-		local_reload(&p->local);
+	char *why = NULL;
+
+	if ((offers(p) && !setup_refresh(p->setup, &why)) ||
+	    (!p->ending.draining && local_reload(&p->local, p->setup, &why) < 0))
+		log_warning("new connections use what was read before: %s",
+			    why ? why : "out of memory");
+	free(why);
+	agent_retry(&p->agent, true);
 }
 
 /* The pair may be renewed at any time. Its certificate gets its name last. */
 static bool is_pair_new(struct program *p)
 {
-	const char *path = p->spec.config->certificate;
+	const char *path = config_of(p)->certificate;
 	struct stat st, before = p->certificate;
 
 	if (!path || stat(path, &st) < 0)
@@ -247,7 +208,7 @@ static void on_status(struct timer *t)
 {
 	tell_status();
 	if (is_pair_new(&program)) {
-		log_info("%s is another now: reading it again", program.spec.config->certificate);
+		log_info("%s is another now: reading it again", config_of(&program)->certificate);
 		read_again(&program);
 	}
 	timer_set(program.worker, t, NOTIFY_STATUS_MS, on_status);
@@ -301,7 +262,7 @@ static void part_over(struct program *p)
 {
 	if (--p->running == 0)
 		timer_set(p->worker, &p->stop, 0, on_stop_timer);
-	else if (p->offers && p->listens)
+	else
 		local_stop(&p->local); /* if it was local that is over, it is being stopped */
 }
 
@@ -319,10 +280,9 @@ static void on_local_over(struct local *l)
 static void kill_parts(struct program *p)
 {
 	log_info("second signal: ending at once");
-	if (p->offers)
-		agent_kill(&p->agent);
-	if (p->listens)
-		local_kill(&p->local);
+	agent_kill(&p->agent);
+	local_stop(&p->local);
+	local_kill(&p->local);
 }
 
 static void stop_parts(struct program *p)
@@ -331,12 +291,10 @@ static void stop_parts(struct program *p)
 
 	if (live)
 		log_info("ending: open streams (%" PRIu64 ") have %" PRIu64 " s to finish", live,
-			 p->spec.config->timeouts.drain / 1000);
+			 config_of(p)->timeouts.drain / 1000);
 	notify_stopping();
-	if (p->offers)
-		agent_stop(&p->agent);
-	if (p->listens)
-		local_stop(&p->local);
+	agent_stop(&p->agent);
+	local_stop(&p->local);
 	tell_status();
 }
 
@@ -354,15 +312,103 @@ static void terminate(struct program *p)
 	}
 }
 
-static void on_hangup(struct program *p)
+/* ---- another config ---- */
+
+static void on_network_change(void *user)
 {
+	log_debug("the network changed");
+	agent_retry(&program.agent, false);
+}
+
+static void tell_metrics(struct program *p)
+{
+	p->metrics.config = config_of(p);
+	p->metrics.agent = offers(p) ? &p->agent : NULL;
+	p->metrics.local = config_of(p)->n_locals ? &p->local : NULL;
+	p->metrics.tls = offers(p) ? p->setup->carrier.tls : NULL;
+	p->admin.instance = offers(p) ? p->instance : NULL;
+	if (offers(p) && !p->netwatch)
+		p->netwatch = netwatch_new(p->worker, on_network_change, NULL);
+}
+
+/* The command line and its file, judged again. NULL: *why, and it has been logged. */
+static struct tunnel_config *judge_again(const struct program *p, char **why)
+{
+	struct config_errors errors = { 0 };
+	struct options o = options_judge(p->options->argc, p->options->argv, &errors);
+
+	for (size_t i = 0; i < errors.n; i++) {
+		char *before = *why;
+
+		log_error("reload: %s", errors.at[i]);
+		why_say(why, "%s%s%s", before ? before : "", before ? "; " : "", errors.at[i]);
+		free(before);
+	}
+	config_errors_deinit(&errors);
+	if (!o.config && !*why)
+		why_say(why, "the config cannot be read");
+	return o.config;
+}
+
+/* The sandbox has only the folders that were named at the start. */
+static struct setup *make_next(struct program *p, char **why)
+{
+	struct tunnel_config *config = judge_again(p, why);
+	struct setup *next = config ? setup_new(config, p->worker, &p->egress, why) : NULL;
+	const char *fixed = next ? setup_differs(p->setup, next) : NULL;
+
+	if (fixed)
+		why_say(why, "%s has changed, which needs a restart", fixed);
+	else if (next && !make_instance(p, next->config))
+		why_say(why, "cannot make a name for this instance");
+	else if (next && local_reload(&p->local, next, why) == 0)
+		return next;
+	if (config) /* else it has been said already */
+		log_error("reload: %s", *why ? *why : "out of memory");
+	return setup_unref(next);
+}
+
+static void take_effect(struct program *p, struct setup *next)
+{
+	const struct log_config *log = &next->config->log;
+
+	log_change((enum log_level)log->level, (enum log_format)log->format,
+		   (enum log_target)log->target);
+	agent_reload(&p->agent, next);
+	setup_unref(p->setup);
+	p->setup = next;
+	p->certificate = (struct stat){ 0 };
+	tell_metrics(p);
+}
+
+static bool reload(char **why)
+{
+	struct program *p = &program;
+	struct setup *next;
+
+	*why = NULL;
+	if (p->ending.draining || p->spec.once) {
+		why_say(why, p->spec.once ? "not with --once" : "not while it ends");
+		log_info("reload: %s", *why ? *why : "");
+		return false;
+	}
+	if (p->ready)
+		notify_reloading();
 	egress_hope(&p->egress);
-	if (p->offers)
-		log_info("SIGHUP: reading certificate, key and CAs again, and trying to connect "
-			 "now where a connection is missing");
-	if (p->listens && !p->ending.draining)
-		log_info("SIGHUP: reading the certificate and the CAs for local listeners again");
-	read_again(p);
+	next = make_next(p, why);
+	if (next) {
+		take_effect(p, next);
+		p->metrics.reloads++;
+		log_info("reload: done; the config of now is in effect");
+	} else {
+		p->metrics.reload_failures++;
+		log_error("reload: nothing has changed");
+		agent_retry(&p->agent, true);
+	}
+	if (p->ready)
+		notify_ready();
+	tell_status();
+	return next;
 }
 
 /* The same, asked for at the admin socket. */
@@ -372,27 +418,19 @@ static void drain(void)
 		stop_parts(&program);
 }
 
-static void hang_up(void)
-{
-	on_hangup(&program);
-}
-
 static void on_signal(struct edge *e, uint32_t events)
 {
 	struct signalfd_siginfo info;
+	char *why;
 
 	while (read(e->fd, &info, sizeof(info)) == sizeof(info)) {
-		if (info.ssi_signo == SIGHUP)
-			on_hangup(&program);
-		else
+		if (info.ssi_signo != SIGHUP) {
 			terminate(&program);
+			continue;
+		}
+		reload(&why);
+		free(why);
 	}
-}
-
-static void on_network_change(void *user)
-{
-	log_debug("the network changed");
-	agent_retry(&program.agent, false);
 }
 
 static bool watch_signals(struct program *p)
@@ -416,29 +454,23 @@ static bool watch_signals(struct program *p)
 
 /* ---- the run ---- */
 
-static bool prepare_agent(struct program *p)
+static void prepare_agent(struct program *p)
 {
-	if (!make_carriers(p))
-		return false;
+	p->spec.setup = p->setup;
+	p->spec.instance = p->instance;
+	p->spec.once = p->options->once;
 	p->spec.changed = on_changed;
 	p->spec.over = on_over;
-	if (agent_init(&p->agent, &p->spec) < 0) {
-		log_error("cannot start: %s", strerror(errno));
-		return false;
-	}
+	agent_init(&p->agent, p->worker, &p->spec);
 	p->running++;
-	return true;
 }
 
 static bool prepare_local(struct program *p)
 {
 	char *why = NULL;
 
-	if (local_init(&p->local, p->worker, p->spec.config, &p->egress, &why) < 0) {
-		log_error("%s", why ? why : "cannot start: out of memory");
-		free(why);
-		return false;
-	}
+	if (local_init(&p->local, p->worker, p->setup, &why) < 0)
+		return fail(why);
 	p->local.over = on_local_over;
 	p->running++;
 	return true;
@@ -448,36 +480,27 @@ static bool prepare_local(struct program *p)
 static bool prepare_admin(struct program *p)
 {
 	p->metrics = (struct tunnel_metrics){ .worker = p->worker,
-					      .config = p->spec.config,
-					      .agent = p->offers ? &p->agent : NULL,
-					      .local = p->listens ? &p->local : NULL,
-					      .tls = p->offers ? p->spec.carrier.tls : NULL,
+					      .config = config_of(p),
 					      .stopping = &p->ending.draining };
-	p->admin = (struct admin_tunnel){ .metrics = &p->metrics,
-					  .instance = p->offers ? p->instance : NULL,
-					  .drain = drain,
-					  .reload = hang_up };
+	p->admin =
+		(struct admin_tunnel){ .metrics = &p->metrics, .drain = drain, .reload = reload };
 	return admin_tunnel_start(&p->admin, p->worker->base);
 }
 
 static bool prepare(struct program *p)
 {
-	p->offers = p->spec.config->n_services;
-	p->listens = p->spec.config->n_locals;
-	if (!find_proxy(p) || (p->offers && (!check_token(p->spec.config) || !make_instance(p))))
+	if (!find_proxy(p))
 		return false;
 	evthread_use_pthreads();
 	p->worker = worker_new(0);
-	if (!p->worker) {
+	if (!p->worker || !watch_signals(p)) {
 		log_error("cannot start: %s", strerror(errno));
 		return false;
 	}
-	if (!watch_signals(p)) {
-		log_error("cannot start: %s", strerror(errno));
+	if (!make_setup(p) || !prepare_local(p))
 		return false;
-	}
-	return (!p->listens || prepare_local(p)) && (!p->offers || prepare_agent(p)) &&
-	       prepare_admin(p);
+	prepare_agent(p);
+	return prepare_admin(p);
 }
 
 static void release(struct program *p)
@@ -497,18 +520,19 @@ static void release(struct program *p)
 		close(p->signals.fd);
 		edge_forget_closing(&p->signals);
 	}
-	for (unsigned i = 0; i < CARRIER_KINDS; i++)
-		tls_context_unref(p->spec.carrier.tls[i]);
-	egress_deinit(&p->egress);
 	worker_free(p->worker);
+	setup_unref(p->setup);
+	egress_deinit(&p->egress);
+	setup_unref(p->first);
+	tunnel_config_free(p->config);
 	libevent_global_shutdown();
 }
 
 static void log_start(const struct program *p)
 {
-	const struct tunnel_config *config = p->spec.config;
+	const struct tunnel_config *config = config_of(p);
 
-	if (p->offers)
+	if (offers(p))
 		log_info("attest-tunnel " VERSION " started as instance %s, services: %zu, local "
 			 "listeners: %zu",
 			 p->instance, config->n_services, config->n_locals);
@@ -519,22 +543,21 @@ static void log_start(const struct program *p)
 
 int tunnel_daemon_run(const struct options *o)
 {
-	const struct tunnel_config *config = o->config;
+	const struct log_config *log = &o->config->log;
 	struct program *p = &program;
 	int status = STATUS_FAILED;
 
-	log_setup((enum log_level)config->log.level, (enum log_format)config->log.format,
-		  (enum log_target)config->log.target);
+	log_setup((enum log_level)log->level, (enum log_format)log->format,
+		  (enum log_target)log->target);
 	harden();
-	p->spec.config = config;
-	p->spec.once = o->once;
+	p->options = o;
+	p->config = o->config;
 	if (prepare(p) && confine_tunnel(o)) {
 		inherit_close_rest();
-		if (p->offers)
-			p->netwatch = netwatch_new(p->worker, on_network_change, NULL);
+		tell_metrics(p);
 		start_watchdog(p);
 		log_start(p);
-		if (!p->offers)
+		if (!offers(p))
 			tell_listening(p);
 		on_status(&p->status);
 		worker_run(p->worker);

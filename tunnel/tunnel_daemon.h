@@ -4,7 +4,7 @@
 
 struct options;
 
-/* The exit status; what is wrong has been logged. Once in a process. */
+/* The exit status; what is wrong has been logged. Takes the config over. Once in a process. */
 int tunnel_daemon_run(const struct options *o);
 
 #endif

@@ -21,11 +21,11 @@
 
 /* ---- relays ---- */
 
-static void of_link(struct exposition *e, const struct link *l, uint64_t value)
+static void of_link(struct exposition *e, const struct link *l, unsigned at, uint64_t value)
 {
 	char place[16];
 
-	snprintf(place, sizeof(place), "%zu", (size_t)(l - l->agent->links) + 1);
+	snprintf(place, sizeof(place), "%u", at);
 	exposition_sample(e, value, "relay", l->text, "link", place, EXPOSITION_END);
 }
 
@@ -34,7 +34,8 @@ static void write_counts(struct exposition *e, const struct agent *a, const char
 {
 	exposition_head(e, name, "counter", help);
 	for (unsigned i = 0; i < a->n_links; i++)
-		of_link(e, &a->links[i], *(const uint64_t *)((const char *)&a->links[i] + offset));
+		of_link(e, a->links[i], i + 1,
+			*(const uint64_t *)((const char *)a->links[i] + offset));
 }
 
 static void write_relays(struct exposition *e, const struct agent *a)
@@ -43,19 +44,19 @@ static void write_relays(struct exposition *e, const struct agent *a)
 
 	exposition_head(e, "relay_up", "gauge", "1: this relay has accepted us and we are there.");
 	for (unsigned i = 0; i < a->n_links; i++)
-		of_link(e, &a->links[i], a->links[i].active != NULL);
+		of_link(e, a->links[i], i + 1, a->links[i]->active != NULL);
 	exposition_head(e, "relay_refused", "gauge",
 			"1: this relay has refused us for good; it is asked again now and then.");
 	for (unsigned i = 0; i < a->n_links; i++)
-		of_link(e, &a->links[i], a->links[i].refused);
+		of_link(e, a->links[i], i + 1, a->links[i]->refused);
 	exposition_head(e, "relay_rtt_seconds", "gauge",
 			"The last round trip of a PING to this relay; 0: none yet.");
 	for (unsigned i = 0; i < a->n_links; i++) {
-		const struct line *active = a->links[i].active;
+		const struct line *active = a->links[i]->active;
 
 		snprintf(place, sizeof(place), "%u", i + 1);
 		exposition_seconds(e, active ? session_rtt_us(active->session) : 0, "relay",
-				   a->links[i].text, "link", place, EXPOSITION_END);
+				   a->links[i]->text, "link", place, EXPOSITION_END);
 	}
 	write_counts(e, a, "relay_sessions_total", "Times this relay has accepted us.",
 		     offsetof(struct link, sessions));
@@ -74,29 +75,29 @@ static void write_services(struct exposition *e, const struct serve *v)
 	exposition_head(e, "service_streams_total", "counter",
 			"Streams that reached their service.");
 	for (unsigned i = 0; i < v->n_offers; i++)
-		exposition_sample(e, v->offers[i].counts.streams, "service",
-				  v->offers[i].config->name, EXPOSITION_END);
+		exposition_sample(e, v->offers[i]->counts->streams, "service",
+				  v->offers[i]->config->name, EXPOSITION_END);
 	exposition_head(e, "service_streams", "gauge",
 			"Streams now, those that have not reached their service included.");
 	for (unsigned i = 0; i < v->n_offers; i++)
-		exposition_sample(e, v->offers[i].counts.live, "service", v->offers[i].config->name,
-				  EXPOSITION_END);
+		exposition_sample(e, v->offers[i]->counts->live, "service",
+				  v->offers[i]->config->name, EXPOSITION_END);
 	exposition_head(e, "service_bytes_total", "counter",
 			"Bytes passed on; up: client to service.");
 	for (unsigned i = 0; i < v->n_offers; i++) {
-		const struct serve_offer *o = &v->offers[i];
+		const struct serve_offer *o = v->offers[i];
 
-		exposition_sample(e, o->counts.bytes[INI], "service", o->config->name, "direction",
+		exposition_sample(e, o->counts->bytes[INI], "service", o->config->name, "direction",
 				  "up", EXPOSITION_END);
-		exposition_sample(e, o->counts.bytes[TGT], "service", o->config->name, "direction",
+		exposition_sample(e, o->counts->bytes[TGT], "service", o->config->name, "direction",
 				  "down", EXPOSITION_END);
 	}
 	exposition_head(e, "service_ended_total", "counter",
 			"Streams that ended, by whose doing it was.");
 	for (unsigned i = 0; i < v->n_offers; i++)
 		for (unsigned c = 0; c < FIGURE_CLASSES; c++)
-			exposition_sample(e, v->offers[i].counts.ended[c], "service",
-					  v->offers[i].config->name, "class", figure_class_word(c),
+			exposition_sample(e, v->offers[i]->counts->ended[c], "service",
+					  v->offers[i]->config->name, "class", figure_class_word(c),
 					  EXPOSITION_END);
 	exposition_head(e, "refused_total", "counter",
 			"Streams that a relay opened and that were not taken.");
@@ -204,6 +205,11 @@ void tunnel_metrics_write(const struct tunnel_metrics *m, struct evbuffer *out)
 	process_write_build(&e);
 	exposition_one(&e, "draining", "gauge", "1: it is ending and takes nobody new.",
 		       *m->stopping);
+	exposition_one(&e, "reloads_total", "counter", "Times the config was read again.",
+		       m->reloads);
+	exposition_one(&e, "reload_failures_total", "counter",
+		       "Times that was in vain: the config is as it was before.",
+		       m->reload_failures);
 	if (m->agent) {
 		write_relays(&e, m->agent);
 		write_services(&e, &m->agent->serve);

@@ -3,6 +3,7 @@
 #define TUNNEL_TUNNEL_METRICS_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 struct agent;
 struct evbuffer;
@@ -11,7 +12,7 @@ struct tls_context;
 struct tunnel_config;
 struct worker;
 
-/* What they are of; all outlives it, and is the one worker's. */
+/* What they are of; all outlives it, or is exchanged by a reload, and is the one worker's. */
 struct tunnel_metrics {
 	const struct worker *worker;
 	const struct tunnel_config *config;
@@ -19,6 +20,7 @@ struct tunnel_metrics {
 	const struct local *local;      /* NULL: there are no local listeners */
 	struct tls_context *const *tls; /* of connections to relays; may be exchanged. NULL: none */
 	const bool *stopping;
+	uint64_t reloads, reload_failures;
 };
 
 /* All of them; docs/metrics.md says what they are. */

@@ -127,7 +127,7 @@ def test_local_listener(world):
         with open(f) as old:
             replace(f, old.read())
     local.signal(signal.SIGHUP)
-    local.wait_log("SIGHUP: reading the certificate")
+    local.wait_log("reload: done")
     with local.dial() as conn:
         roundtrip(conn, data(1 << 20))
     assert "cannot read" not in local.log() and "Permission denied" not in local.log()
