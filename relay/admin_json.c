@@ -24,6 +24,13 @@ static bool put(struct json_object *o, const char *key, struct json_object *valu
 	return false;
 }
 
+/* What a terminal might obey; U+0080 to U+009F are as good as ESC and another. */
+static bool is_control(const unsigned char *character)
+{
+	return character[0] < ' ' || character[0] == 0x7f ||
+	       (character[0] == 0xc2 && character[1] < 0xa0);
+}
+
 void admin_json_text(struct json_object *o, const char *key, const char *text)
 {
 	char *clean;
@@ -35,15 +42,15 @@ void admin_json_text(struct json_object *o, const char *key, const char *text)
 	if (!clean)
 		return;
 	while (*text) {
-		size_t len = (unsigned char)*text < ' ' || *text == 0x7f ? 0 : line_character(text);
+		size_t len = line_character(text);
 
-		if (len) {
+		if (len && !is_control((const unsigned char *)text)) {
 			memcpy(clean + n, text, len);
 			n += len;
 			text += len;
 		} else {
 			clean[n++] = '?';
-			text++;
+			text += len ? len : 1;
 		}
 	}
 	put(o, key, json_object_new_string_len(clean, (int)n));
