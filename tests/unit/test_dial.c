@@ -712,15 +712,19 @@ static void test_moved_name(void)
 /* A machine with an IPv6 address and no IPv4 yet, beyond loopback. False: not to be had here. */
 static bool go_where_only_six_is(void)
 {
-	struct in6_ifreq six = { .ifr6_prefixlen = 64, .ifr6_ifindex = 1 };
+	union {
+		struct ifreq any; /* valgrind believes that it is this */
+		struct in6_ifreq six;
+	} to = { 0 };
 	struct ifreq lo = { .ifr_name = "lo", .ifr_flags = IFF_UP };
 	int fd;
 
 	if (unshare(CLONE_NEWUSER | CLONE_NEWNET) < 0 && unshare(CLONE_NEWNET) < 0)
 		return false;
 	fd = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	inet_pton(AF_INET6, "2001:db8::1", &six.ifr6_addr);
-	return fd >= 0 && ioctl(fd, SIOCSIFFLAGS, &lo) == 0 && ioctl(fd, SIOCSIFADDR, &six) == 0;
+	to.six = (struct in6_ifreq){ .ifr6_prefixlen = 64, .ifr6_ifindex = 1 };
+	inet_pton(AF_INET6, "2001:db8::1", &to.six.ifr6_addr);
+	return fd >= 0 && ioctl(fd, SIOCSIFFLAGS, &lo) == 0 && ioctl(fd, SIOCSIFADDR, &to) == 0;
 }
 
 /*
