@@ -9,17 +9,21 @@
 #include <event2/buffer.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "config/config.h"
 #include "relay/admin.h"
 #include "relay/admin_json.h"
+#include "relay/admin_page.h"
+#include "relay/census_page.h"
 #include "relay/health_answer.h"
 #include "relay/log.h"
 #include "relay/process.h"
 #include "relay/worker.h"
 #include "tunnel/agent.h"
 #include "tunnel/egress.h"
+#include "tunnel/hello.h"
 #include "tunnel/link.h"
 #include "tunnel/local.h"
 #include "tunnel/session.h"
@@ -181,6 +185,84 @@ static void get_services(struct admin_request *r, void *tunnel)
 	admin_reply_json(r, 200, o);
 }
 
+/* ---- streams ---- */
+
+/* The address, with or without what follows it. */
+static bool is_client(const struct peer *peer, const char *wanted)
+{
+	char text[PEER_TEXT_MAX];
+
+	peer_format(peer, text, sizeof(text));
+	return strncmp(text, wanted, strlen(wanted)) == 0 && strchr(":,", text[strlen(wanted)]);
+}
+
+/* As clients ask for it. */
+static void name_service(const struct serve_live *l, char *buf, size_t size)
+{
+	snprintf(buf, size, "%s.%s", l->offer->config->name, l->owner);
+}
+
+static void note_live(const struct serve_live *l, void *arg)
+{
+	struct census_page *page = arg;
+	const struct census_question *q = page->question;
+	char service[2 * HELLO_LABEL_MAX];
+
+	name_service(l, service, sizeof(service));
+	if ((!*q->service || strcmp(q->service, service) == 0) &&
+	    (!*q->owner || strcmp(q->owner, l->owner) == 0) && !q->tunnel &&
+	    (!*q->client || is_client(l->client, q->client)))
+		census_note(page, l->number, NULL);
+}
+
+static void describe_live(const struct serve_live *l, void *arg)
+{
+	struct census_entry *entry = census_find(arg, l->number);
+	char service[2 * HELLO_LABEL_MAX], text[PEER_TEXT_MAX];
+	struct json_object *one;
+
+	if (!entry || entry->facts)
+		return;
+	name_service(l, service, sizeof(service));
+	entry->facts = one = json_object_new_object();
+	admin_json_number(one, "id", l->number);
+	admin_json_text(one, "relay_id", l->id);
+	admin_json_text(one, "state", l->state);
+	admin_json_text(one, "service", service);
+	admin_json_text(one, "owner", l->owner);
+	if (l->client->family)
+		admin_json_text(one, "client", peer_format(l->client, text, sizeof(text)));
+	admin_json_text(one, "relay", l->relay);
+	admin_json_text(one, "target", l->offer->address);
+	admin_json_since(one, "since", l->age_ms);
+	admin_json_number(one, "age_ms", l->age_ms);
+	admin_json_number(one, "bytes_up", l->up);
+	admin_json_number(one, "bytes_down", l->down);
+}
+
+static void note_streams(struct census_page *page, void *tunnel)
+{
+	const struct tunnel_metrics *m = ((const struct admin_tunnel *)tunnel)->metrics;
+
+	if (m->agent)
+		serve_each(&m->agent->serve, note_live, page);
+}
+
+static void describe_streams(struct census_page *page, void *tunnel)
+{
+	const struct tunnel_metrics *m = ((const struct admin_tunnel *)tunnel)->metrics;
+
+	if (m->agent)
+		serve_each(&m->agent->serve, describe_live, page);
+}
+
+static void get_streams(struct admin_request *r, void *tunnel)
+{
+	static const struct admin_page_source source = { note_streams, describe_streams };
+
+	admin_page_answer(r, "streams", &source, tunnel);
+}
+
 static void get_listeners(struct admin_request *r, void *tunnel)
 {
 	const struct tunnel_metrics *m = ((const struct admin_tunnel *)tunnel)->metrics;
@@ -249,6 +331,7 @@ static const struct admin_route routes[] = {
 	{ "GET", "/v1/status", ADMIN_READ, get_status },
 	{ "GET", "/v1/relays", ADMIN_READ, get_relays },
 	{ "GET", "/v1/services", ADMIN_READ, get_services },
+	{ "GET", "/v1/streams", ADMIN_READ, get_streams },
 	{ "GET", "/v1/listeners", ADMIN_READ, get_listeners },
 	{ "GET", "/v1/config", ADMIN_READ, get_config },
 	{ "POST", "/v1/drain", ADMIN_CONTROL, post_drain },

@@ -530,7 +530,8 @@ static enum reason on_accept(struct session *s, struct conduit *stream, const ch
 
 	if (line->state != LINE_UP && line->state != LINE_RETIRING)
 		return REASON_GOING_AWAY;
-	return serve_accept(&line->link->agent->serve, stream, service, line->owner, words);
+	return serve_accept(&line->link->agent->serve, stream, service, line->owner,
+			    line->link->text, words);
 }
 
 static void on_request(struct session *s, int32_t id, const char *path, const struct fields *f)

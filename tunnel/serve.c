@@ -40,10 +40,12 @@
 #include "relay/log.h"
 #include "relay/timer.h"
 #include "relay/worker.h"
+#include "tunnel/hello.h"
 #include "tunnel/session.h"
 #include "tunnel/setup.h"
 
-#define ID_MAX 24 /* of the relay's number for a stream: 20 digits; a longer one is cut */
+#define RELAY_MAX 128 /* of a relay's address; a longer one is cut */
+#define ID_MAX 24     /* of the relay's number for a stream: 20 digits; a longer one is cut */
 
 struct serve_stream {
 	struct serve *serve;
@@ -61,7 +63,9 @@ struct serve_stream {
 	uint64_t counted[SIDES]; /* bytes that its offer's counts have */
 	struct peer client;      /* as the relay says; family 0: it does not */
 	char *rule, *names;      /* what the relay has verified of the client; NULL: nothing */
+	uint64_t number;         /* ours */
 	char id[ID_MAX];
+	char relay[RELAY_MAX], owner[HELLO_LABEL_MAX]; /* who has asked for it, of whom */
 };
 
 static void list(struct serve_stream **head, struct serve_stream *st)
@@ -384,7 +388,7 @@ static bool keep(char **to, const char *text)
 }
 
 enum reason serve_accept(struct serve *v, struct conduit *stream, const char *service,
-			 const char *owner, const struct client_words *words)
+			 const char *owner, const char *relay, const struct client_words *words)
 {
 	struct serve_offer *offer = find(v, service, owner);
 	struct serve_stream *st;
@@ -421,7 +425,10 @@ enum reason serve_accept(struct serve *v, struct conduit *stream, const char *se
 	st->stream = stream;
 	st->since = worker_now(v->worker);
 	st->reapable.free = stream_free;
+	st->number = v->counted;
 	memcpy(st->id, id, sizeof(id));
+	snprintf(st->relay, sizeof(st->relay), "%.*s", RELAY_MAX - 1, relay);
+	snprintf(st->owner, sizeof(st->owner), "%s", owner);
 	offer->holders++;
 	if (!know_client(st, words) || !keep(&st->rule, words->rule) ||
 	    !keep(&st->names, words->names)) {
@@ -441,6 +448,33 @@ enum reason serve_accept(struct serve *v, struct conduit *stream, const char *se
 	conduit_want(stream, READY_READ);
 	timer_set(v->worker, &st->timer, offer->spec.idle_ms, on_silence);
 	return REASON_NONE;
+}
+
+void serve_each(const struct serve *v, void (*each)(const struct serve_live *l, void *arg),
+		void *arg)
+{
+	const struct serve_stream *const lists[] = { v->streams, v->joined };
+
+	for (unsigned i = 0; i < sizeof(lists) / sizeof(lists[0]); i++) {
+		for (const struct serve_stream *st = lists[i]; st; st = st->next) {
+			const struct serve_live l = {
+				.number = st->number,
+				.id = st->id,
+				.state = st->splice ? "joined"
+					 : st->dial ? "opening"
+						    : "waiting",
+				.relay = st->relay,
+				.owner = st->owner,
+				.offer = st->offer,
+				.client = &st->client,
+				.age_ms = worker_now(v->worker) - st->since,
+				.up = st->splice ? st->splice->half[INI].bytes : 0,
+				.down = st->splice ? st->splice->half[TGT].bytes : 0,
+			};
+
+			each(&l, arg);
+		}
+	}
 }
 
 /* ---- what is offered ---- */

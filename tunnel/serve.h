@@ -17,6 +17,7 @@
 struct client_words;
 struct conduit;
 struct offer_config;
+struct peer;
 struct setup;
 struct worker;
 
@@ -62,12 +63,25 @@ void serve_deinit(struct serve *v);
  */
 void serve_reload(struct serve *v, struct setup *setup);
 
+/* A stream while it is there. */
+struct serve_live {
+	uint64_t number; /* ours: 1, 2, ... */
+	const char *id;  /* the relay's, or ours as well */
+	const char *state, *relay, *owner;
+	const struct serve_offer *offer;
+	const struct peer *client; /* as the relay says; family 0: it does not */
+	uint64_t age_ms, up, down;
+};
+/* l is valid during the call, in which none may begin or end. */
+void serve_each(const struct serve *v, void (*each)(const struct serve_live *l, void *arg),
+		void *arg);
+
 /*
- * An agent session's accept. service has to be NAME.OWNER of an offer and of this owner; words are
- * the relay's.
+ * An agent session's accept. service has to be NAME.OWNER of an offer and of this owner; relay, its
+ * address, is for people; words are the relay's.
  * On REASON_NONE the stream is ours, else it is still the caller's.
  */
 enum reason serve_accept(struct serve *v, struct conduit *stream, const char *service,
-			 const char *owner, const struct client_words *words);
+			 const char *owner, const char *relay, const struct client_words *words);
 
 #endif

@@ -287,7 +287,7 @@ def test_all_is_documented(world, svc):
     seen = set()
     for of, routes in ((admin, ("status", "listeners", "owners", "services", "services/kbs.acme/ready", "tunnels",
                                 "streams?limit=9", "limits", "failures", "config")),
-                       (Admin(path), ("status", "relays", "services", "listeners", "config")),
+                       (Admin(path), ("status", "relays", "services", "streams", "listeners", "config")),
                        (Admin(world.path("bridge-admin.sock")), ("status", "listeners", "vms", "config"))):
         for route in routes:
             seen |= names(of.get(f"/v1/{route}"))

@@ -100,6 +100,36 @@ def test_bad_reload_of_the_bridge(world):
     ctl(path, "reload")
 
 
+# ---- attest-tunnel ----
+
+def test_streams_of_an_agent(world, svc):
+    """The same streams as its relay tells, by the relay's numbers; one that waits has no byte yet."""
+    paths = world.path("admin.sock"), world.path("agent.sock")
+    relay = world.relay(listeners=[{"name": "kbs", "service": "kbs.acme"}, {"name": "tang",
+                                   "service": "tang.acme"}], admin=f"unix:{paths[0]}")
+    world.agent(relay, {"kbs": svc.address, "tang": svc.address}, admin=f"unix:{paths[1]}")
+    of_relay, of_agent = map(Admin, paths)
+    assert of_agent.get("/v1/streams") == {"streams": [], "remaining": 0}
+    streams = held(relay.listeners["kbs"], 3, 1000) + [dial(relay.listeners["tang"])]
+    wait_for(lambda: states(of_agent) == ["joined"] * 3 + ["waiting"], "four streams")
+    told = {str(s["id"]): s for s in of_relay.all("streams")}
+    listed = of_agent.all("streams")
+    assert {s["relay_id"] for s in listed} == set(told) and len(listed) == 4
+    for s in listed:
+        same = told[s["relay_id"]]
+        assert all(s[key] == same[key] for key in ("service", "owner", "client", "bytes_up", "bytes_down"))
+        assert s["relay"] == f"tcp:127.0.0.1:{relay.port()}" and s["target"] == svc.address
+        assert s["bytes_up"] == s["bytes_down"] == (1000 if s["service"] == "kbs.acme" else 0)
+    assert len(of_agent.all("streams", query="&service=tang.acme")) == 1
+    assert of_agent.all("streams", query="&owner=other") == []
+    assert len(of_agent.all("streams", query=f"&client={listed[0]['client']}")) == 1
+    assert [s["id"] for s in of_agent.all("streams", limit=3)] == [s["id"] for s in listed]
+    assert len(rows(ctl(paths[1], "streams", "--service", "kbs.acme"))) == 3
+    for s in streams:
+        s.close()
+    wait_for(lambda: of_agent.all("streams") == [], "none is left")
+
+
 # ---- attest-relay ----
 
 def test_one_worker_is_stuck(world, svc):
