@@ -455,7 +455,10 @@ int daemon_run(const struct daemon_options *o)
 		ready(&d);
 		event_base_dispatch(d.base);
 	}
-	gateway_end(&d.gateway);
+	if (!gateway_end(&d.gateway)) {
+		audit_stop(d.gateway.audit); /* what waits there is written */
+		_exit(1);		     /* nothing else may be taken from under who hangs */
+	}
 	release(&d);
 	if (good)
 		log_info("ended");

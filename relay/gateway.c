@@ -6,6 +6,7 @@
  * Draining closes the listeners, tells HTTP/2 clients to open no more streams, and waits for
  * streams to end and for those clients to have them whole, at most timeouts.drain; ending cuts what
  * is left, tells the agents, and stops each worker when its last conduit is gone, or after END_MS.
+ * One whose loop hangs is left behind.
  */
 #include "relay/gateway.h"
 
@@ -35,6 +36,7 @@
 #define PIPES_MIN 4      /* per worker, for splice(2) */
 #define END_MS 3000      /* lingering closes take 2 s at most */
 #define END_TICK_MS 20
+#define HANG_MS 5000  /* and then a worker hangs that has not ended */
 #define SWEEP_MS 1000 /* how late an end by time may come */
 
 static void find_files_max(struct gateway *g)
@@ -447,15 +449,21 @@ static void end_worker(struct worker *w, void *arg)
 	timer_set(w, &gw->ending, END_TICK_MS, on_ending);
 }
 
-void gateway_end(struct gateway *g)
+bool gateway_end(struct gateway *g)
 {
+	bool all = true;
+
 	atomic_store(&g->ending, true); /* from now on nothing moves between workers */
 	for (unsigned i = 0; i < g->n_workers; i++)
 		if (worker_post(g->workers[i], end_worker, NULL) < 0)
 			worker_stop(g->workers[i]);
 	g->sockets = sockets_close(g->sockets);
 	for (unsigned i = 0; i < g->n_workers; i++)
-		worker_join(g->workers[i]);
+		if (!worker_join_within(g->workers[i], all ? END_MS + HANG_MS : HANG_MS)) {
+			log_error("worker %u hangs; ending without it", i);
+			all = false;
+		}
+	return all;
 }
 
 static void free_worker(struct gateway *g, struct worker *w)

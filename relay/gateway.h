@@ -155,7 +155,7 @@ struct gateway {
 	struct audit *audit_before; /* a worker may still have it; or NULL */
 	struct tenants tenants;
 	struct registry *registry;
-	struct prober *prober;	 /* the first worker's */
+	struct prober *prober;   /* the first worker's */
 	struct figures *figures; /* what is counted by name */
 	struct history *history; /* the main thread's; NULL: none */
 	struct tunnel_side tunnel;
@@ -179,7 +179,7 @@ struct gateway {
 	atomic_uint_fast64_t connections; /* clients and agents, from accept to the end */
 	/* Set aside: one for each connection, and one for its target unless that has none. */
 	atomic_uint_fast64_t descriptors;
-	atomic_uint_fast64_t moving;  /* openings on their way to another worker */
+	atomic_uint_fast64_t moving;               /* openings on their way to another worker */
 	atomic_uint_fast64_t next_id, next_tunnel; /* of streams; of tunnels, in a part of theirs */
 	atomic_bool draining, ending;
 	struct admin_relay *admin; /* the main thread's */
@@ -203,7 +203,8 @@ bool gateway_start(struct gateway *g);
 bool gateway_reload(struct gateway *g, struct relay_config *config, char **why);
 void gateway_drain(struct gateway *g);         /* no new connections */
 bool gateway_is_idle(const struct gateway *g); /* no client is left */
-void gateway_end(struct gateway *g);           /* cuts what is left; waits for the threads */
+/* Cuts what is left; waits for the threads. False: one hangs, and may come back to all there is. */
+bool gateway_end(struct gateway *g);
 void gateway_deinit(struct gateway *g);
 
 static inline struct gateway_worker *gateway_worker(const struct worker *w)

@@ -36,7 +36,7 @@
 #include "relay/resolver.h"
 
 #define PIPE_SIZE (1024 * 1024) /* asked for; the kernel may give less (pipe-max-size) */
-#define PIPES_RETRY_MS 1000	/* until the next try to make one, when none is to be had */
+#define PIPES_RETRY_MS 1000     /* until the next try to make one, when none is to be had */
 
 #define DOZE_MS 20 /* while libevent cannot watch the epoll instance */
 
@@ -450,6 +450,18 @@ void worker_join(struct worker *w)
 	if (w->private->started)
 		pthread_join(w->private->thread, NULL);
 	w->private->started = false;
+}
+
+bool worker_join_within(struct worker *w, uint64_t ms)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += (time_t)(ms / 1000);
+	if (w->private->started && pthread_timedjoin_np(w->private->thread, NULL, &until) != 0)
+		return false;
+	w->private->started = false;
+	return true;
 }
 
 void worker_stop(struct worker *w)

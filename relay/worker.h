@@ -28,9 +28,9 @@ struct worker;
 
 #define WORKER_SCRATCH ((size_t)128 * 1024) /* one read from a socket */
 #define WORKER_BUFFER ((size_t)64 * 1024)   /* what a slow side did not take: a half's bound */
-#define WORKER_BUFFERS_KEPT 32		    /* free buffers a worker holds on to */
-#define WORKER_PIPES_KEPT 16		    /* free pipes a worker holds on to */
-#define WORKER_PIPES_MAX 256		    /* in use and free, unless pipes_max says less */
+#define WORKER_BUFFERS_KEPT 32              /* free buffers a worker holds on to */
+#define WORKER_PIPES_KEPT 16                /* free pipes a worker holds on to */
+#define WORKER_PIPES_MAX 256                /* in use and free, unless pipes_max says less */
 
 /* Work to do at the end of this loop turn. Embedded in its owner; queued at most once. */
 struct deferred {
@@ -60,9 +60,9 @@ struct worker {
 	 */
 	uint8_t *scratch, *input, *output; /* WORKER_SCRATCH bytes each */
 	struct timer_wheel timers;
-	int edge_fd; /* the epoll instance of edge.h, in which it sleeps */
+	int edge_fd;             /* the epoll instance of edge.h, in which it sleeps */
 	struct edge_batch batch; /* edge.c's */
-	unsigned pipes_max; /* pipes at a time, two descriptors each; set before it runs */
+	unsigned pipes_max;      /* pipes at a time, two descriptors each; set before it runs */
 	struct wakes wakes;
 	struct counters counters;
 	unsigned conduits; /* not yet closed for good, those that still linger included */
@@ -80,6 +80,8 @@ void worker_turn(struct worker *w, bool wait);
 void worker_run(struct worker *w);
 int worker_start(struct worker *w); /* ... on a thread of its own. 0 or -errno */
 void worker_join(struct worker *w);
+/* False: its loop has not ended within ms, and it is as it was. */
+bool worker_join_within(struct worker *w, uint64_t ms);
 void worker_stop(struct worker *w); /* any thread */
 
 /*
@@ -95,7 +97,7 @@ void worker_rouse(struct worker *w); /* makes it take a turn; any thread; for wa
 uint64_t worker_now(const struct worker *w);
 
 void worker_defer(struct worker *w, struct deferred *d); /* already queued: nothing */
-void worker_undefer(struct deferred *d);		 /* not queued: nothing */
+void worker_undefer(struct deferred *d);                 /* not queued: nothing */
 void worker_reap(struct worker *w, struct reapable *r);
 
 /* WORKER_BUFFER bytes, pooled; malloc's, so any worker may put them back. NULL: out of memory. */

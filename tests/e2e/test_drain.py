@@ -173,18 +173,36 @@ def workers(pid):
     return sorted(int(t) for t in os.listdir(f"/proc/{pid}/task"))[1:]
 
 
-def test_a_stuck_worker_feeds_no_watchdog(world, svc):
-    """One thread of several does not move: it is named, and systemd is told nothing until it does."""
-    systemd = world.add(Systemd(world))
-    relay = world.relay(env={"NOTIFY_SOCKET": systemd.path, "WATCHDOG_USEC": "300000"})
-    systemd.wait("WATCHDOG=1")
-    thread = workers(relay.pid)[-1]
+def hold(thread):
+    """It does not move until PTRACE_DETACH, or the end of this process."""
     try:
         ptrace(PTRACE_SEIZE, thread)
     except OSError as e:
         pytest.skip(f"another process may not be stopped here: {e}")
     ptrace(PTRACE_INTERRUPT, thread)
     os.waitpid(thread, WALL)
+
+
+def test_a_stuck_worker_does_not_keep_it(world, svc):
+    """Told to end, it ends without the one that hangs, and says so; others get their last words."""
+    relay = world.relay()
+    world.agent(relay, {"kbs": svc.address})
+    relay.expect = (1,)
+    thread = workers(relay.pid)[-1]
+    hold(thread)
+    relay.signal(signal.SIGTERM)
+    relay.wait_log(r"worker \d hangs; ending without it")
+    os.waitpid(thread, WALL)  # as who traces it we are told first
+    relay.finish()
+
+
+def test_a_stuck_worker_feeds_no_watchdog(world, svc):
+    """One thread of several does not move: it is named, and systemd is told nothing until it does."""
+    systemd = world.add(Systemd(world))
+    relay = world.relay(env={"NOTIFY_SOCKET": systemd.path, "WATCHDOG_USEC": "300000"})
+    systemd.wait("WATCHDOG=1")
+    thread = workers(relay.pid)[-1]
+    hold(thread)
     relay.wait_log(r"worker \d is stuck")
     fed = systemd.count("WATCHDOG=1")
     relay.signal(signal.SIGUSR1)
