@@ -28,6 +28,7 @@ static bool is_missing(struct admin_request *r, const struct census_result *resu
 
 static void reply_page(struct census_result *result, struct admin_request *r, const char *key)
 {
+	const size_t told = result->list ? json_object_array_length(result->list) : 0;
 	struct json_object *o;
 
 	if (is_missing(r, result))
@@ -36,9 +37,7 @@ static void reply_page(struct census_result *result, struct admin_request *r, co
 	if (o && result->list && json_object_object_add(o, key, result->list) == 0)
 		result->list = NULL;
 	/* with those of earlier pages they are not all of them: the client has counted those */
-	admin_json_number(o, "remaining",
-			  result->matching -
-				  json_object_array_length(json_object_object_get(o, key)));
+	admin_json_number(o, "remaining", result->matching - told);
 	if (result->next)
 		admin_json_number(o, "next", result->next);
 	admin_reply_json(r, 200, o);
