@@ -198,7 +198,9 @@ static size_t pick_new(const struct authority_revoked *have,
 	for (size_t i = 0; i < n; i++) {
 		if (authority_is_revoked(have, to[i]) || (picked && !strcmp(to[picked - 1], to[i])))
 			continue;
-		memmove(to[picked++], to[i], sizeof(*to));
+		if (picked < i)
+			memcpy(to[picked], to[i], sizeof(*to));
+		picked++;
 	}
 	return picked;
 }
