@@ -3,7 +3,7 @@
  *
  * Theory of operation: that there is an answer says that the main thread's loop turns. It listens
  * to probes before the workers run, but does not answer any until they do, so there is no answer
- * for "starting": a probe that has come too early waits for its own time-out.
+ * for "starting": a probe that has come too early is answered then, or gives up at its time-out.
  */
 #include "relay/health_http.h"
 
