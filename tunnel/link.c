@@ -736,8 +736,8 @@ struct link *link_new(struct agent *a, unsigned index, unsigned place)
 void link_leave(struct link *l)
 {
 	log_info("%s is a relay of this agent no more", l->text);
+	l->left = true; /* so that what is given up is not tried again */
 	link_stop(l);
-	l->left = true;
 	link_unref(l);
 }
 

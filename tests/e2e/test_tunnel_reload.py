@@ -249,9 +249,12 @@ def test_relays_come_and_go(world, one):
     r = Reloaded(world, first, {"kbs": one.address})
     live = begin(first)
     addresses = [f"tcp:127.0.0.1:{relay.port()}" for relay in (first, second)]
-    r.reload(relays=addresses)
+    nobody = f"tcp:127.0.0.1:{free_port()}"
+    silent = world.add(Service())  # takes the connection, and then says nothing
+    r.reload(relays=[*addresses, nobody, silent.address])
     second.wait_tunnels(1)
     assert asks(second) == b"one"
+    silent.accept()
     r.reload(relays=addresses[1:])
     r.agent.wait_log("is a relay of this agent no more")
     assert asks(second) == b"one"
