@@ -177,9 +177,15 @@ static struct bridge_config *reload(const char *words)
 	char *argv[ARGUMENTS_MAX];
 	int argc = split(words, argv);
 	struct capture capture = capture_begin();
-	struct bridge_config *c = bridge_options_reload(argc, argv);
+	char *why;
+	struct bridge_config *c = bridge_options_reload(argc, argv, &why);
 
 	capture_end(&capture);
+	/* what is answered is what was logged, in one line */
+	CHECK(!c == !!why);
+	CHECK(!why || !strchr(why, '\n'));
+	CHECK(!why || strstr(said, strrchr(why, ';') ? strrchr(why, ';') + 2 : why));
+	free(why);
 	return c;
 }
 
