@@ -112,8 +112,9 @@ static bool add(const char *name, int fd, bool from_systemd)
 	all = more;
 	fcntl(fd, F_SETFD, FD_CLOEXEC);
 	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-	all[n_all] =
-		(struct inherited){ .fd = fd, .file = file_of(name), .from_systemd = from_systemd };
+	all[n_all] = (struct inherited){
+		.fd = fd, .taken = -1, .file = file_of(name), .from_systemd = from_systemd
+	};
 	snprintf(all[n_all].name, sizeof(all[n_all].name), "%s", name);
 	n_all++;
 	return true;
@@ -273,6 +274,15 @@ static void remove_path(const struct inherited *i)
 	free(why);
 }
 
+/* From systemd's store and from a predecessor, too: then its path is in use. */
+static bool came_twice(const struct inherited *i)
+{
+	for (size_t n = 0; n < n_all; n++)
+		if (all[n].taken >= 0 && strcmp(all[n].name, i->name) == 0)
+			return true;
+	return false;
+}
+
 void inherit_close_rest(void)
 {
 	for (size_t n = 0; n < n_all; n++) {
@@ -280,9 +290,11 @@ void inherit_close_rest(void)
 
 		if (i->fd < 0 || i->stays)
 			continue;
-		log_warning("%s was handed over%s, and no listener has it: closed", i->name,
-			    i->from_systemd ? " by systemd" : "");
-		remove_path(i);
+		if (!came_twice(i)) {
+			log_warning("%s was handed over%s, and no listener has it: closed", i->name,
+				    i->from_systemd ? " by systemd" : "");
+			remove_path(i);
+		}
 		close(i->fd);
 		i->fd = -1;
 		if (i->from_systemd)

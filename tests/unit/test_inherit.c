@@ -130,6 +130,27 @@ static void test_rest(void)
 	address_deinit(&a);
 }
 
+/* By systemd's store and by a predecessor: one is used, and its path stays. */
+static void test_twice(void)
+{
+	struct address a = parse("unix:%s/twice", folder);
+	char name[INHERIT_NAME_MAX];
+	struct bind_file file;
+	int fd = listen_at(&a), twin = dup(fd);
+	bool mismatch;
+
+	bind_identify(&a, &file);
+	CHECK(inherit_add(inherit_name(&a, &file, name), fd));
+	CHECK(inherit_add(name, twin));
+	CHECK(inherit_take(&a, NULL, &mismatch) == fd);
+	inherit_own();
+	inherit_close_rest();
+	CHECK(is_closed(twin));
+	CHECK(bind_is_there(&a, &file));
+	bind_close(&a, fd);
+	address_deinit(&a);
+}
+
 static void test_what_does_not_listen(void)
 {
 	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
@@ -177,6 +198,7 @@ int main(void)
 	test_tcp();
 	test_path();
 	test_rest();
+	test_twice();
 	test_what_does_not_listen();
 	test_named();
 	test_names();
