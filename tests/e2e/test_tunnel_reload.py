@@ -1,12 +1,14 @@
 # attest-tunnel reads its config again: all of it or nothing, under live streams and new clients.
 import os
 import signal
+import subprocess
 import threading
 
 import pytest
 import yaml
 
-from harness import Task, data, fetch_metrics, free_port, wait_for
+from admin import Admin
+from harness import DEADLINE, Task, binary, data, fetch_metrics, free_port, wait_for
 from streams import Aborted, Doors, Service, dial, echo, roundtrip
 
 
@@ -275,3 +277,20 @@ def test_flags_stay(world, one, two):
     start = r.reload(log={"level": "info"}, services=[target(two), target(one, "third")])
     r.agent.wait_log("third.acme", start=start)
     assert asks(relay, "third.acme") == b"one"
+
+
+def test_asked_for_at_the_admin_socket(world, one):
+    """The answer is what came of it: attestctl's exit status, too."""
+    path = world.path("agent.sock")
+    relay = world.relay()
+    r = Reloaded(world, relay, {"kbs": one.address}, admin=f"unix:{path}")
+    admin = Admin(path)
+    attestctl = [binary("ATTESTCTL"), "--socket", path, "reload"]
+    assert admin.post("/v1/reload") == {"done": "reload"}
+    assert subprocess.run(attestctl, capture_output=True, timeout=DEADLINE).returncode == 0
+    r.write("relays: [")
+    assert "agent.yaml:2:1: not valid YAML" in admin.post("/v1/reload", status=422)["error"]["message"]
+    bad = subprocess.run(attestctl, capture_output=True, text=True, timeout=DEADLINE)
+    assert bad.returncode != 0 and "agent.yaml:2:1: not valid YAML" in bad.stderr
+    assert asks(relay) == b"one"
+    assert r.metric("reloads_total") == 2 and r.metric("reload_failures_total") == 2
