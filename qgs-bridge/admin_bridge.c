@@ -320,7 +320,7 @@ static const struct admin_route routes[] = {
 	{ "GET", "/v1/listeners", ADMIN_READ, get_listeners },
 	{ "GET", "/v1/vms", ADMIN_READ, get_vms },
 	{ "GET", "/v1/streams", ADMIN_READ, get_streams },
-	{ "GET", "/v1/config", ADMIN_READ, get_config },
+	{ "GET", "/v1/config", ADMIN_CONFIG, get_config },
 	{ "POST", "/v1/drain", ADMIN_CONTROL, post_drain },
 	{ "POST", "/v1/reload", ADMIN_CONTROL, post_reload },
 	{ "POST", "/v1/log", ADMIN_CONTROL, admin_log_level },

@@ -417,7 +417,7 @@ void admin_dispatch(struct admin_request *r)
 	const struct admin *a = r->admin;
 	const char *allowed = NULL;
 
-	if (!r->local && (r->scopes & (ADMIN_READ | ADMIN_CONTROL)) &&
+	if (!r->local && (r->scopes & (ADMIN_READ | ADMIN_CONTROL | ADMIN_CONFIG)) &&
 	    !host_is_ours(admin_header(r, "Host"))) {
 		admin_fail(r, 421, "wrong-host",
 			   "expected localhost or a loopback address as the host");

@@ -34,7 +34,8 @@ enum admin_scope {
 	ADMIN_METRICS = 1 << 1, /* /metrics */
 	ADMIN_READ = 1 << 2,    /* the status page; all of /v1/ that changes nothing */
 	ADMIN_CONTROL = 1 << 3, /* the rest: a Unix socket only, whose peers are asked for */
-	ADMIN_ALL = (1 << 4) - 1,
+	ADMIN_CONFIG = 1 << 4,  /* the config: hashes and paths are not for all of this machine */
+	ADMIN_ALL = (1 << 5) - 1,
 };
 
 /* method: "GET" serves HEAD, too. path: whole, or, ending in '/', with one part more. */

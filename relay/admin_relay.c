@@ -125,7 +125,7 @@ static const struct admin_route routes[] = {
 	{ "GET", "/v1/streams", ADMIN_READ, admin_live_streams },
 	{ "GET", "/v1/limits", ADMIN_READ, admin_state_limits },
 	{ "GET", "/v1/failures", ADMIN_READ, admin_state_failures },
-	{ "GET", "/v1/config", ADMIN_READ, admin_state_config },
+	{ "GET", "/v1/config", ADMIN_CONFIG, admin_state_config },
 	{ "POST", "/v1/streams/", ADMIN_CONTROL, admin_live_close_stream },
 	{ "POST", "/v1/tunnels/", ADMIN_CONTROL, admin_live_close_tunnel },
 	{ "POST", "/v1/drain", ADMIN_CONTROL, post_drain },

@@ -63,7 +63,8 @@
 #include "tunnel/setup.h"
 #include "tunnel/tunnel_metrics.h"
 
-#define END_MS 3000 /* lingering closes take 2 s at most */
+#define READY_LATE_MS 10000 /* no longer than this systemd waits for a relay */
+#define END_MS 3000         /* lingering closes take 2 s at most */
 
 struct program {
 	struct worker *worker;
@@ -80,7 +81,7 @@ struct program {
 	struct admin_tunnel admin;
 	struct netwatch *netwatch;
 	struct edge signals; /* watches a signalfd */
-	struct timer stop, watchdog, status;
+	struct timer stop, watchdog, status, late;
 	uint64_t waited;         /* since the agent was over */
 	uint64_t watchdog_ms;    /* 0: none wanted */
 	struct stat certificate; /* when it was last looked at */
@@ -214,20 +215,25 @@ static void on_status(struct timer *t)
 	timer_set(program.worker, t, NOTIFY_STATUS_MS, on_status);
 }
 
+static void tell_ready(struct program *p)
+{
+	if (!p->ready)
+		notify_ready();
+	p->ready = true;
+}
+
 static void on_changed(struct agent *a)
 {
-	if (agent_up(a) > 0 && !program.ready) {
-		program.ready = true;
-		notify_ready();
-	}
+	if (agent_up(a) > 0)
+		tell_ready(&program);
 	tell_status();
 }
 
-/* Without services: nothing is connected to before somebody comes. */
-static void tell_listening(struct program *p)
+/* No relay has accepted it yet: it goes on trying, but who boots the machine must not wait. */
+static void on_late(struct timer *t)
 {
-	p->ready = true;
-	notify_ready();
+	tell_ready(&program);
+	tell_status();
 }
 
 static void on_watchdog(struct timer *t)
@@ -515,6 +521,7 @@ static void release(struct program *p)
 		timer_cancel(p->worker, &p->stop);
 		timer_cancel(p->worker, &p->watchdog);
 		timer_cancel(p->worker, &p->status);
+		timer_cancel(p->worker, &p->late);
 	}
 	if (p->signals.worker) {
 		close(p->signals.fd);
@@ -557,8 +564,10 @@ int tunnel_daemon_run(const struct options *o)
 		tell_metrics(p);
 		start_watchdog(p);
 		log_start(p);
-		if (!offers(p))
-			tell_listening(p);
+		if (offers(p))
+			timer_set(p->worker, &p->late, READY_LATE_MS, on_late);
+		else /* nothing is connected to before somebody comes */
+			tell_ready(p);
 		on_status(&p->status);
 		worker_run(p->worker);
 		status = p->outcome == AGENT_ORDERLY   ? STATUS_ORDERLY

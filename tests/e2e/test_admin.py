@@ -356,6 +356,7 @@ def test_scopes(world, svc):
         assert get(port, b"/v1/status", host)[0] in (400, 421), host
     for path in (b"/v1/drain", b"/v1/reload", b"/v1/streams/1/close"):
         assert get(port, path, method=b"POST")[0] in (404, 405), path
+    assert get(port, b"/v1/config")[0] == 404  # has what not everybody on this machine may read
     assert get(port, b"/metrics")[0] == 200
     assert get(relay.metrics_port, b"/metrics", b"any.example")[0] == 200
     assert get(relay.metrics_port, b"/v1/status")[0] == 404

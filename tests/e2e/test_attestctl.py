@@ -152,12 +152,19 @@ def test_other_daemons_lists(world, svc, relay):
     assert "no such thing" in ctl(relay.socket, "relays", status=1)
 
 
+def top(relay, env=TERMINAL):
+    """attestctl top on a terminal of its own."""
+    program = binary("ATTESTCTL")  # before there are two of us
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(program, ["attestctl", "--socket", relay.socket, "top"], env)
+    return pid, terminal
+
+
 def test_top_on_a_terminal(world, svc, relay):
     """It draws until q, fits the terminal, and gives it back."""
     streams = held(relay.listeners["direct"], 30)
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execve(binary("ATTESTCTL"), ["attestctl", "--socket", relay.socket, "top"], TERMINAL)
+    pid, terminal = top(relay)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 60, 0, 0))
     text = b""
 
@@ -183,9 +190,7 @@ def test_top_on_a_terminal(world, svc, relay):
 
 
 def test_interrupted(world, svc, relay):
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execve(binary("ATTESTCTL"), ["attestctl", "--socket", relay.socket, "top"], TERMINAL)
+    pid, terminal = top(relay)
     text = b""
 
     def drawn():
@@ -272,9 +277,7 @@ def test_odd_shapes(world):
 
 def test_top_says_why_it_ended(world, svc, relay):
     """The daemon goes away: the error stands on the screen that is given back."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execve(binary("ATTESTCTL"), ["attestctl", "--socket", relay.socket, "top"], TERMINAL)
+    pid, terminal = top(relay)
     text = b""
 
     def drawn():
@@ -297,9 +300,7 @@ def test_top_says_why_it_ended(world, svc, relay):
 
 def test_top_on_a_dumb_terminal(world, svc, relay):
     """It is told once, in nothing but text."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execve(binary("ATTESTCTL"), ["attestctl", "--socket", relay.socket, "top"], {**TERMINAL, "TERM": "dumb"})
+    pid, terminal = top(relay, {**TERMINAL, "TERM": "dumb"})
     text = b""
     try:
         while chunk := os.read(terminal, 65536):

@@ -484,7 +484,7 @@ def test_drain(world, qgs):
     for kind in KINDS:
         assert ask(bridge.address(kind))["outcome"] == "connect-failed"
     bridge.signal(signal.SIGHUP)
-    bridge.wait_log("SIGHUP: ignored")
+    bridge.wait_log("reload: the program is ending")
     qgs.behave("ok")
     assert [c.result()["outcome"] for c in clients] == ["ok"] * 3
     bridge.finish()

@@ -158,6 +158,16 @@ def test_systemd_is_told(world, svc):
     assert "draining: " in systemd.wait("STATUS=")
     systemd.wait("WATCHDOG=1")
     live.close()
+
+
+def test_systemd_need_not_wait_for_a_relay(world, svc):
+    """An agent is ready soon, though nobody takes it; and says so."""
+    systemd = world.add(Systemd(world))
+    relay = world.relay(listeners=door())
+    world.agent(relay, {"kbs": svc.address}, wait=False, env={"NOTIFY_SOCKET": systemd.path},
+                address="tcp:127.0.0.1:1")
+    systemd.wait("READY=1")
+    assert "0 of 1 relays" in systemd.wait("STATUS=")
     relay.finish()
 
 
