@@ -158,6 +158,7 @@ def test_systemd_is_told(world, svc):
     assert "draining: " in systemd.wait("STATUS=")
     systemd.wait("WATCHDOG=1")
     live.close()
+    relay.finish()
 
 
 def test_systemd_need_not_wait_for_a_relay(world, svc):
@@ -168,7 +169,6 @@ def test_systemd_need_not_wait_for_a_relay(world, svc):
                 address="tcp:127.0.0.1:1")
     systemd.wait("READY=1")
     assert "0 of 1 relays" in systemd.wait("STATUS=")
-    relay.finish()
 
 
 def ptrace(request, thread, sig=0):
