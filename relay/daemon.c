@@ -37,7 +37,7 @@
 #include "relay/takeover.h"
 #include "relay/watch.h"
 
-#define STATUS_TEXT 512
+#define STATUS_TEXT 1024
 #define DRAIN_TICK_MS 50
 #define LOOK_MS 5000 /* at the workers' loops, if systemd has no wish */
 
