@@ -333,10 +333,13 @@ static int make_key(struct enroll *e)
 {
 	const struct enroll_options *o = e->options;
 	char *why;
-	int r = e->certificate
-			? enroll_key_renew(&e->key, e->certificate, e->key_file, o->keep_key, &why)
-			: enroll_key_make(&e->key, o->folder ? o->folder : ".", o->force, &why);
+	int r;
 
+	if (o->renew)
+		/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): enroll_run frees the names */
+		r = enroll_key_renew(&e->key, e->certificate, e->key_file, o->keep_key, &why);
+	else
+		r = enroll_key_make(&e->key, o->folder ? o->folder : ".", o->force, &why);
 	return r < 0 ? enroll_options_complain_why(STATUS_FAILED, why) : STATUS_ORDERLY;
 }
 
