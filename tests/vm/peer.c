@@ -9,6 +9,8 @@
  *                                             from SEED, to each address in turn
  *   vm-peer errno ADDRESS                     print what connecting, or the first read, says
  *   vm-peer connects ADDRESS                  0: somebody listens there; else print why
+ *   vm-peer activate ADDRESS NAME PROGRAM...  run it with a socket that listens there, as systemd
+ *                                             does for a socket unit
  *
  * ADDRESS is vsock:CID:PORT (any to listen) or unix:/PATH.
  *
@@ -41,9 +43,9 @@
 #include "tests/vm/verified.h"
 
 #define THREADS_MAX 1024
-#define IO_TIMEOUT  30 /* seconds for one read or write: an emulated machine is slow */
-#define REST	    3  /* seconds */
-#define SIZE_BITS 18   /* of a call by mix; small ones are as frequent as large ones */
+#define IO_TIMEOUT 30 /* seconds for one read or write: an emulated machine is slow */
+#define REST 3        /* seconds */
+#define SIZE_BITS 18  /* of a call by mix; small ones are as frequent as large ones */
 #define PLACES_MAX 8
 
 struct header {
@@ -66,9 +68,9 @@ struct caller {
 	struct mix *mix;
 	struct header header;
 	pthread_barrier_t *all; /* NULL: goes on at once */
-	time_t until;		/* storm: when to stop */
+	time_t until;           /* storm: when to stop */
 	unsigned long count[OUTCOMES];
-	int error;  /* of the last refused connect */
+	int error;           /* of the last refused connect */
 	double longest;      /* seconds of a call, however it ended */
 	unsigned long early; /* calls of this kind that were ok */
 };
@@ -370,6 +372,24 @@ static int usage(void)
 	return 2;
 }
 
+static int activate(const struct place *p, char **argv)
+{
+	char pid[16];
+	int fd = place_listen(p, 0);
+
+	if (fd < 0 || dup2(fd, 3) != 3)
+		die(p->text);
+	if (fd != 3)
+		close(fd);
+	snprintf(pid, sizeof(pid), "%d", (int)getpid());
+	setenv("LISTEN_PID", pid, 1);
+	setenv("LISTEN_FDS", "1", 1);
+	setenv("LISTEN_FDNAMES", argv[0], 1);
+	execvp(argv[1], argv + 1);
+	die(argv[1]);
+	return 2;
+}
+
 int main(int argc, char **argv)
 {
 	struct place p;
@@ -390,6 +410,8 @@ int main(int argc, char **argv)
 		return report_errno(&p);
 	if (argc == 3 && strcmp(argv[1], "connects") == 0)
 		return connects(&p);
+	if (argc > 4 && strcmp(argv[1], "activate") == 0)
+		return activate(&p, argv + 3);
 	if ((argc == 6 || argc == 7) && strcmp(argv[1], "call") == 0) {
 		n = argc == 7 ? (unsigned)strtoul(argv[6], NULL, 10) : 1;
 		if (!n || n > THREADS_MAX)

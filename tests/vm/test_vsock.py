@@ -18,7 +18,7 @@ CHECKS = [
     "tunnel-early-end", "nobody-listens", "relay-target-refuses", "relay-names-the-caller",
     "relay-200-at-once", "tunnel-200-at-once", "relay-restart-in-order", "relay-restart-killed",
     "relay-rebinds-while-draining", "relay-gentle-faults", "relay-harsh-faults",
-    "relay-reset-by-the-path", "relay-ends-in-order",
+    "relay-reset-by-the-path", "relay-takes-a-socket-unit", "relay-ends-in-order",
     "bridge-listens-at-any-cid", "bridge-serves-qemu", "bridge-serves-libtdx",
     "bridge-serves-raw", "bridge-late-reply", "bridge-mends-split-requests",
     "bridge-names-the-caller", "bridge-200-at-once", "bridge-10000-by-all-kinds",
@@ -51,6 +51,15 @@ def relay_config(token_hash):
     }
 
 
+def activated_config():
+    return {
+        "workers": 1,
+        "listeners": [{"name": "handed", "address": "fd:unit", "service": "direct.acme"}],
+        "services": [{"name": "direct.acme", "targets": ["vsock:local:6000"]}],
+        "timeouts": {"drain": "5s"},
+    }
+
+
 def svsm_config():
     return {
         "listeners": [{"name": "svsm", "address": "vsock:any:1995", "forward": "by-vm"}],
@@ -74,6 +83,7 @@ def vm():
     # which streams there are in faults.sh, and what befalls them; ATTEST_SEED repeats a run
     seed = os.environ.get("ATTEST_SEED") or random.SystemRandom().randrange(1 << 32)
     image.file("/etc/seed", f"{seed}\n")
+    image.file("/etc/activated.yaml", yaml.safe_dump(activated_config()))
     image.file("/etc/svsm.yaml", yaml.safe_dump(svsm_config()))
     return rig.boot(image, LIMIT)
 

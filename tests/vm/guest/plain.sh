@@ -17,7 +17,7 @@ for name in relay-listens-at-any-cid relay-late-answer tunnel-late-answer relay-
     tunnel-early-end nobody-listens relay-target-refuses relay-names-the-caller \
     relay-200-at-once tunnel-200-at-once relay-restart-in-order relay-restart-killed \
     relay-rebinds-while-draining relay-gentle-faults relay-harsh-faults relay-reset-by-the-path \
-    relay-ends-in-order \
+    relay-takes-a-socket-unit relay-ends-in-order \
     bridge-listens-at-any-cid bridge-serves-qemu bridge-serves-libtdx bridge-serves-raw \
     bridge-late-reply bridge-mends-split-requests bridge-names-the-caller bridge-200-at-once \
     bridge-10000-by-all-kinds bridge-qgs-on-vsock bridge-withdraws bridge-withdraws-on-vsock bridge-denies-after-reload \

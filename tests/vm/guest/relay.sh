@@ -107,6 +107,16 @@ check_relay_rebinds_while_draining() {
     until_true "the relay has ended" gone "$old"
 }
 
+# A listening socket handed over as systemd does for a socket unit.
+check_relay_takes_a_socket_unit() {
+    start activated vm-peer activate vsock:any:5003 unit attest-relay --config /etc/activated.yaml
+    until_true "a call is answered" vm-peer call vsock:1:5003 late 1 1
+    vm-peer call vsock:1:5003 late $((2 * mib)) $((3 * mib))
+    until_true "the log says where it listens" logged activated 'listener handed at fd:unit'
+    kill -TERM "$(pid_of activated)"
+    until_true "it has ended" gone activated
+}
+
 check_relay_ends_in_order() {
     until_true "the agent is back" vm-peer call vsock:1:5001 late 1 1
     kill -TERM "$(pid_of agent)" "$(pid_of relay)"
