@@ -239,9 +239,9 @@ def test_relay_answers_its_probes(world, relay):
     running.stop()
 
 
-@pytest.mark.parametrize("folder,ready", [("tunnel", 503), ("qgs-bridge", 200)])
+@pytest.mark.parametrize("folder,ready", [("tunnel", 503), ("qgs-bridge", 503)])
 def test_others_answer_their_probes(world, folder, ready):
-    """attest-tunnel is alive, but not ready, while no relay is there."""
+    """They are alive, but not ready, while no relay is there, and no QGS."""
     (program, text, workload), = configs(kustomize.build(os.path.join(KUBERNETES, folder)))
     config = yaml.safe_load(text)
     metrics = free_port()
