@@ -268,24 +268,14 @@ static void check_libvirt(struct doctor *d, void *patient)
 	doctor_node_libvirt(d, config_of(patient));
 }
 
-static void check_own(struct doctor *d, const struct address *a)
-{
-	char where[ADDRESS_TEXT_MAX];
-
-	if (a->kind == ADDRESS_NONE)
-		return;
-	doctor_about(d, "%s", address_format(a, where, sizeof(where)));
-	doctor_listen(d, a, NULL);
-}
-
 static void check_metrics(struct doctor *d, void *patient)
 {
-	check_own(d, &config_of(patient)->metrics);
+	doctor_listen_own(d, &config_of(patient)->metrics);
 }
 
 static void check_admin(struct doctor *d, void *patient)
 {
-	check_own(d, &config_of(patient)->admin.address);
+	doctor_listen_own(d, &config_of(patient)->admin.address);
 }
 
 /* ---- the relay ---- */

@@ -449,3 +449,13 @@ void doctor_listen(struct doctor *d, const struct address *a, const struct docto
 		doctor_wrong(d, "correct the address", "nobody can listen at such an address");
 	}
 }
+
+void doctor_listen_own(struct doctor *d, const struct address *a)
+{
+	char where[ADDRESS_TEXT_MAX];
+
+	if (a->kind == ADDRESS_NONE)
+		return;
+	doctor_about(d, "%s", address_format(a, where, sizeof(where)));
+	doctor_listen(d, a, NULL);
+}

@@ -17,6 +17,8 @@ struct doctor_place {
 
 /* One line. */
 void doctor_listen(struct doctor *d, const struct address *a, const struct doctor_place *place);
+/* The same of a program's own listener, such as for metrics, named by its address; NONE: none. */
+void doctor_listen_own(struct doctor *d, const struct address *a);
 /* How many connections there are to the Unix socket at path, as far as the kernel tells. */
 unsigned doctor_listen_connections(const char *path);
 /* The folder of a path: is it there, and may we make files in it? Empty: all is well; or a fault.

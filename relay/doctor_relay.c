@@ -283,24 +283,14 @@ static void check_listeners(struct doctor *d, void *patient)
 	}
 }
 
-static void check_own(struct doctor *d, const struct address *a)
-{
-	char where[ADDRESS_TEXT_MAX];
-
-	if (a->kind == ADDRESS_NONE)
-		return;
-	doctor_about(d, "%s", address_format(a, where, sizeof(where)));
-	doctor_listen(d, a, NULL);
-}
-
 static void check_metrics(struct doctor *d, void *patient)
 {
-	check_own(d, &((const struct patient *)patient)->config->metrics);
+	doctor_listen_own(d, &((const struct patient *)patient)->config->metrics);
 }
 
 static void check_admin(struct doctor *d, void *patient)
 {
-	check_own(d, &((const struct patient *)patient)->config->admin.address);
+	doctor_listen_own(d, &((const struct patient *)patient)->config->admin.address);
 }
 
 static void check_targets(struct doctor *d, void *patient)
