@@ -58,15 +58,17 @@ def svc(world):
 
 
 def web(world):
-    """An HTTPS server that answers each request with a megabyte; and that megabyte's digest."""
+    """An HTTPS server that answers each request with a megabyte, and that megabyte. Only its end says
+    that it is whole: a client that left at a Content-Length would leave a close_notify unread."""
     body = data(MB)
 
     def answer(conn):
         while b"\r\n\r\n" not in conn.recv():
             pass
-        conn.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body))
+        conn.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
         conn.send(body)
         conn.eof()
+        conn.read_all()
     return world.add(Service(handler=tls_service(world.certificates.server(), answer))), body
 
 
