@@ -10,10 +10,7 @@
 #include "qgs-bridge/doctor.h"
 
 #include <errno.h>
-#include <event2/event.h>
-#include <event2/thread.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,51 +24,24 @@
 #include "qgs-bridge/options.h"
 #include "relay/doctor.h"
 #include "relay/doctor_certificate.h"
+#include "relay/doctor_command.h"
 #include "relay/doctor_dial.h"
 #include "relay/doctor_host.h"
 #include "relay/doctor_listen.h"
-#include "relay/log.h"
-#include "relay/worker.h"
 #include "tunnel/doctor_relay.h"
 
-#define PROGRAM "qgs-bridge"
 #define TEXT_MAX 512
-
-struct patient {
-	const struct bridge_config *config;
-	struct worker *worker;
-};
-
-static const struct bridge_config *config_of(const void *patient)
-{
-	return ((const struct patient *)patient)->config;
-}
 
 /* ---- the machine ---- */
 
-static void check_user(struct doctor *d, void *patient)
-{
-	doctor_check_user(d);
-}
-
-static void check_clock(struct doctor *d, void *patient)
-{
-	doctor_check_clock(d);
-}
-
-static void check_sandbox(struct doctor *d, void *patient)
-{
-	doctor_check_sandbox(d);
-}
-
-static void check_tdx(struct doctor *d, void *patient)
+static void check_tdx(struct doctor *d, void *unused)
 {
 	doctor_node_tdx(d);
 }
 
-static void check_vsock(struct doctor *d, void *patient)
+static void check_vsock(struct doctor *d, void *config)
 {
-	const struct bridge_config *c = config_of(patient);
+	const struct bridge_config *c = config;
 	bool needed = c->qgs.address.kind == ADDRESS_VSOCK;
 
 	for (size_t i = 0; i < c->n_listeners; i++)
@@ -133,10 +103,10 @@ static void check_qgs_load(struct doctor *d, const struct bridge_config *c)
 			    (unsigned long long)c->qgs.in_flight);
 }
 
-static void check_qgs(struct doctor *d, void *patient)
+static void check_qgs(struct doctor *d, void *config)
 {
-	const struct patient *p = patient;
-	const struct address *a = &p->config->qgs.address;
+	const struct bridge_config *c = config;
+	const struct address *a = &c->qgs.address;
 	char where[ADDRESS_TEXT_MAX];
 
 	doctor_about(d, "%s", address_format(a, where, sizeof(where)));
@@ -146,13 +116,13 @@ static void check_qgs(struct doctor *d, void *patient)
 	}
 	if (a->kind == ADDRESS_UNIX && a->name[0] == '/' && !check_qgs_path(d, a->name))
 		return;
-	check_qgs_load(d, p->config);
-	doctor_target(d, p->worker, a, p->config->timeouts.common.dial);
+	check_qgs_load(d, c);
+	doctor_target(d, a, c->timeouts.common.dial);
 }
 
-static void check_command(struct doctor *d, void *patient)
+static void check_command(struct doctor *d, void *config)
 {
-	const struct bridge_config *c = config_of(patient);
+	const struct bridge_config *c = config;
 
 	if (!c->qgs.stuck_command.n)
 		return;
@@ -223,9 +193,9 @@ static void check_open_folder(struct doctor *d, const char *path)
 			    folder, (unsigned)st.st_mode & 07777);
 }
 
-static void check_listeners(struct doctor *d, void *patient)
+static void check_listeners(struct doctor *d, void *config)
 {
-	const struct bridge_config *c = config_of(patient);
+	const struct bridge_config *c = config;
 	char where[ADDRESS_TEXT_MAX];
 
 	for (size_t i = 0; i < c->n_listeners; i++) {
@@ -248,42 +218,42 @@ static void check_listeners(struct doctor *d, void *patient)
 	}
 }
 
-static void check_accounts(struct doctor *d, void *patient)
+static void check_accounts(struct doctor *d, void *config)
 {
-	doctor_node_accounts(d, config_of(patient));
+	doctor_node_accounts(d, config);
 }
 
-static void check_selinux(struct doctor *d, void *patient)
+static void check_selinux(struct doctor *d, void *config)
 {
-	doctor_node_selinux(d, config_of(patient));
+	doctor_node_selinux(d, config);
 }
 
-static void check_apparmor(struct doctor *d, void *patient)
+static void check_apparmor(struct doctor *d, void *config)
 {
-	doctor_node_apparmor(d, config_of(patient));
+	doctor_node_apparmor(d, config);
 }
 
-static void check_libvirt(struct doctor *d, void *patient)
+static void check_libvirt(struct doctor *d, void *config)
 {
-	doctor_node_libvirt(d, config_of(patient));
+	doctor_node_libvirt(d, config);
 }
 
-static void check_metrics(struct doctor *d, void *patient)
+static void check_metrics(struct doctor *d, void *config)
 {
-	doctor_listen_own(d, &config_of(patient)->metrics);
+	doctor_listen_own(d, &((const struct bridge_config *)config)->metrics);
 }
 
-static void check_admin(struct doctor *d, void *patient)
+static void check_admin(struct doctor *d, void *config)
 {
-	doctor_listen_own(d, &config_of(patient)->admin.address);
+	doctor_listen_own(d, &((const struct bridge_config *)config)->admin.address);
 }
 
 /* ---- the relay ---- */
 
-static void check_relays(struct doctor *d, void *patient)
+static void check_relays(struct doctor *d, void *config)
 {
-	const struct patient *p = patient;
-	const struct leg_config *leg = &p->config->relay;
+	const struct bridge_config *c = config;
+	const struct leg_config *leg = &c->relay;
 
 	if (!leg->addresses.n)
 		return;
@@ -291,14 +261,13 @@ static void check_relays(struct doctor *d, void *patient)
 	doctor_certificate_authorities(d, leg->ca_file);
 	for (size_t i = 0; i < leg->addresses.n; i++) {
 		const struct doctor_relay r = {
-			.worker = p->worker,
 			.address = &leg->addresses.at[i],
 			.server_name = leg->server_name,
 			.ca_file = leg->ca_file,
 			.certificate = leg->certificate,
 			.key = leg->key,
-			.dial_ms = p->config->timeouts.common.dial,
-			.handshake_ms = p->config->timeouts.common.handshake,
+			.dial_ms = c->timeouts.common.dial,
+			.handshake_ms = c->timeouts.common.handshake,
 			.connects = true,
 		};
 
@@ -306,12 +275,7 @@ static void check_relays(struct doctor *d, void *patient)
 	}
 }
 
-static const struct doctor_check machine[] = {
-	{ "user", check_user },
-	{ "clock", check_clock },
-	{ "sandbox", check_sandbox },
-	{ "tdx", check_tdx },
-};
+static const struct doctor_check machine[] = { { "tdx", check_tdx }, { 0 } };
 
 static const struct doctor_check checks[] = {
 	{ "qgs", check_qgs },           { "stuck_command", check_command },
@@ -319,51 +283,29 @@ static const struct doctor_check checks[] = {
 	{ "accounts", check_accounts }, { "selinux", check_selinux },
 	{ "apparmor", check_apparmor }, { "libvirt", check_libvirt },
 	{ "metrics", check_metrics },   { "admin", check_admin },
-	{ "relay", check_relays },
+	{ "relay", check_relays },      { 0 },
 };
 
 /* ---- the command ---- */
 
-static void examine(struct doctor *d, struct patient *p)
-{
-	evthread_use_pthreads();
-	p->worker = worker_new(0);
-	if (!p->worker) {
-		doctor_check(d, "machine");
-		doctor_wrong(d, "see ulimit -n and the free memory", "no event loop can be made");
-		return;
-	}
-	doctor_run(d, checks, sizeof(checks) / sizeof(*checks), p);
-	doctor_settle(p->worker);
-	worker_free(p->worker);
-	libevent_global_shutdown();
-}
-
 int doctor_bridge(int argc, char **argv)
 {
+	static const struct doctor_plan plan = {
+		.program = "qgs-bridge", .machine = machine, .checks = checks, .first = "qgs"
+	};
 	struct config_errors errors = { 0 };
-	bool json = doctor_arguments(&argc, argv);
+	struct doctor_case about = { .json = doctor_arguments(&argc, argv), .errors = &errors };
 	struct bridge_options o = bridge_options_judge(argc, argv, &errors);
-	struct patient p = { .config = o.config };
-	struct doctor d;
+	int status = o.status;
 
 	if (o.action == BRIDGE_DONE && o.status != BRIDGE_FAILED) {
 		config_errors_print(&errors, stderr);
-		config_errors_deinit(&errors);
-		return o.status;
-	}
-	log_setup(LOG_LEVEL_ERROR, LOG_FORMAT_TEXT, LOG_TARGET_STDERR);
-	signal(SIGPIPE, SIG_IGN);
-	doctor_begin(&d, PROGRAM, json, stdout);
-	doctor_config(&d, o.path, &errors);
-	doctor_run(&d, machine, sizeof(machine) / sizeof(*machine), &p);
-	if (o.config) {
-		examine(&d, &p);
 	} else {
-		doctor_check(&d, "qgs");
-		doctor_skip(&d, "the config");
+		about.path = o.path;
+		about.patient = o.config;
+		status = doctor_examine(&plan, &about);
 	}
 	config_errors_deinit(&errors);
 	bridge_config_unref(o.config);
-	return doctor_end(&d);
+	return status;
 }

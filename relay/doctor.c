@@ -180,12 +180,12 @@ void doctor_about(struct doctor *d, const char *fmt, ...)
 	va_end(args);
 }
 
-void doctor_run(struct doctor *d, const struct doctor_check *checks, size_t n, void *user)
+void doctor_run(struct doctor *d, const struct doctor_check *checks, void *user)
 {
-	for (size_t i = 0; i < n; i++) {
-		doctor_check(d, checks[i].id);
+	for (const struct doctor_check *c = checks; c->id; c++) {
+		doctor_check(d, c->id);
 		if (doctor_now() < d->end)
-			checks[i].run(d, user);
+			c->run(d, user);
 		else
 			doctor_skip(d, "the time that the checks before it have taken");
 	}

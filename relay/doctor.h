@@ -14,6 +14,7 @@
 #include <stdio.h>
 
 struct config_errors;
+struct worker;
 
 #define DOCTOR_MS 60000      /* all checks; those that would begin later are left out */
 #define DOCTOR_CHECK_MS 5000 /* the longest that one may wait for somebody else */
@@ -28,7 +29,8 @@ struct doctor {
 	const char *program;
 	FILE *to;
 	bool json, colour;
-	uint64_t end; /* monotonic ms */
+	uint64_t end;          /* monotonic ms */
+	struct worker *worker; /* for checks that need a loop; NULL: for those that do not */
 	unsigned count[DOCTOR_STATUSES];
 	const char *id; /* of the check that is being made */
 	char what[DOCTOR_WHAT_MAX];
@@ -44,8 +46,8 @@ struct doctor_check {
 	const char *id;
 	void (*run)(struct doctor *d, void *user);
 };
-/* Makes them in order, for as long as there is time. */
-void doctor_run(struct doctor *d, const struct doctor_check *checks, size_t n, void *user);
+/* Makes them in order, for as long as there is time. The last has no id. */
+void doctor_run(struct doctor *d, const struct doctor_check *checks, void *user);
 
 /* What is said from now on is of this check, and of nothing in particular. id: static. */
 void doctor_check(struct doctor *d, const char *id);

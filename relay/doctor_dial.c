@@ -97,7 +97,7 @@ static bool has_name(const struct address *a)
 	       inet_pton(AF_INET6, a->name, ip) != 1 && !strchr(a->name, '%');
 }
 
-bool doctor_resolve(struct doctor *d, struct worker *w, const struct address *a)
+bool doctor_resolve(struct doctor *d, const struct address *a)
 {
 	struct evutil_addrinfo ask = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM };
 	struct evdns_getaddrinfo_request *query;
@@ -110,7 +110,7 @@ bool doctor_resolve(struct doctor *d, struct worker *w, const struct address *a)
 		doctor_skip(d, "the time that the checks before it have taken");
 		return false;
 	}
-	dns = worker_dns(w);
+	dns = worker_dns(d->worker);
 	if (!dns) {
 		doctor_wrong(d, "see /etc/resolv.conf",
 			     "there is no resolver: /etc/resolv.conf "
@@ -118,9 +118,9 @@ bool doctor_resolve(struct doctor *d, struct worker *w, const struct address *a)
 		return false;
 	}
 	query = evdns_getaddrinfo(dns, a->name, NULL, &ask, on_addresses, &q);
-	if (!q.done && !doctor_wait(w, &q.done, doctor_ms(d, 0))) {
+	if (!q.done && !doctor_wait(d->worker, &q.done, doctor_ms(d, 0))) {
 		evdns_getaddrinfo_cancel(query); /* its callback still comes, with an error */
-		doctor_wait(w, &q.done, DOCTOR_CHECK_MS);
+		doctor_wait(d->worker, &q.done, DOCTOR_CHECK_MS);
 		doctor_wrong(d,
 			     "see which servers /etc/resolv.conf names, and whether a firewall "
 			     "lets questions to them pass",
@@ -161,14 +161,13 @@ static void on_dialled(void *user, struct conduit *c, enum reason why, const cha
 		snprintf(g->text, g->size, "%s", detail);
 }
 
-static int dial(const struct doctor *d, struct worker *w, const struct address *a, uint64_t ms,
-		struct dialling *g)
+static int dial(const struct doctor *d, const struct address *a, uint64_t ms, struct dialling *g)
 {
-	struct dial *pending = dial_start(w, a, doctor_ms(d, ms), on_dialled, g);
+	struct dial *pending = dial_start(d->worker, a, doctor_ms(d, ms), on_dialled, g);
 
 	if (!pending) {
 		snprintf(g->text, g->size, "out of memory");
-	} else if (!doctor_wait(w, &g->done, doctor_ms(d, ms) + 1000)) {
+	} else if (!doctor_wait(d->worker, &g->done, doctor_ms(d, ms) + 1000)) {
 		dial_cancel(pending);
 		snprintf(g->text, g->size, "no answer in time");
 		g->why = REASON_DIAL_TIMEOUT;
@@ -176,15 +175,15 @@ static int dial(const struct doctor *d, struct worker *w, const struct address *
 	return g->fd;
 }
 
-int doctor_dial(const struct doctor *d, struct worker *w, const struct address *a, uint64_t ms,
-		char *why, size_t size)
+int doctor_dial(const struct doctor *d, const struct address *a, uint64_t ms, char *why,
+		size_t size)
 {
 	struct dialling g = { .fd = -1, .text = why, .size = size };
 
-	return dial(d, w, a, ms, &g);
+	return dial(d, a, ms, &g);
 }
 
-void doctor_target(struct doctor *d, struct worker *w, const struct address *a, uint64_t ms)
+void doctor_target(struct doctor *d, const struct address *a, uint64_t ms)
 {
 	char why[ADDRESS_TEXT_MAX + 200];
 	struct dialling g = { .fd = -1, .text = why, .size = sizeof(why) };
@@ -194,7 +193,7 @@ void doctor_target(struct doctor *d, struct worker *w, const struct address *a, 
 		doctor_skip(d, "the time that the checks before it have taken");
 		return;
 	}
-	if (dial(d, w, a, ms, &g) >= 0) {
+	if (dial(d, a, ms, &g) >= 0) {
 		close(g.fd);
 		doctor_ok(d, "it takes connections");
 		return;

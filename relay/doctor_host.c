@@ -124,7 +124,7 @@ static const char *user_name(uid_t uid, char *buf, size_t size)
 	return buf;
 }
 
-void doctor_check_user(struct doctor *d)
+void doctor_check_user(struct doctor *d, void *unused)
 {
 	char us[80], them[80];
 	uid_t uid = 0;
@@ -151,7 +151,7 @@ void doctor_check_user(struct doctor *d)
 
 /* ---- the clock ---- */
 
-void doctor_check_clock(struct doctor *d)
+void doctor_check_clock(struct doctor *d, void *unused)
 {
 	struct timex t = { .modes = 0 };
 	int state = adjtimex(&t);
@@ -172,7 +172,7 @@ void doctor_check_clock(struct doctor *d)
 
 /* ---- the kernel ---- */
 
-void doctor_check_sandbox(struct doctor *d)
+void doctor_check_sandbox(struct doctor *d, void *unused)
 {
 	long landlock = syscall(CALL_LANDLOCK_CREATE_RULESET, NULL, 0, LANDLOCK_VERSION);
 	bool seccomp = prctl(PR_GET_SECCOMP) >= 0;

@@ -8,12 +8,9 @@
 #include "relay/doctor_relay.h"
 
 #include <errno.h>
-#include <event2/event.h>
-#include <event2/thread.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,39 +22,18 @@
 #include "relay/authority.h"
 #include "relay/doctor.h"
 #include "relay/doctor_certificate.h"
+#include "relay/doctor_command.h"
 #include "relay/doctor_dial.h"
 #include "relay/doctor_file.h"
 #include "relay/doctor_host.h"
 #include "relay/doctor_listen.h"
-#include "relay/log.h"
 #include "relay/trust.h"
-#include "relay/worker.h"
 
 #define PROGRAM "attest-relay"
 #define DESCRIPTORS_SPARE 512 /* as the daemon keeps them for itself */
 #define PATH_TEXT 600
 
-struct patient {
-	const struct relay_config *config;
-	struct worker *worker;
-};
-
 /* ---- the machine ---- */
-
-static void check_user(struct doctor *d, void *patient)
-{
-	doctor_check_user(d);
-}
-
-static void check_clock(struct doctor *d, void *patient)
-{
-	doctor_check_clock(d);
-}
-
-static void check_sandbox(struct doctor *d, void *patient)
-{
-	doctor_check_sandbox(d);
-}
 
 /* Of the daemon that runs, or else of us. */
 static uint64_t descriptors(struct doctor *d, pid_t *pid)
@@ -84,9 +60,9 @@ static uint64_t descriptors(struct doctor *d, pid_t *pid)
 	return own.rlim_max;
 }
 
-static void check_descriptors(struct doctor *d, void *patient)
+static void check_descriptors(struct doctor *d, void *config)
 {
-	const struct relay_config *c = ((const struct patient *)patient)->config;
+	const struct relay_config *c = config;
 	uint64_t needed = 2 * c->limits.connections + DESCRIPTORS_SPARE;
 	pid_t pid;
 	uint64_t has = descriptors(d, &pid);
@@ -115,9 +91,9 @@ static bool has_sni(const struct relay_config *c)
 	return false;
 }
 
-static void check_certificate(struct doctor *d, void *patient)
+static void check_certificate(struct doctor *d, void *config)
 {
-	const struct relay_config *c = ((const struct patient *)patient)->config;
+	const struct relay_config *c = config;
 
 	if (!c->tls.certificate) {
 		doctor_ok(d, "none: nothing here ends TLS");
@@ -154,9 +130,9 @@ static void check_trust(struct doctor *d, const struct listener_config *l)
 	free(why);
 }
 
-static void check_trusts(struct doctor *d, void *patient)
+static void check_trusts(struct doctor *d, void *config)
 {
-	const struct relay_config *c = ((const struct patient *)patient)->config;
+	const struct relay_config *c = config;
 
 	for (size_t i = 0; i < c->n_listeners; i++)
 		if (c->listeners[i].client_ca)
@@ -191,9 +167,9 @@ static void check_folder(struct doctor *d, const char *folder)
 		doctor_ok(d, "the folder is there, and only its owner may write to it");
 }
 
-static void check_enrolment(struct doctor *d, void *patient)
+static void check_enrolment(struct doctor *d, void *config)
 {
-	const struct relay_config *c = ((const struct patient *)patient)->config;
+	const struct relay_config *c = config;
 	const struct enrolment_config *e = &c->enrolment;
 	struct authority *a;
 	char *why = NULL, *crl;
@@ -222,9 +198,9 @@ static void check_enrolment(struct doctor *d, void *patient)
 	free(crl);
 }
 
-static void check_audit(struct doctor *d, void *patient)
+static void check_audit(struct doctor *d, void *config)
 {
-	const char *path = ((const struct patient *)patient)->config->audit.file;
+	const char *path = ((const struct relay_config *)config)->audit.file;
 	char fault[PATH_TEXT];
 	struct stat st;
 
@@ -263,15 +239,15 @@ static bool is_vsock(const struct relay_config *c)
 	return false;
 }
 
-static void check_vsock(struct doctor *d, void *patient)
+static void check_vsock(struct doctor *d, void *config)
 {
-	if (is_vsock(((const struct patient *)patient)->config))
+	if (is_vsock(config))
 		doctor_check_vsock(d);
 }
 
-static void check_listeners(struct doctor *d, void *patient)
+static void check_listeners(struct doctor *d, void *config)
 {
-	const struct relay_config *c = ((const struct patient *)patient)->config;
+	const struct relay_config *c = config;
 	char where[ADDRESS_TEXT_MAX];
 
 	for (size_t i = 0; i < c->n_listeners; i++) {
@@ -283,23 +259,23 @@ static void check_listeners(struct doctor *d, void *patient)
 	}
 }
 
-static void check_metrics(struct doctor *d, void *patient)
+static void check_metrics(struct doctor *d, void *config)
 {
-	doctor_listen_own(d, &((const struct patient *)patient)->config->metrics);
+	doctor_listen_own(d, &((const struct relay_config *)config)->metrics);
 }
 
-static void check_admin(struct doctor *d, void *patient)
+static void check_admin(struct doctor *d, void *config)
 {
-	doctor_listen_own(d, &((const struct patient *)patient)->config->admin.address);
+	doctor_listen_own(d, &((const struct relay_config *)config)->admin.address);
 }
 
-static void check_targets(struct doctor *d, void *patient)
+static void check_targets(struct doctor *d, void *config)
 {
-	const struct patient *p = patient;
+	const struct relay_config *c = config;
 	char where[ADDRESS_TEXT_MAX];
 
-	for (size_t i = 0; i < p->config->n_services; i++) {
-		const struct service_config *s = &p->config->services[i];
+	for (size_t i = 0; i < c->n_services; i++) {
+		const struct service_config *s = &c->services[i];
 
 		for (size_t k = 0; k < s->targets.n; k++) {
 			const struct address *a = &s->targets.at[k];
@@ -309,20 +285,14 @@ static void check_targets(struct doctor *d, void *patient)
 			address_format(a, where, sizeof(where));
 			doctor_check(d, "resolve");
 			doctor_about(d, "%s at %s", s->name, where);
-			if (!doctor_resolve(d, p->worker, a))
+			if (!doctor_resolve(d, a))
 				continue;
 			doctor_check(d, "target");
 			doctor_about(d, "%s at %s", s->name, where);
-			doctor_target(d, p->worker, a, p->config->timeouts.dial);
+			doctor_target(d, a, c->timeouts.dial);
 		}
 	}
 }
-
-static const struct doctor_check machine[] = {
-	{ "user", check_user },
-	{ "clock", check_clock },
-	{ "sandbox", check_sandbox },
-};
 
 static const struct doctor_check checks[] = {
 	{ "descriptors", check_descriptors },
@@ -335,24 +305,10 @@ static const struct doctor_check checks[] = {
 	{ "metrics", check_metrics },
 	{ "admin", check_admin },
 	{ "target", check_targets },
+	{ 0 },
 };
 
 /* ---- the command ---- */
-
-static void examine(struct doctor *d, struct patient *p)
-{
-	evthread_use_pthreads();
-	p->worker = worker_new(0);
-	if (!p->worker) {
-		doctor_check(d, "machine");
-		doctor_wrong(d, "see ulimit -n and the free memory", "no event loop can be made");
-		return;
-	}
-	doctor_run(d, checks, sizeof(checks) / sizeof(*checks), p);
-	doctor_settle(p->worker);
-	worker_free(p->worker);
-	libevent_global_shutdown();
-}
 
 /* The config's path; NULL: wrong usage, and that was said. */
 static const char *read_arguments(int argc, char **argv)
@@ -381,31 +337,21 @@ static const char *read_arguments(int argc, char **argv)
 
 int doctor_relay(int argc, char **argv)
 {
+	static const struct doctor_plan plan = { .program = PROGRAM,
+						 .checks = checks,
+						 .first = "listener" };
 	struct config_errors errors = { 0 };
+	struct doctor_case about = { .json = doctor_arguments(&argc, argv), .errors = &errors };
 	struct relay_config *config;
-	struct patient p = { 0 };
-	struct doctor d;
-	const char *path;
-	bool json;
+	int status;
 
-	json = doctor_arguments(&argc, argv);
-	path = read_arguments(argc, argv);
-	if (!path)
+	about.path = read_arguments(argc, argv);
+	if (!about.path)
 		return DOCTOR_USAGE;
-	log_setup(LOG_LEVEL_ERROR, LOG_FORMAT_TEXT, LOG_TARGET_STDERR);
-	signal(SIGPIPE, SIG_IGN);
-	doctor_begin(&d, PROGRAM, json, stdout);
-	config = relay_config_load(path, &errors);
-	doctor_config(&d, path, &errors);
-	doctor_run(&d, machine, sizeof(machine) / sizeof(*machine), &p);
-	p.config = config;
-	if (config) {
-		examine(&d, &p);
-	} else {
-		doctor_check(&d, "listener");
-		doctor_skip(&d, "the config");
-	}
+	config = relay_config_load(about.path, &errors);
+	about.patient = config;
+	status = doctor_examine(&plan, &about);
 	config_errors_deinit(&errors);
 	relay_config_unref(config);
-	return doctor_end(&d);
+	return status;
 }

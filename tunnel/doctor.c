@@ -7,9 +7,6 @@
  */
 #include "tunnel/doctor.h"
 
-#include <event2/event.h>
-#include <event2/thread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,13 +14,11 @@
 #include "config/config.h"
 #include "relay/doctor.h"
 #include "relay/doctor_certificate.h"
+#include "relay/doctor_command.h"
 #include "relay/doctor_dial.h"
 #include "relay/doctor_file.h"
-#include "relay/doctor_host.h"
 #include "relay/doctor_listen.h"
-#include "relay/log.h"
 #include "relay/token.h"
-#include "relay/worker.h"
 #include "tunnel/doctor_relay.h"
 #include "tunnel/egress.h"
 #include "tunnel/instance.h"
@@ -33,26 +28,10 @@
 
 struct patient {
 	const struct tunnel_config *config;
-	struct worker *worker;
 	struct egress egress;
 	bool has_egress;
 	char instance[HELLO_INSTANCE_MAX];
 };
-
-static void check_user(struct doctor *d, void *patient)
-{
-	doctor_check_user(d);
-}
-
-static void check_clock(struct doctor *d, void *patient)
-{
-	doctor_check_clock(d);
-}
-
-static void check_sandbox(struct doctor *d, void *patient)
-{
-	doctor_check_sandbox(d);
-}
 
 static void check_token(struct doctor *d, void *patient)
 {
@@ -119,7 +98,6 @@ static void check_relays(struct doctor *d, void *patient)
 	for (size_t i = 0; i < c->relays.n; i++) {
 		char instance[HELLO_INSTANCE_MAX];
 		const struct doctor_relay r = {
-			.worker = p->worker,
 			.address = &c->relays.at[i],
 			.server_name = c->server_name,
 			.ca_file = c->ca_file,
@@ -137,6 +115,7 @@ static void check_relays(struct doctor *d, void *patient)
 		link_name_instance(instance, p->instance, (unsigned)i);
 		doctor_check_relay(d, &r);
 	}
+	proxy_end_joints(&p->egress.proxy); /* nobody else goes through it */
 }
 
 static void check_services(struct doctor *d, void *patient)
@@ -149,7 +128,7 @@ static void check_services(struct doctor *d, void *patient)
 
 		doctor_about(d, "%s at %s", o->name,
 			     address_format(&o->target, where, sizeof(where)));
-		doctor_target(d, p->worker, &o->target, p->config->timeouts.dial);
+		doctor_target(d, &o->target, p->config->timeouts.dial);
 	}
 }
 
@@ -176,19 +155,13 @@ static void check_admin(struct doctor *d, void *patient)
 	doctor_listen_own(d, &((const struct patient *)patient)->config->admin.address);
 }
 
-static const struct doctor_check machine[] = {
-	{ "user", check_user },
-	{ "clock", check_clock },
-	{ "sandbox", check_sandbox },
-};
-
 static const struct doctor_check checks[] = {
 	{ "token", check_token },     { "certificate", check_files }, { "proxy", check_egress },
 	{ "relay", check_relays },    { "service", check_services },  { "local", check_locals },
-	{ "metrics", check_metrics }, { "admin", check_admin },
+	{ "metrics", check_metrics }, { "admin", check_admin },       { 0 },
 };
 
-static void examine(struct doctor *d, struct patient *p)
+static void name_instance(struct patient *p)
 {
 	const struct tunnel_config *c = p->config;
 
@@ -196,50 +169,31 @@ static void examine(struct doctor *d, struct patient *p)
 		snprintf(p->instance, sizeof(p->instance), "%s", c->instance);
 	else if (instance_make(c, p->instance) < 0)
 		snprintf(p->instance, sizeof(p->instance), "doctor");
-	evthread_use_pthreads();
-	p->worker = worker_new(0);
-	if (!p->worker) {
-		doctor_check(d, "machine");
-		doctor_wrong(d, "see ulimit -n and the free memory", "no event loop can be made");
-		return;
-	}
-	doctor_run(d, checks, sizeof(checks) / sizeof(*checks), p);
-	if (p->has_egress)
-		proxy_end_joints(&p->egress.proxy);
-	doctor_settle(p->worker);
-	if (p->has_egress)
-		egress_deinit(&p->egress);
-	worker_free(p->worker);
-	libevent_global_shutdown();
 }
 
 int doctor_tunnel(int argc, char **argv)
 {
+	static const struct doctor_plan plan = { .program = "attest-tunnel",
+						 .checks = checks,
+						 .first = "relay" };
 	struct config_errors errors = { 0 };
-	struct patient p = { 0 };
-	struct options o;
-	bool json = doctor_arguments(&argc, argv);
-	struct doctor d;
+	struct doctor_case about = { .json = doctor_arguments(&argc, argv), .errors = &errors };
+	struct options o = options_judge(argc, argv, &errors);
+	struct patient p = { .config = o.config };
+	int status = o.status;
 
-	o = options_judge(argc, argv, &errors);
 	if (o.action == OPTIONS_DONE && o.status != STATUS_FAILED) {
 		config_errors_print(&errors, stderr);
-		config_errors_deinit(&errors);
-		return o.status;
-	}
-	log_setup(LOG_LEVEL_ERROR, LOG_FORMAT_TEXT, LOG_TARGET_STDERR);
-	signal(SIGPIPE, SIG_IGN);
-	doctor_begin(&d, "attest-tunnel", json, stdout);
-	doctor_config(&d, o.path, &errors);
-	doctor_run(&d, machine, sizeof(machine) / sizeof(*machine), &p);
-	p.config = o.config;
-	if (o.config) {
-		examine(&d, &p);
 	} else {
-		doctor_check(&d, "relay");
-		doctor_skip(&d, "the config");
+		about.path = o.path;
+		about.patient = o.config ? &p : NULL;
+		if (o.config)
+			name_instance(&p);
+		status = doctor_examine(&plan, &about);
+		if (p.has_egress)
+			egress_deinit(&p.egress);
 	}
 	config_errors_deinit(&errors);
 	tunnel_config_free(o.config);
-	return doctor_end(&d);
+	return status;
 }

@@ -68,10 +68,10 @@ static int pass(const struct way *way, int fd, char *why)
 {
 	struct passing p = { .fd = -1 };
 	struct proxy_opening *o =
-		proxy_open(way->r->worker, fd, way->proxy, way->r->address,
+		proxy_open(way->d->worker, fd, way->proxy, way->r->address,
 			   doctor_ms(way->d, way->r->handshake_ms), on_passed, &p);
 
-	if (o && !doctor_wait(way->r->worker, &p.done, DOCTOR_CHECK_MS + 1000)) {
+	if (o && !doctor_wait(way->d->worker, &p.done, DOCTOR_CHECK_MS + 1000)) {
 		proxy_opening_cancel(o);
 		snprintf(p.why, sizeof(p.why), "no answer in time");
 	}
@@ -85,7 +85,7 @@ static int reach(const struct way *way, bool say)
 	struct doctor *d = way->d;
 	char why[WHY_MAX] = "out of memory";
 	const struct address *first = way->proxy ? &way->proxy->url.address : way->r->address;
-	int fd = doctor_dial(d, way->r->worker, first, way->r->dial_ms, why, sizeof(why));
+	int fd = doctor_dial(d, first, way->r->dial_ms, why, sizeof(why));
 
 	if (say) {
 		doctor_check(d, "connect");
@@ -138,7 +138,7 @@ static bool probe(const struct way *way, const char *alpn, bool upgrade, bool sa
 		free(why); /* so does that of the pair */
 	fd = context ? reach(way, say) : -1;
 	if (fd >= 0)
-		doctor_tls_probe(way->d, way->r->worker, fd, context, way->name, upgrade, t);
+		doctor_tls_probe(way->d, way->d->worker, fd, context, way->name, upgrade, t);
 	tls_context_unref(context);
 	return fd >= 0;
 }
@@ -314,7 +314,7 @@ static struct tls_context *make_tls(const struct doctor_relay *r, const char *al
 static void ask(struct way *way, bool tunnel)
 {
 	struct carrier_shared shared = {
-		.worker = way->r->worker,
+		.worker = way->d->worker,
 		.alpn = tunnel ? NULL : ALPN_CONNECT,
 		.egress = way->r->egress,
 		.dial_ms = doctor_ms(way->d, way->r->dial_ms),
@@ -439,9 +439,9 @@ void doctor_check_relay(struct doctor *d, const struct doctor_relay *r)
 	doctor_check(d, "resolve");
 	doctor_about(d, "%s", way.text);
 	if (!proxy) /* else it is the proxy's business; but for socks5, which says so */
-		reached = doctor_resolve(d, r->worker, r->address);
+		reached = doctor_resolve(d, r->address);
 	else
-		reached = doctor_resolve(d, r->worker, &proxy->url.address);
+		reached = doctor_resolve(d, &proxy->url.address);
 	say_way(&way);
 	if (!reached) {
 		skip(&way, "connect", "the name that does not resolve");

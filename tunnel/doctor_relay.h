@@ -9,10 +9,8 @@ struct address;
 struct doctor;
 struct egress;
 struct tunnel_config;
-struct worker;
 
 struct doctor_relay {
-	struct worker *worker;
 	const struct address *address;
 	const char *server_name;                 /* NULL: the address's host */
 	const char *ca_file, *certificate, *key; /* as in a config; NULL: none */

@@ -116,12 +116,14 @@ static void make(struct doctor *d, void *user)
 
 static void test_late(void)
 {
-	static const struct doctor_check checks[] = { { "first", make }, { "second", make } };
+	static const struct doctor_check checks[] = { { "first", make },
+						      { "second", make },
+						      { 0 } };
 	struct doctor d;
 
 	begin(&d, false);
 	CHECK(doctor_ms(&d, 0) <= DOCTOR_CHECK_MS && doctor_ms(&d, 7) == 7);
-	doctor_run(&d, checks, 2, NULL);
+	doctor_run(&d, checks, NULL);
 	CHECK_INT(made, 1);
 	CHECK_INT(doctor_ms(&d, 0), DOCTOR_LEAST_MS);
 	CHECK_INT(end(&d), DOCTOR_GOOD);
