@@ -132,7 +132,6 @@ struct listener *listener_new(struct gateway *g, struct worker *w, struct settin
 	l->acceptor = (struct acceptor){ .worker = w, .fd = -1 };
 	l->gateway = g;
 	l->worker = w;
-	l->figure = figures_of(g->figures, FIGURES_LISTENERS, config->name);
 	l->settings = settings_ref(s);
 	l->config = config;
 	l->socket = sockets_hold(socket);
@@ -144,6 +143,9 @@ void listener_start(struct listener *l)
 {
 	int one = 1;
 
+	/* not before: only now has a reload declared the names that are new with it */
+	if (!l->figure)
+		l->figure = figures_of(l->gateway->figures, FIGURES_LISTENERS, l->name);
 	/* what it accepts inherits this; others than TCP refuse: fine */
 	setsockopt(l->socket->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	acceptor_insist(&l->acceptor, l->worker, l->socket->fd, l->name, &events);

@@ -32,7 +32,7 @@ struct listener {
 	char *name;
 	struct gateway *gateway;
 	struct worker *worker;
-	struct figure *figure;
+	struct figure *figure; /* its thread's; NULL: it has not started yet */
 	struct settings *settings; /* those in effect, or the last that had it; a reference */
 	const struct listener_config *config; /* in them */
 	struct acceptor acceptor;

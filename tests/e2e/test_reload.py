@@ -93,6 +93,7 @@ def test_listeners_come_and_go(world, one):
     assert refused(relay.listeners["goes"]) and not os.path.exists(path)
     lives += [life(relay.listeners[n]) for n in ("stays", "comes") for _ in range(4)]
     all_go_on(lives)
+    assert relay.metric("listener_accepted_total", listener="comes") == 4
     # back at the same places, and a stranger's file is not removed
     relay.reload(listeners=listeners(relay, "comes", goes=static("goes"), path=static(
         "path", address=f"unix:{path}")))
