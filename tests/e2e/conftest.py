@@ -36,3 +36,15 @@ def programs_are_well():
     yield
     for w in list(harness.World.all):
         w.check()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """What the programs said last is part of a failure: it may not come again when asked for."""
+    report = (yield).get_result()
+    if call.when != "call" or not report.failed:
+        return
+    for w in list(harness.World.all):
+        for p in w.programs:
+            lines = p.log().splitlines()[-12:]
+            report.sections.append((f"{p.name}: the end of its log", "\n".join(x[:400] for x in lines)))
