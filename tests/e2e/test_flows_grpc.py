@@ -18,7 +18,7 @@ except ImportError:
 
 SERVICE = "keybroker.KeyBrokerService"
 WAYS = ["static", "connect", "sni"]
-IDLE = 1.5  # seconds without a byte, at relay and agent
+IDLE = 1.5  # seconds without a byte, at the relay; at the agent twice as long: so it is never first
 LIVING = float(os.environ.get("ATTEST_LIVING_SECONDS", 6))  # of minutes in suite slow
 PINGS = [("grpc.keepalive_time_ms", 300), ("grpc.keepalive_timeout_ms", 20000),
          ("grpc.keepalive_permit_without_calls", 1), ("grpc.http2.max_pings_without_data", 0)]
@@ -89,15 +89,16 @@ def proxy(monkeypatch):
 
 
 class Setting:
-    def __init__(self, world, way, proxy, brokers=1, **timeouts):
+    def __init__(self, world, way, proxy, brokers=1, idle=None):
         if not grpc:
             missing("python3-grpcio is not installed")
         self.world, self.way = world, way
-        self.relay = world.relay(timeouts=timeouts,
+        self.relay = world.relay(timeouts={"idle": f"{idle * 1000:.0f}ms"} if idle else {},
                                  listeners=[{"name": "static", "service": "keys.acme"}])
         self.brokers = [world.add(Broker(world, way == "sni")) for _ in range(brokers)]
         self.agents = [world.agent(self.relay, {"keys": b.address}, name=f"agent-{i}",
-                                   timeouts=timeouts) for i, b in enumerate(self.brokers)]
+                                   timeouts={"idle": f"{2000 * idle:.0f}ms"} if idle else {})
+                       for i, b in enumerate(self.brokers)]
         proxy(f"http://127.0.0.1:{self.relay.port()}")
 
     def channel(self, options=()):
@@ -164,7 +165,7 @@ def test_pings_keep_a_silent_call(world, way, proxy):
     A call of which nothing is heard for several idle time-outs: with gRPC's keepalive it stands and
     is answered. Without it is cut, and the caller is told so when the idle time is over.
     """
-    setting = Setting(world, way, proxy, idle=f"{IDLE * 1000:.0f}ms")
+    setting = Setting(world, way, proxy, idle=IDLE)
     with setting.channel(PINGS) as kept, setting.channel() as silent:
         watch = f"/{SERVICE}/Watch"
         with_pings = kept.unary_stream(watch)(b"%f" % (3 * IDLE), timeout=40)
