@@ -287,7 +287,7 @@ struct offer_config {
 
 /* A local listener: connections to it become streams to a service behind a relay. */
 struct local_config {
-	struct address address; /* tcp on loopback, or unix */
+	struct address address; /* tcp on loopback, unix, or fd */
 	char *service;          /* SERVICE.OWNER */
 	char *mode;             /* octal, of a path; NULL: by the umask */
 	int line;

@@ -90,7 +90,7 @@ static const struct field local_fields[] = {
 	  .type = FIELD_ADDRESS,
 	  MEMBER(struct local_config, address),
 	  .flags = FIELD_REQUIRED,
-	  .kinds = KIND(TCP) | KIND(UNIX),
+	  .kinds = KIND(TCP) | KIND(UNIX) | KIND(FD),
 	  .help = "where to listen, on this machine only" },
 	{ .key = "service",
 	  .type = FIELD_TEXT,

@@ -207,11 +207,7 @@ static void unmake(struct gate *g)
 	if (g->fd < 0)
 		return;
 	acceptor_abandon(&g->acceptor);
-	/* systemd's stays for who asks next, be it another process: it holds those in its queue */
-	if (g->address.kind != ADDRESS_FD) {
-		bind_withdraw(&g->address, &g->file);
-		close(g->fd);
-	}
+	bind_release(&g->address, g->fd, &g->file);
 	g->fd = -1;
 	g->bridge->gates--;
 }
@@ -280,10 +276,7 @@ int gate_try(struct gate *g, char **why)
 	fd = make(g, why);
 	if (fd < 0)
 		return -EADDRNOTAVAIL;
-	if (g->address.kind != ADDRESS_FD) {
-		bind_withdraw(&g->address, &g->file);
-		close(fd);
-	}
+	bind_release(&g->address, fd, &g->file);
 	return 0;
 }
 

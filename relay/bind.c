@@ -250,6 +250,36 @@ void bind_withdraw(const struct address *a, const struct bind_file *file)
 		bind_path_remove(un.sun_path, file);
 }
 
+void bind_release(const struct address *a, int fd, const struct bind_file *file)
+{
+	if (fd < 0 || a->kind == ADDRESS_FD)
+		return;
+	if (file)
+		bind_withdraw(a, file);
+	close(fd);
+}
+
+bool bind_is_local(int fd)
+{
+	struct sockaddr_storage at = { 0 };
+	socklen_t len = sizeof(at);
+	const struct in6_addr *in6 = &((struct sockaddr_in6 *)&at)->sin6_addr;
+
+	if (getsockname(fd, (struct sockaddr *)&at, &len) < 0)
+		return false;
+	switch (at.ss_family) {
+	case AF_UNIX:
+		return true;
+	case AF_INET:
+		return ntohl(((struct sockaddr_in *)&at)->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+	case AF_INET6:
+		return IN6_IS_ADDR_LOOPBACK(in6) ||
+		       (IN6_IS_ADDR_V4MAPPED(in6) && in6->s6_addr[12] == IN_LOOPBACKNET);
+	default:
+		return false;
+	}
+}
+
 void bind_forget(const struct address *a)
 {
 	struct sockaddr_un un;

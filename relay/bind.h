@@ -57,6 +57,14 @@ int bind_listen_with(const struct address *a, const struct bind_access *access,
 void bind_identify(const struct address *a, struct bind_file *file);
 /* Removes the path if it still is that file. The socket is closed by the caller, afterwards. */
 void bind_withdraw(const struct address *a, const struct bind_file *file);
+/*
+ * Lets go of a socket of ours: its path is removed if it still is that file (NULL: it stays), and
+ * it is closed. But systemd's, fd:NAME, stays open for who asks next, be it another process, and
+ * holds those in its queue until then. fd -1: nothing.
+ */
+void bind_release(const struct address *a, int fd, const struct bind_file *file);
+/* Can only processes of this machine connect there? A Unix socket, or an IP one on loopback. */
+bool bind_is_local(int fd);
 /* True if the path is (still) that file; false where there is none (ino 0). */
 bool bind_is_there(const struct address *a, const struct bind_file *file);
 /* Closes fd and removes a Unix path that bind_listen made. */

@@ -35,12 +35,7 @@ struct listening *sockets_put(struct listening *l)
 {
 	if (!l || atomic_fetch_sub_explicit(&l->refs, 1, memory_order_acq_rel) != 1)
 		return NULL;
-	/* systemd's stays for who asks next, be it another process: it holds those in its queue */
-	if (l->fd >= 0 && l->address.kind != ADDRESS_FD) {
-		if (!atomic_load(&l->given_away))
-			bind_withdraw(&l->address, &l->file);
-		close(l->fd);
-	}
+	bind_release(&l->address, l->fd, atomic_load(&l->given_away) ? NULL : &l->file);
 	address_deinit(&l->address);
 	free(l->name);
 	free(l);

@@ -379,6 +379,18 @@ static struct local_listener *listener_new(struct local *l, struct setup *setup,
 	return from;
 }
 
+/* As tunnel_local.c has it for addresses; what systemd listens at is known only now. */
+static bool is_for_us(const struct local_listener *from, char **why)
+{
+	if (bind_is_local(from->fd))
+		return true;
+	why_say(why,
+		"%s is not on loopback, so others could use the service in your name: TCP does not "
+		"tell who calls; expected ListenStream=127.0.0.1:PORT or a path in the socket unit",
+		from->address);
+	return false;
+}
+
 /* False: *why. */
 static bool listener_bind(struct local_listener *from, char **why)
 {
@@ -390,7 +402,7 @@ static bool listener_bind(struct local_listener *from, char **why)
 	if (from->fd < 0)
 		return false;
 	bind_describe(&config->address, from->fd, from->address, sizeof(from->address));
-	return true;
+	return config->address.kind != ADDRESS_FD || is_for_us(from, why);
 }
 
 static void listener_start(struct local_listener *from)
@@ -404,8 +416,7 @@ static void listener_close(struct local_listener *from)
 	if (from->fd < 0)
 		return;
 	acceptor_abandon(&from->acceptor);
-	bind_withdraw(&from->config->address, &from->file);
-	close(from->fd);
+	bind_release(&from->config->address, from->fd, &from->file);
 	from->fd = -1;
 }
 

@@ -84,8 +84,14 @@ class Systemd:
 
     def listen_at(self, name, address):
         """A socket unit."""
-        host, port = address.removeprefix("tcp:").rsplit(":", 1)
-        with socket.create_server((host, int(port)), backlog=4096) as s:
+        if address.startswith("unix:"):
+            s = socket.socket(socket.AF_UNIX)
+            s.bind(address.removeprefix("unix:"))
+            s.listen(4096)
+        else:
+            host, port = address.removeprefix("tcp:").rsplit(":", 1)
+            s = socket.create_server((host, int(port)), backlog=4096)
+        with s:
             self.keep(self.units, name, s.fileno())
 
     def environment(self, **more):

@@ -276,8 +276,65 @@ static void test_handed_over(void)
 	CHECK(fcntl(4, F_GETFD) & FD_CLOEXEC);
 	refuses("fd:pair", "no listening socket of this name"); /* it does not listen */
 	refuses("fd:other", "no listening socket of this name");
+	bind_release(&a, 4, NULL); /* it stays systemd's, for who asks next */
+	CHECK_INT(bind_listen(&a, &why), 4);
+	CHECK(fcntl(4, F_GETFD) & FD_CLOEXEC);
 	unsetenv("LISTEN_PID");
 	address_deinit(&a);
+}
+
+/* --- let go of --- */
+
+static void test_release(void)
+{
+	struct bind_file file = { 0 }, other;
+	char text[160], *why = NULL;
+	struct address a;
+	int fd;
+
+	snprintf(text, sizeof(text), "unix:%s/released", dir);
+	a = parse(text);
+	fd = bind_listen(&a, &why);
+	bind_identify(&a, &file);
+	CHECK(fd >= 0 && file.ino);
+	bind_release(&a, fd, NULL); /* the path is another's now */
+	CHECK_INT(fcntl(fd, F_GETFD), -1);
+	CHECK_INT(access(a.name, F_OK), 0);
+	fd = bind_listen(&a, &why);
+	bind_identify(&a, &file);
+	other = file;
+	other.ino++;
+	bind_release(&a, -1, &file);
+	CHECK_INT(access(a.name, F_OK), 0);
+	bind_release(&a, dup(fd), &other);
+	CHECK_INT(access(a.name, F_OK), 0);
+	bind_release(&a, fd, &file);
+	CHECK_INT(access(a.name, F_OK), -1);
+	address_deinit(&a);
+}
+
+static void is_local(const char *text, bool local)
+{
+	struct address a = parse(text);
+	char *why = NULL;
+	int fd = bind_listen(&a, &why);
+
+	CHECK(fd >= 0);
+	CHECK_INT(bind_is_local(fd), local);
+	close(fd);
+	address_deinit(&a);
+}
+
+static void test_local(void)
+{
+	is_local("tcp:127.0.0.1:0", true);
+	is_local("tcp:127.9.9.9:0", true);
+	is_local("tcp:[::1]:0", true);
+	is_local("tcp:[::ffff:127.0.0.1]:0", true);
+	is_local("tcp:0.0.0.0:0", false);
+	is_local("tcp:[::]:0", false);
+	is_local("unix:@attest-relay-test-bind-local", true);
+	CHECK(!bind_is_local(-1));
 }
 
 int main(void)
@@ -293,6 +350,8 @@ int main(void)
 	test_any_port();
 	test_both_families();
 	test_foreign_address();
+	test_release();
+	test_local();
 	CHECK_INT(rmdir(dir), 0);
 	return 0;
 }

@@ -57,6 +57,7 @@ static const char whole[] = "relays: ['tcp:gw.example.net:443']\n"
 			    "  - {address: 'tcp:[::1]:9000', service: kbs.acme}\n"
 			    "  - {address: 'unix:@x', service: kbs.acme}\n"
 			    "  - {address: 'unix:/x', service: kbs.acme, mode: '0600'}\n"
+			    "  - {address: 'fd:kbs', service: kbs.acme}\n"
 			    "timeouts: {pickup: 3s}\n";
 
 static void test_file(void)
@@ -65,7 +66,8 @@ static void test_file(void)
 	struct config_errors e = { 0 };
 	char *first, *second;
 
-	CHECK_INT(c->n_locals, 4);
+	CHECK_INT(c->n_locals, 5);
+	CHECK_INT(c->locals[4].address.kind, ADDRESS_FD);
 	CHECK(!c->locals[2].mode);
 	CHECK_STR(c->locals[3].mode, "0600");
 	CHECK_STR(c->locals[0].service, "kbs.acme");
@@ -91,16 +93,20 @@ static void test_file_wrong(void)
 	refuses("local: [{address: 'tcp:relay:1', service: a.b}]\n", "t.yaml:1:19: ", "loopback");
 	refuses("local: [{address: 'tcp:[::]:1', service: a.b}]\n", "t.yaml:1:19: ", "loopback");
 	refuses("local: [{address: 'vsock:any:1', service: a.b}]\n", "t.yaml:1:19: ", "of a kind");
-	refuses("local: [{address: 'unix:@s', service: a.b, mode: '0600'}]\n", "t.yaml:1:50: ",
-		"path of a Unix socket");
-	refuses("local: [{address: 'tcp:[::1]:1', service: a.b, mode: '0600'}]\n", "t.yaml:1:54: ",
-		"path of a Unix socket");
-	refuses("local: [{address: 'unix:/s', service: a.b, mode: '000'}]\n", "t.yaml:1:50: ",
-		"nobody");
-	refuses("local: [{address: 'unix:/s', service: a.b, mode: u+w}]\n", "t.yaml:1:50: ",
-		"octal");
+	refuses("local: [{address: 'unix:@s', service: a.b, mode: '0600'}]\n",
+		"t.yaml:1:50: ", "path of a Unix socket");
+	refuses("local: [{address: 'tcp:[::1]:1', service: a.b, mode: '0600'}]\n",
+		"t.yaml:1:54: ", "path of a Unix socket");
+	refuses("local: [{address: 'fd:s', service: a.b, mode: '0600'}]\n",
+		"t.yaml:1:47: ", "path of a Unix socket");
+	refuses("local: [{address: 'unix:/s', service: a.b, mode: '000'}]\n",
+		"t.yaml:1:50: ", "nobody");
+	refuses("local: [{address: 'unix:/s', service: a.b, mode: u+w}]\n",
+		"t.yaml:1:50: ", "octal");
 	refuses("local: [{address: 'unix:/s', service: kbs}]\n", "t.yaml:1:39: ", "SERVICE.OWNER");
 	refuses("local: [{address: 'unix:/s'}]\n", "t.yaml:1:9: ", "service");
+	refuses("local:\n- {address: 'fd:s', service: a.b}\n- {address: 'fd:s', service: c.d}\n",
+		"t.yaml:3:13: ", "already");
 	refuses("local:\n- {address: 'unix:/s', service: a.b}\n"
 		"- {address: 'unix:/s', service: c.d}\n",
 		"t.yaml:3:13: ", "already");
