@@ -9,6 +9,7 @@
 #include "relay/takeover.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -27,12 +28,15 @@
 #define WAIT_S 10      /* for each answer: the other one may be busy with a reload */
 #define LINE_SIZE 1024 /* a line of the conversation */
 #define FDS_WAITING 16 /* descriptors that came before their line */
+#define DIALS_MAX 10   /* to one that may have died */
+#define GONE_MS 200    /* one that is ending resets a connection sooner */
 
 struct takeover {
 	int fd;
 	char text[LINE_SIZE];
 	size_t n;
 	bool mute; /* it did not answer in time */
+	bool over; /* it says no more */
 	int fds[FDS_WAITING];
 	unsigned n_fds;
 };
@@ -85,6 +89,7 @@ static bool fill(struct takeover *t)
 		n = recvmsg(t->fd, &m, MSG_CMSG_CLOEXEC);
 	while (n < 0 && errno == EINTR);
 	t->mute = n < 0 && errno == EAGAIN;
+	t->over = n <= 0 && !t->mute;
 	if (n == 0)
 		errno = ECONNRESET;
 	if (n <= 0)
@@ -215,10 +220,29 @@ static bool take_sockets(struct takeover *t, pid_t pid, char **why)
 	return true;
 }
 
+/*
+ * Its words have ended: did it die? Then connecting is refused, if not yet now: its descriptors are
+ * closed one after the other, and what connects meanwhile is reset.
+ */
+static bool is_gone(const struct address *admin)
+{
+	struct pollfd p = { .events = POLLIN };
+	int n = 1;
+
+	for (unsigned i = 0; n > 0 && i < DIALS_MAX; i++) {
+		p.fd = dial(admin);
+		if (p.fd < 0)
+			return errno == ENOENT || errno == ECONNREFUSED;
+		n = poll(&p, 1, GONE_MS);
+		close(p.fd);
+	}
+	return false;
+}
+
 enum takeover_outcome takeover_ask(const struct address *admin, struct takeover **t, char **why)
 {
 	struct takeover *new = calloc(1, sizeof(*new));
-	bool nobody = false;
+	bool nobody = false, answered;
 	pid_t pid;
 
 	*why = NULL;
@@ -241,15 +265,18 @@ enum takeover_outcome takeover_ask(const struct address *admin, struct takeover 
 		goto failed;
 	if (send(new->fd, request, strlen(request), MSG_NOSIGNAL) != (ssize_t)strlen(request)) {
 		why_say(why, "takeover: cannot ask at the admin socket: %s", strerror(errno));
+		nobody = is_gone(admin);
 		goto failed;
 	}
-	if (!read_answer(new, why)) {
+	answered = read_answer(new, why);
+	if (!answered || !take_sockets(new, pid, why)) {
 		/* not even a no: the socket is in our own hands, and in nobody else's */
-		nobody = new->mute &&inherit_has(admin);
+		if (new->mute)
+			nobody = inherit_has(admin) && !answered;
+		else if (new->over)
+			nobody = is_gone(admin);
 		goto failed;
 	}
-	if (!take_sockets(new, pid, why))
-		goto failed;
 	*t = new;
 	return TAKEOVER_GIVEN;
 failed:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from harness import DOMAIN, Program, binary, free_port
+from harness import DEADLINE, DOMAIN, Program, binary, free_port
 from streams import Service, dial, echo
 
 TIMES = 50
@@ -134,6 +134,41 @@ def test_killed_at_any_moment(world, svc):
             json.loads(line)
     left = [x for x in os.listdir(world.path("enrolment")) if x.startswith(".")]
     assert len(left) <= 1, left
+
+
+@pytest.mark.parametrize("last_words", [
+    b"", b"HTTP/1.1 101 Switching Protocols\r\n\r\nsockets 3 0.1.0\n"], ids=["at-once", "half-way"])
+def test_dies_when_it_is_asked(world, svc, last_words):
+    """Whoever wants to take its place is not told no by that: it starts as ever."""
+    s = Setting(world, svc)
+    with socket.socket(socket.AF_UNIX) as old:
+        old.bind(f"{s.folder}/admin.sock")
+        old.listen()
+        new = s.start("--takeover")
+        old.settimeout(DEADLINE)
+        c, _ = old.accept()
+        c.recv(1)
+        c.sendall(last_words)
+    c.close()
+    new.wait_log("takeover: nobody serves the admin socket")
+    new.wait_log("ready, 2 workers")
+    kill(new)
+
+
+def test_breaks_off_and_lives(world, svc):
+    """It may have said no by that: nothing is taken from it."""
+    s = Setting(world, svc)
+    with socket.socket(socket.AF_UNIX) as old:
+        old.bind(f"{s.folder}/admin.sock")
+        old.listen()
+        new = s.start("--takeover")
+        old.settimeout(DEADLINE)
+        c, _ = old.accept()
+        c.recv(1)
+        c.close()
+        new.wait_log("takeover: no answer at the admin socket")
+    new.expect = (1,)
+    new.finish()
 
 
 def test_a_living_one_is_not_robbed(world, svc):
