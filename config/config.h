@@ -347,6 +347,9 @@ struct relay_config *relay_config_unref(struct relay_config *c); /* NULL is fine
 const char *relay_config_differs(const struct relay_config *a, const struct relay_config *b);
 /* As they would be written; what follows from other settings (timeouts.idle) is not looked at. */
 bool relay_config_same_service(const struct service_config *a, const struct service_config *b);
+/* One that lives on without its config. */
+struct service_config *service_config_copy(const struct service_config *s);
+struct service_config *service_config_free(struct service_config *s); /* NULL is fine */
 /* Effective values as YAML that loads again to the same. Token hashes are shown: only hashes. */
 void relay_config_dump(const struct relay_config *c, FILE *to);
 

@@ -98,6 +98,8 @@ struct source {
  */
 void table_read(const struct source *s, const struct table *t, const struct node *map, void *to);
 void table_free(const struct table *t, void *of); /* what the struct holds, not the struct */
+/* All of it anew: to, of the table's size, is to be freed by table_free. */
+void table_copy(const struct table *t, void *to, const void *from);
 void table_dump(const struct table *t, const void *of, FILE *to);
 /* Of one of its keys: are the values the same? As they would be written. */
 bool table_same(const struct table *t, const char *key, const void *a, const void *b);

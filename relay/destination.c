@@ -1,8 +1,8 @@
 /*
  * destination: a service as a config has it, with what is made of that.
  *
- * Theory of operation: it holds the whole config that it was first made from, since that owns its
- * texts; services that have not changed since then share one config, however many came after it.
+ * Theory of operation: what a config says of the service is copied. Were the config held instead,
+ * each of a thousand services that came one at a time would keep one with all that were there then.
  */
 #include "relay/destination.h"
 
@@ -21,7 +21,7 @@ static bool is_same(const struct destination *d, const struct service_config *s,
 	return !s || relay_config_same_service(d->config, s);
 }
 
-struct destination *destination_of(struct relay_config *c, const struct service_config *s,
+struct destination *destination_of(const struct relay_config *c, const struct service_config *s,
 				   struct destination *before)
 {
 	const struct splice_spec splice = { .idle_ms = s && s->idle ? s->idle : c->timeouts.idle,
@@ -37,12 +37,11 @@ struct destination *destination_of(struct relay_config *c, const struct service_
 	if (!d)
 		return NULL;
 	atomic_init(&d->refs, 1);
-	d->in = relay_config_ref(c);
-	d->config = s;
 	d->splice = splice;
 	if (s) {
-		d->health = health_new(s, before ? before->health : NULL);
-		if (!d->health || probes_new(&d->probes, s, d->health) < 0)
+		d->config = service_config_copy(s);
+		d->health = health_new(d->config, before ? before->health : NULL);
+		if (!d->health || probes_new(&d->probes, d->config, d->health) < 0)
 			return destination_unref(d);
 	}
 	return d;
@@ -60,7 +59,7 @@ struct destination *destination_unref(struct destination *d)
 		return NULL;
 	probes_free(d->probes);
 	health_free(d->health);
-	relay_config_unref(d->in);
+	service_config_free(d->config);
 	free(d);
 	return NULL;
 }

@@ -4,7 +4,7 @@
  *
  * Counted and never changed: a stream keeps the one that it began with. A reload that leaves a
  * service as it is leaves its destination, too, so that many reloads cost streams that last no more
- * than one.
+ * than one. Whatever becomes of it, it keeps no config: of these there may be many, all large.
  *
  * Thread: any; its probes are the first worker's.
  */
@@ -22,8 +22,7 @@ struct probes;
 
 struct destination {
 	atomic_uint refs;
-	struct relay_config *in;             /* holds what follows */
-	const struct service_config *config; /* NULL: of services without an entry of their own */
+	struct service_config *config; /* its own; NULL: of services without an entry of their own */
 	struct splice_spec splice;
 	struct health *health; /* of its targets; NULL: config is */
 	struct probes *probes; /* NULL: it has none */
@@ -35,7 +34,7 @@ struct destination {
  * if nothing of it has changed; if it has, what is known of its targets lives on. NULL: out of
  * memory.
  */
-struct destination *destination_of(struct relay_config *c, const struct service_config *s,
+struct destination *destination_of(const struct relay_config *c, const struct service_config *s,
 				   struct destination *before);
 struct destination *destination_ref(struct destination *d);
 struct destination *destination_unref(struct destination *d); /* NULL is fine; returns NULL */
