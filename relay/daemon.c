@@ -15,7 +15,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -31,6 +30,7 @@
 #include "relay/inherit.h"
 #include "relay/log.h"
 #include "relay/notify.h"
+#include "relay/outset.h"
 #include "relay/problems.h"
 #include "relay/refresh.h"
 #include "relay/registry.h"
@@ -439,10 +439,7 @@ int daemon_run(const struct daemon_options *o)
 
 	log_setup((enum log_level)config->log.level, (enum log_format)config->log.format,
 		  (enum log_target)config->log.target);
-	signal(SIGPIPE, SIG_IGN);
-#ifndef __SANITIZE_ADDRESS__       /* its leak checker attaches to the process */
-	prctl(PR_SET_DUMPABLE, 0); /* no core: it would hold the TLS key and agents' tokens */
-#endif
+	outset_protect();
 	evthread_use_pthreads();
 	o->install(&d.gateway);
 	inherit_from_systemd();

@@ -11,7 +11,6 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -208,9 +207,6 @@ void doctor_begin(struct doctor *d, const char *program, bool json, FILE *to)
 {
 	const char *none = getenv("NO_COLOR");
 
-#ifndef __SANITIZE_ADDRESS__       /* its leak checker attaches to the process */
-	prctl(PR_SET_DUMPABLE, 0); /* secrets pass through memory, as in the daemon */
-#endif
 	*d = (struct doctor){
 		.program = program,
 		.to = to,

@@ -10,13 +10,13 @@
 
 #include <event2/event.h>
 #include <event2/thread.h>
-#include <signal.h>
 #include <stdio.h>
 
 #include "relay/doctor.h"
 #include "relay/doctor_dial.h"
 #include "relay/doctor_host.h"
 #include "relay/log.h"
+#include "relay/outset.h"
 #include "relay/worker.h"
 
 static const struct doctor_check machine[] = {
@@ -47,7 +47,7 @@ int doctor_examine(const struct doctor_plan *plan, const struct doctor_case *abo
 	struct doctor d;
 
 	log_setup(LOG_LEVEL_ERROR, LOG_FORMAT_TEXT, LOG_TARGET_STDERR);
-	signal(SIGPIPE, SIG_IGN);
+	outset_protect();
 	doctor_begin(&d, plan->program, about->json, stdout);
 	doctor_config(&d, about->path, about->errors);
 	doctor_run(&d, machine, NULL);

@@ -14,7 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "relay/audit.h"
@@ -25,6 +24,7 @@
 #include "relay/listener.h"
 #include "relay/log.h"
 #include "relay/opening.h"
+#include "relay/outset.h"
 #include "relay/probe.h"
 #include "relay/process.h"
 #include "relay/proxied.h"
@@ -38,17 +38,6 @@
 #define END_TICK_MS 20
 #define HANG_MS 5000  /* and then a worker hangs that has not ended */
 #define SWEEP_MS 1000 /* how late an end by time may come */
-
-static void find_files_max(struct gateway *g)
-{
-	struct rlimit limit;
-
-	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
-		return;
-	limit.rlim_cur = limit.rlim_max;
-	setrlimit(RLIMIT_NOFILE, &limit);
-	g->files_max = limit.rlim_cur;
-}
 
 void gateway_fit_descriptors(struct gateway *g, const struct relay_config *c)
 {
@@ -332,7 +321,7 @@ bool gateway_prepare(struct gateway *g)
 {
 	pthread_mutex_init(&g->lock, NULL);
 	gateway_init_exchanged(g);
-	find_files_max(g);
+	g->files_max = outset_descriptors();
 	gateway_fit_descriptors(g, g->config);
 	process_open();
 	g->registry = registry_new();

@@ -18,17 +18,16 @@
 #include <event2/event.h>
 #include <event2/thread.h>
 #include <openssl/crypto.h>
-#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 
 #include "config/config.h"
 #include "relay/atomic_file.h"
 #include "relay/codes.h"
 #include "relay/log.h"
+#include "relay/outset.h"
 #include "relay/tls.h"
 #include "relay/worker.h"
 #include "tunnel/ask.h"
@@ -381,10 +380,7 @@ int enroll_run(int argc, char **argv)
 	if (!enroll_options_read(&options, argc, argv, &status))
 		return status;
 	log_setup(LOG_LEVEL_WARNING, LOG_FORMAT_TEXT, LOG_TARGET_STDERR);
-	signal(SIGPIPE, SIG_IGN);
-#ifndef __SANITIZE_ADDRESS__ /* its leak checker attaches to the process */
-	prctl(PR_SET_DUMPABLE, 0);
-#endif
+	outset_protect();
 	status = run(&e);
 	free(e.certificate);
 	free(e.key_file);

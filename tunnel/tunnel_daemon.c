@@ -10,9 +10,7 @@
  *   prepare   the token can be read, the CAs too; the way out; the instance's name; worker, TLS;
  *             local listeners listen
  *   sandbox   what is needed no more is given up: rights, files, system calls
- *   signals   SIGTERM and SIGINT: end in order, a second one at once (relay/ending.h); SIGHUP:
- *             reload
- *   loop      one worker on this thread, until all is over
+ *   loop      one worker on this thread, until all is over; signals (relay/mainloop)
  *
  * Two parts, either of which may be absent: the agent (services) and local (local listeners). They
  * share the worker and the way out, and end together: a signal stops both, and an agent that is
@@ -27,27 +25,18 @@
  */
 #include "tunnel/tunnel_daemon.h"
 
-#include <errno.h>
-#include <event2/event.h>
-#include <event2/thread.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/signalfd.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "config/config.h"
-#include "relay/edge.h"
-#include "relay/ending.h"
 #include "relay/inherit.h"
 #include "relay/log.h"
+#include "relay/mainloop.h"
 #include "relay/notify.h"
+#include "relay/outset.h"
 #include "relay/why.h"
 #include "relay/worker.h"
 #include "tunnel/admin_tunnel.h"
@@ -64,10 +53,9 @@
 #include "tunnel/tunnel_metrics.h"
 
 #define READY_LATE_MS 10000 /* no longer than this systemd waits for a relay */
-#define END_MS 3000         /* lingering closes take 2 s at most */
 
 struct program {
-	struct worker *worker;
+	struct mainloop loop;
 	const struct options *options;
 	struct tunnel_config *config; /* before there is a setup; then NULL */
 	struct setup *setup, *first;  /* in effect, and at the start: held */
@@ -75,15 +63,11 @@ struct program {
 	struct agent agent;
 	struct local local;
 	unsigned running; /* of the two: not yet over */
-	struct ending ending;
 	struct egress egress;
 	struct tunnel_metrics metrics;
 	struct admin_tunnel admin;
 	struct netwatch *netwatch;
-	struct edge signals; /* watches a signalfd */
-	struct timer stop, watchdog, status, late;
-	uint64_t waited;         /* since the agent was over */
-	uint64_t watchdog_ms;    /* 0: none wanted */
+	struct timer late;
 	struct stat certificate; /* when it was last looked at */
 	char instance[HELLO_INSTANCE_MAX];
 	bool ready; /* systemd was told */
@@ -93,20 +77,6 @@ struct program {
 static struct program program;
 
 /* ---- stages ---- */
-
-static void harden(void)
-{
-	struct rlimit files;
-
-#ifndef __SANITIZE_ADDRESS__ /* its leak checker attaches to the process */
-	prctl(PR_SET_DUMPABLE, 0);
-#endif
-	signal(SIGPIPE, SIG_IGN);
-	if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
-		files.rlim_cur = files.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &files);
-	}
-}
 
 static const struct tunnel_config *config_of(const struct program *p)
 {
@@ -151,7 +121,7 @@ static bool make_setup(struct program *p)
 	char *why = NULL;
 
 	p->config = NULL;
-	p->setup = setup_new(config, p->worker, &p->egress, &why);
+	p->setup = setup_new(config, p->loop.worker, &p->egress, &why);
 	if (!p->setup)
 		return fail(why);
 	p->first = setup_ref(p->setup);
@@ -164,18 +134,17 @@ static bool make_setup(struct program *p)
 
 /* ---- telling systemd ---- */
 
-static void tell_status(void)
+static void say_status(char *text, size_t size)
 {
 	const struct program *p = &program;
 	const uint64_t streams = p->agent.serve.live + p->local.live;
-	const char *what = p->ending.draining ? "ending: " : "";
 
 	if (offers(p))
-		notify_status("%sconnected to %u of %u relays, %" PRIu64 " streams", what,
-			      agent_up(&p->agent), p->agent.n_links, streams);
+		snprintf(text, size, "connected to %u of %u relays, %" PRIu64 " streams",
+			 agent_up(&p->agent), p->agent.n_links, streams);
 	else
-		notify_status("%s%zu local listeners, %" PRIu64 " streams", what,
-			      config_of(p)->n_locals, streams);
+		snprintf(text, size, "%zu local listeners, %" PRIu64 " streams",
+			 config_of(p)->n_locals, streams);
 }
 
 /* Certificate, key and CAs, for connections from now on; and now is the time for missing ones. */
@@ -184,7 +153,7 @@ static void read_again(struct program *p)
 	char *why = NULL;
 
 	if ((offers(p) && !setup_refresh(p->setup, &why)) ||
-	    (!p->ending.draining && local_reload(&p->local, p->setup, &why) < 0))
+	    (!p->loop.ending.draining && local_reload(&p->local, p->setup, &why) < 0))
 		log_warning("new connections use what was read before: %s",
 			    why ? why : "out of memory");
 	free(why);
@@ -205,14 +174,12 @@ static bool is_pair_new(struct program *p)
 				 st.st_mtim.tv_nsec != before.st_mtim.tv_nsec);
 }
 
-static void on_status(struct timer *t)
+static void look(void)
 {
-	tell_status();
-	if (is_pair_new(&program)) {
-		log_info("%s is another now: reading it again", config_of(&program)->certificate);
-		read_again(&program);
-	}
-	timer_set(program.worker, t, NOTIFY_STATUS_MS, on_status);
+	if (!is_pair_new(&program))
+		return;
+	log_info("%s is another now: reading it again", config_of(&program)->certificate);
+	read_again(&program);
 }
 
 static void tell_ready(struct program *p)
@@ -226,48 +193,22 @@ static void on_changed(struct agent *a)
 {
 	if (agent_up(a) > 0)
 		tell_ready(&program);
-	tell_status();
+	mainloop_tell(&program.loop);
 }
 
 /* No relay has accepted it yet: it goes on trying, but who boots the machine must not wait. */
 static void on_late(struct timer *t)
 {
 	tell_ready(&program);
-	tell_status();
-}
-
-static void on_watchdog(struct timer *t)
-{
-	notify_watchdog();
-	timer_set(program.worker, t, program.watchdog_ms, on_watchdog);
-}
-
-static void start_watchdog(struct program *p)
-{
-	p->watchdog_ms = notify_watchdog_ms();
-	if (p->watchdog_ms)
-		on_watchdog(&p->watchdog);
+	mainloop_tell(&program.loop);
 }
 
 /* ---- events ---- */
 
-static void on_stop_timer(struct timer *t)
-{
-	program.waited += TIMER_TICK_MS;
-	if (program.worker->conduits == 0 || program.waited >= END_MS)
-		worker_stop(program.worker);
-	else
-		timer_set(program.worker, t, 0, on_stop_timer);
-}
-
-/*
- * The loop goes on until all is closed: streams that lost their session are still to be told, and a
- * TLS connection's last bytes may be waiting for the network.
- */
 static void part_over(struct program *p)
 {
 	if (--p->running == 0)
-		timer_set(p->worker, &p->stop, 0, on_stop_timer);
+		mainloop_finish(&p->loop);
 	else
 		local_stop(&p->local); /* if it was local that is over, it is being stopped */
 }
@@ -283,39 +224,23 @@ static void on_local_over(struct local *l)
 	part_over(&program);
 }
 
-static void kill_parts(struct program *p)
+static void cut(void)
 {
-	log_info("second signal: ending at once");
-	agent_kill(&p->agent);
-	local_stop(&p->local);
-	local_kill(&p->local);
+	agent_kill(&program.agent);
+	local_stop(&program.local);
+	local_kill(&program.local);
 }
 
-static void stop_parts(struct program *p)
+static void drain(void)
 {
+	struct program *p = &program;
 	const uint64_t live = p->agent.serve.live + p->local.live;
 
 	if (live)
 		log_info("ending: open streams (%" PRIu64 ") have %" PRIu64 " s to finish", live,
 			 config_of(p)->timeouts.drain / 1000);
-	notify_stopping();
 	agent_stop(&p->agent);
 	local_stop(&p->local);
-	tell_status();
-}
-
-static void terminate(struct program *p)
-{
-	switch (ending_signalled(&p->ending, worker_now(p->worker))) {
-	case ENDING_BEGIN:
-		stop_parts(p);
-		break;
-	case ENDING_SAME:
-		log_info(ENDING_SAME_TEXT);
-		break;
-	case ENDING_NOW:
-		kill_parts(p);
-	}
 }
 
 /* ---- another config ---- */
@@ -334,7 +259,7 @@ static void tell_metrics(struct program *p)
 	p->metrics.tls = offers(p) ? p->setup->carrier.tls : NULL;
 	p->admin.instance = offers(p) ? p->instance : NULL;
 	if (offers(p) && !p->netwatch)
-		p->netwatch = netwatch_new(p->worker, on_network_change, NULL);
+		p->netwatch = netwatch_new(p->loop.worker, on_network_change, NULL);
 }
 
 /* The command line and its file, judged again. NULL: *why, and it has been logged. */
@@ -360,7 +285,7 @@ static struct tunnel_config *judge_again(const struct program *p, char **why)
 static struct setup *make_next(struct program *p, char **why)
 {
 	struct tunnel_config *config = judge_again(p, why);
-	struct setup *next = config ? setup_new(config, p->worker, &p->egress, why) : NULL;
+	struct setup *next = config ? setup_new(config, p->loop.worker, &p->egress, why) : NULL;
 	const char *fixed = next ? setup_differs(p->setup, next) : NULL;
 
 	if (fixed)
@@ -393,7 +318,7 @@ static bool reload(char **why)
 	struct setup *next;
 
 	*why = NULL;
-	if (p->ending.draining || p->spec.once) {
+	if (p->loop.ending.draining || p->spec.once) {
 		why_say(why, p->spec.once ? "not with --once" : "not while it ends");
 		log_info("reload: %s", *why ? *why : "");
 		return false;
@@ -413,49 +338,22 @@ static bool reload(char **why)
 	}
 	if (p->ready)
 		notify_ready();
-	tell_status();
+	mainloop_tell(&program.loop);
 	return next;
 }
 
-/* The same, asked for at the admin socket. */
-static void drain(void)
+static const struct mainloop_ops ops = {
+	.status = say_status,
+	.look = look,
+	.reload = reload,
+	.drain = drain,
+	.cut = cut,
+};
+
+/* Asked for at the admin socket. */
+static void drain_asked(void)
 {
-	if (ending_asked(&program.ending))
-		stop_parts(&program);
-}
-
-static void on_signal(struct edge *e, uint32_t events)
-{
-	struct signalfd_siginfo info;
-	char *why;
-
-	while (read(e->fd, &info, sizeof(info)) == sizeof(info)) {
-		if (info.ssi_signo != SIGHUP) {
-			terminate(&program);
-			continue;
-		}
-		reload(&why);
-		free(why);
-	}
-}
-
-static bool watch_signals(struct program *p)
-{
-	sigset_t wanted;
-	int fd;
-
-	sigemptyset(&wanted);
-	sigaddset(&wanted, SIGTERM);
-	sigaddset(&wanted, SIGINT);
-	sigaddset(&wanted, SIGHUP);
-	sigprocmask(SIG_BLOCK, &wanted, NULL);
-	fd = signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (fd < 0)
-		return false;
-	if (edge_watch(p->worker, &p->signals, fd, EPOLLIN, on_signal) == 0)
-		return true;
-	close(fd);
-	return false;
+	mainloop_drain(&program.loop);
 }
 
 /* ---- the run ---- */
@@ -467,7 +365,7 @@ static void prepare_agent(struct program *p)
 	p->spec.once = p->options->once;
 	p->spec.changed = on_changed;
 	p->spec.over = on_over;
-	agent_init(&p->agent, p->worker, &p->spec);
+	agent_init(&p->agent, p->loop.worker, &p->spec);
 	p->running++;
 }
 
@@ -475,7 +373,7 @@ static bool prepare_local(struct program *p)
 {
 	char *why = NULL;
 
-	if (local_init(&p->local, p->worker, p->setup, &why) < 0)
+	if (local_init(&p->local, p->loop.worker, p->setup, &why) < 0)
 		return fail(why);
 	p->local.over = on_local_over;
 	p->running++;
@@ -485,25 +383,20 @@ static bool prepare_local(struct program *p)
 /* After all that it tells of. */
 static bool prepare_admin(struct program *p)
 {
-	p->metrics = (struct tunnel_metrics){ .worker = p->worker,
+	p->metrics = (struct tunnel_metrics){ .worker = p->loop.worker,
 					      .config = config_of(p),
-					      .stopping = &p->ending.draining };
-	p->admin =
-		(struct admin_tunnel){ .metrics = &p->metrics, .drain = drain, .reload = reload };
-	return admin_tunnel_start(&p->admin, p->worker->base);
+					      .stopping = &p->loop.ending.draining };
+	p->admin = (struct admin_tunnel){ .metrics = &p->metrics,
+					  .drain = drain_asked,
+					  .reload = reload };
+	return admin_tunnel_start(&p->admin, p->loop.worker->base);
 }
 
 static bool prepare(struct program *p)
 {
 	if (!find_proxy(p))
 		return false;
-	evthread_use_pthreads();
-	p->worker = worker_new(0);
-	if (!p->worker || !watch_signals(p)) {
-		log_error("cannot start: %s", strerror(errno));
-		return false;
-	}
-	if (!make_setup(p) || !prepare_local(p))
+	if (!mainloop_init(&p->loop, &ops) || !make_setup(p) || !prepare_local(p))
 		return false;
 	prepare_agent(p);
 	return prepare_admin(p);
@@ -513,26 +406,18 @@ static void release(struct program *p)
 {
 	netwatch_free(p->netwatch);
 	admin_tunnel_stop(&p->admin);
-	if (p->worker) {
+	if (p->loop.worker) {
 		if (p->agent.worker)
 			agent_deinit(&p->agent);
 		local_deinit(&p->local);
 		proxy_end_joints(&p->egress.proxy);
-		timer_cancel(p->worker, &p->stop);
-		timer_cancel(p->worker, &p->watchdog);
-		timer_cancel(p->worker, &p->status);
-		timer_cancel(p->worker, &p->late);
+		timer_cancel(p->loop.worker, &p->late);
 	}
-	if (p->signals.worker) {
-		close(p->signals.fd);
-		edge_forget_closing(&p->signals);
-	}
-	worker_free(p->worker);
+	mainloop_deinit(&p->loop);
 	setup_unref(p->setup);
 	egress_deinit(&p->egress);
 	setup_unref(p->first);
 	tunnel_config_free(p->config);
-	libevent_global_shutdown();
 }
 
 static void log_start(const struct program *p)
@@ -556,20 +441,19 @@ int tunnel_daemon_run(const struct options *o)
 
 	log_setup((enum log_level)log->level, (enum log_format)log->format,
 		  (enum log_target)log->target);
-	harden();
+	outset_protect();
+	outset_descriptors();
 	p->options = o;
 	p->config = o->config;
 	if (prepare(p) && confine_tunnel(o)) {
 		inherit_close_rest();
 		tell_metrics(p);
-		start_watchdog(p);
 		log_start(p);
 		if (offers(p))
-			timer_set(p->worker, &p->late, READY_LATE_MS, on_late);
+			timer_set(p->loop.worker, &p->late, READY_LATE_MS, on_late);
 		else /* nothing is connected to before somebody comes */
 			tell_ready(p);
-		on_status(&p->status);
-		worker_run(p->worker);
+		mainloop_run(&p->loop);
 		status = p->outcome == AGENT_ORDERLY   ? STATUS_ORDERLY
 			 : p->outcome == AGENT_REFUSED ? STATUS_REFUSED
 						       : STATUS_FAILED;

@@ -1,0 +1,16 @@
+/* outset: what each program does to its own process before anything else. */
+#ifndef RELAY_OUTSET_H
+#define RELAY_OUTSET_H
+
+#include <stdint.h>
+
+/*
+ * No core dump, and no other process of this user looks in: tokens, keys and requests pass through
+ * memory. A peer that is gone is an error of write(2), not a signal.
+ */
+void outset_protect(void);
+
+/* As many descriptors as this process may have: how many that is. 0: the kernel does not say. */
+uint64_t outset_descriptors(void);
+
+#endif
