@@ -9,7 +9,7 @@ import time
 import pytest
 from hpack import Encoder
 
-from harness import DOMAIN, Task, data, wait_for
+from harness import DEADLINE, DOMAIN, Task, data, wait_for
 from streams import Aborted, Conn, Doors, Service, dial, echo, roundtrip
 from wire import END_HEADERS, HEADERS, PREFACE, SETTINGS, RawAgent, Wire, frame
 
@@ -304,22 +304,23 @@ def test_eager_stream_outlives_its_agent(world, svc, backup):
 
 def test_refused_and_still_closing(world):
     """Whoever is refused as a tunnel and does not go counts until the socket is closed."""
-    limit = 20
-    relay = world.relay(workers=1, limits={"connections": limit})
-    pid = relay.process.pid
-    host, port = relay.listeners["front"].removeprefix("tcp:").rsplit(":", 1)
+    limit, late = 20, 4
+    relay = world.relay(workers=1, limits={"connections": limit}, timeouts={"handshake": "60s"})
     context = ssl.create_default_context(cafile=world.certificates.ca)
-    before = len(os.listdir(f"/proc/{pid}/fd"))
-    most, peers = 0, []
-    while len(peers) < 6 * limit and relay.count("accept pauses") == 0:
-        peer = context.wrap_socket(socket.create_connection((host, int(port)), 10),
-                                   server_hostname=DOMAIN)
+
+    def dialled():
+        return socket.create_connection(("127.0.0.1", relay.port()), DEADLINE)
+    before = relay.fds()
+    peers = [context.wrap_socket(dialled(), server_hostname=DOMAIN) for _ in range(limit - late // 2)]
+    assert relay.count("accept pauses") == 0
+    for peer in peers:  # all at once: none is given up before the last is refused
         peer.sendall(b"GET /tunnel HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\r\n")
+    for peer in peers:
         assert peer.recv(12)[9:] in (b"400", b"426")
-        peers.append(peer)
-        most = max(most, len(os.listdir(f"/proc/{pid}/fd")) - before)
+    assert relay.fds() - before > limit / 2
+    peers += [dialled() for _ in range(late)]
     relay.wait_log("accept pauses")
-    assert limit / 2 < most <= 2 * limit + 2
+    assert relay.fds() - before <= 2 * limit + 2
     for peer in peers:
         peer.close()
     relay.wait_metric("live_sockets", lambda v: v == 0)
