@@ -7,7 +7,6 @@
  */
 #include "relay/line.h"
 
-#include <stdio.h>
 #include <string.h>
 
 void line_text(struct line *l, const char *text)
@@ -22,8 +21,12 @@ void line_text(struct line *l, const char *text)
 
 void line_plain(struct line *l, const char *text)
 {
-	for (; *text; text++)
-		line_put(l, (unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text);
+	char *to = l->text + l->used;
+	const char *end = l->text + l->size;
+
+	for (; *text && to < end; text++)
+		*to++ = (unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text;
+	l->used = (size_t)(to - l->text);
 }
 
 void line_number(struct line *l, uint64_t number)
@@ -39,16 +42,36 @@ void line_number(struct line *l, uint64_t number)
 		line_put(l, digits[n]);
 }
 
+void line_digits(struct line *l, uint64_t number, unsigned n)
+{
+	uint64_t unit = 1;
+
+	while (--n)
+		unit *= 10;
+	for (; unit; unit /= 10)
+		line_put(l, (char)('0' + number / unit % 10));
+}
+
+/* Not strftime(3): every stream's end has a line and a record, and both have the time. */
 void line_time(struct line *l, const struct timespec *at)
 {
-	char text[40], fraction[8];
 	struct tm tm;
 
 	gmtime_r(&at->tv_sec, &tm);
-	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm);
-	snprintf(fraction, sizeof(fraction), ".%03dZ", (int)(at->tv_nsec / 1000000 % 1000));
-	line_text(l, text);
-	line_text(l, fraction);
+	line_digits(l, (uint64_t)tm.tm_year + 1900, 4);
+	line_put(l, '-');
+	line_digits(l, (uint64_t)tm.tm_mon + 1, 2);
+	line_put(l, '-');
+	line_digits(l, (uint64_t)tm.tm_mday, 2);
+	line_put(l, 'T');
+	line_digits(l, (uint64_t)tm.tm_hour, 2);
+	line_put(l, ':');
+	line_digits(l, (uint64_t)tm.tm_min, 2);
+	line_put(l, ':');
+	line_digits(l, (uint64_t)tm.tm_sec, 2);
+	line_put(l, '.');
+	line_digits(l, (uint64_t)at->tv_nsec / 1000000, 3);
+	line_put(l, 'Z');
 }
 
 size_t line_character(const char *text)

@@ -26,6 +26,7 @@ static inline void line_put(struct line *l, char c)
 void line_text(struct line *l, const char *text);  /* as it is */
 void line_plain(struct line *l, const char *text); /* control characters become '?' */
 void line_number(struct line *l, uint64_t number);
+void line_digits(struct line *l, uint64_t number, unsigned n); /* the last n, 1 to 20 */
 /* "2026-01-31T23:59:59.123Z" */
 void line_time(struct line *l, const struct timespec *at);
 

@@ -24,6 +24,7 @@
 #include "relay/balance.h"
 #include "relay/figures.h"
 #include "relay/identity.h"
+#include "relay/line.h"
 #include "relay/opening_state.h"
 #include "relay/refusal.h"
 #include "relay/registry.h"
@@ -67,8 +68,13 @@ const char *opening_via(const struct opening *o, char text[ADDRESS_TEXT_MAX])
 	text[0] = '\0';
 	if (o->dialled)
 		return address_format(o->dialled, text, ADDRESS_TEXT_MAX);
-	if (o->tunnel)
-		snprintf(text, ADDRESS_TEXT_MAX, "tunnel %s", o->tunnel);
+	if (o->tunnel) {
+		struct line l = { text, 0, ADDRESS_TEXT_MAX - 1 };
+
+		line_text(&l, "tunnel ");
+		line_text(&l, o->tunnel);
+		text[l.used] = '\0';
+	}
 	return text;
 }
 

@@ -8,11 +8,12 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 
 #include <linux/vm_sockets.h>
+
+#include "relay/line.h"
 
 #define NO_UID UINT32_MAX /* no user has it: chown(2) */
 
@@ -147,30 +148,55 @@ bool peer_parse(struct peer *p, const char *text)
 	return true;
 }
 
+static void put_ip(struct line *l, const struct peer *p)
+{
+	char text[INET6_ADDRSTRLEN] = "?";
+
+	if (p->family == AF_INET6) {
+		inet_ntop(AF_INET6, p->ip, text, sizeof(text));
+		line_put(l, '[');
+		line_text(l, text);
+		line_put(l, ']');
+		return;
+	}
+	for (unsigned i = 0; i < 4; i++) {
+		if (i)
+			line_put(l, '.');
+		line_number(l, p->ip[i]);
+	}
+}
+
+/* Without printf(3), which took a tenth of what a short stream costs. */
 const char *peer_format(const struct peer *p, char *buf, size_t size)
 {
-	char ip[INET6_ADDRSTRLEN] = "?";
+	struct line l = { buf, 0, size - 1 };
 
 	switch (p->family) {
 	case AF_INET:
-		inet_ntop(AF_INET, p->ip, ip, sizeof(ip));
-		snprintf(buf, size, "tcp:%s:%u", ip, p->port);
-		break;
 	case AF_INET6:
-		inet_ntop(AF_INET6, p->ip, ip, sizeof(ip));
-		snprintf(buf, size, "tcp:[%s]:%u", ip, p->port);
+		line_text(&l, "tcp:");
+		put_ip(&l, p);
+		line_put(&l, ':');
+		line_number(&l, p->port);
 		break;
 	case AF_VSOCK:
-		snprintf(buf, size, "vsock:%u:%u", p->a, p->b);
+		line_text(&l, "vsock:");
+		line_number(&l, p->a);
+		line_put(&l, ':');
+		line_number(&l, p->b);
 		break;
 	case AF_UNIX:
+		line_text(&l, "unix");
 		if (p->b == NO_UID)
-			snprintf(buf, size, "unix");
-		else
-			snprintf(buf, size, "unix:pid=%u,uid=%u", p->a, p->b);
+			break;
+		line_text(&l, ":pid=");
+		line_number(&l, p->a);
+		line_text(&l, ",uid=");
+		line_number(&l, p->b);
 		break;
 	default:
-		snprintf(buf, size, "unknown");
+		line_text(&l, "unknown");
 	}
+	buf[l.used] = '\0';
 	return buf;
 }

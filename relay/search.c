@@ -23,7 +23,6 @@
 #include "relay/search.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +32,7 @@
 #include "relay/dial.h"
 #include "relay/health.h"
 #include "relay/identity.h"
+#include "relay/line.h"
 #include "relay/opening_state.h"
 #include "relay/registry.h"
 #include "relay/router.h"
@@ -116,6 +116,7 @@ static void open_stream(struct opening *o, const struct offer *offer)
 	struct tunnel_stream stream;
 	enum reason why = REASON_TUNNEL_LOST;
 	char id[24], from[PEER_TEXT_MAX];
+	struct line number = { id, 0, sizeof(id) - 1 };
 	const struct client_words words = {
 		.id = id,
 		.address = client_address(&o->peer, from, sizeof(from)),
@@ -126,7 +127,8 @@ static void open_stream(struct opening *o, const struct offer *offer)
 		.rule = o->rule,
 	};
 
-	snprintf(id, sizeof(id), "%" PRIu64, o->id);
+	line_number(&number, o->id);
+	id[number.used] = '\0';
 	f->asked[f->tries++] = offer->tunnel;
 	if (!opening_gateway(o)->tunnel.open(o->worker, offer->tunnel, o->service, &words, &stream,
 					     &why)) {

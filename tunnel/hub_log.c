@@ -14,13 +14,19 @@
 #include "relay/figures.h"
 #include "relay/gateway.h"
 #include "relay/identity.h"
+#include "relay/line.h"
 #include "relay/log.h"
 #include "relay/worker.h"
 #include "tunnel/session.h"
 
 void tunnel_label(const struct tunnel *t, char *buf, size_t size)
 {
-	snprintf(buf, size, "%s/%s", *t->owner ? t->owner : "?", *t->instance ? t->instance : "?");
+	struct line l = { buf, 0, size - 1 };
+
+	line_text(&l, *t->owner ? t->owner : "?");
+	line_put(&l, '/');
+	line_text(&l, *t->instance ? t->instance : "?");
+	buf[l.used] = '\0';
 }
 
 const char *tunnel_carrier(const struct tunnel *t)
