@@ -23,9 +23,9 @@ ASKED = {   # option: (its value, what goes there)
     'bindir': ('/opt/x/programs', r'attest-relay|attest-tunnel|qgs-bridge|attestctl'),
     'mandir': ('/opt/x/manual', r'.*\.[158]'),
     'systemd_system_unit_dir': ('/opt/system-units', r'(attest|qgs)[\w@-]+\.(service|socket)'),
-    'systemd_user_unit_dir': ('/opt/user-units', r'attest-tunnel\.service'),
-    'sysusers_dir': ('/opt/users', r'(attest-relay|qgs-bridge)\.conf'),
-    'tmpfiles_dir': ('/opt/folders', r'(attest-relay|qgs-bridge)\.conf'),
+    'systemd_user_unit_dir': ('/opt/user-units', r'attest-tunnel\.(service|socket)'),
+    'sysusers_dir': ('/opt/users', r'(attest-relay|attest-tunnel|qgs-bridge)\.conf'),
+    'tmpfiles_dir': ('/opt/folders', r'(attest-relay|attest-tunnel|qgs-bridge)\.conf'),
     'bash_completion_dir': ('/opt/completions', r'attest-relay|attest-tunnel|qgs-bridge|attestctl'),
     'datadir': ('/opt/x/data', r'doc/attest-relay/.*'),
 }

@@ -6,7 +6,8 @@ Usage: check_units.py TOP
 By `systemd-analyze security`, which adds up what a unit leaves open from 0 to 10, each is at most
 EXPOSURE ("OK" is below 5); a unit that says nothing is far above it, so the measure works. Each lets
 the program enter its sandbox and use the address families it has; so does the users' unit. All units,
-sockets, the instances of relay and agent, and the examples pass `systemd-analyze verify`; one with a fault does not.
+sockets, the users' too, the instances of relay and agent, and the examples pass `systemd-analyze
+verify`; one with a fault does not.
 A service and a socket wait for the same config. Prints each fault; exits 1 if there is one. Without
 systemd-analyze it is skipped, unless CI=true.
 """
@@ -89,6 +90,7 @@ def check_all(top):
     sockets = sorted(glob.glob(f'{top}/packaging/*.socket'))
     examples = sorted(glob.glob(f'{top}/packaging/examples/*.socket'))
     users = f'{top}/packaging/user/attest-tunnel.service'
+    users_socket = users.replace('.service', '.socket')
     with tempfile.TemporaryDirectory() as folder:
         instance = os.path.join(folder, 'attest-tunnel@x.service')
         with open(instance, 'w', encoding='utf-8') as file:
@@ -106,9 +108,9 @@ def check_all(top):
             file.write(BARE + 'ProtectSystem=stricter\n')
         if not verify([broken]):
             yield 'systemd-analyze verify finds no fault in a unit that has one'
-    yield from verify([users], user=True)
+    yield from verify([users, users_socket], user=True)
     yield from needs(users)
-    for path in sockets:
+    for path in [*sockets, users_socket]:
         service = settings(path.removesuffix('.socket') + '.service')
         if settings(path)['ConditionPathExists'] != service['ConditionPathExists']:
             yield f'{path}: waits for another config than its service'
