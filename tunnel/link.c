@@ -241,10 +241,11 @@ static void lost(struct link *l, const struct line *line, enum reason why, const
 		return;
 	}
 	backoff_lost(&l->backoff, now_of(l), up);
-	if (timer_is_set(&l->timer) || l->pending) { /* a successor is on its way already */
+	if (l->pending || (timer_is_set(&l->timer) && l->refused)) { /* nothing to do sooner */
 		log_info("connection to %s lost: %s (%s)", l->text, detail, reason_word(why));
 		return;
 	}
+	/* a wait that began while the relay drained may be too long for one that restarts */
 	wait = backoff_next(&l->backoff, now_of(l), agent_random());
 	log_warning("connection to %s lost after %" PRIu64 " s: %s (%s); next try in %" PRIu64
 		    ".%" PRIu64 " s%s",

@@ -75,6 +75,19 @@ def test_agents_go_elsewhere_at_once(world, svc, transport):
     assert agent.count("ended: going-away") == 0
 
 
+def test_an_agent_in_vain_elsewhere_is_soon_back(world, svc):
+    """While the relay drains nobody takes the agent, who waits longer and longer: not any more when
+    the relay has ended, which is where a restarted one begins."""
+    relay = world.relay(listeners=door(), timeouts={"drain": "1h"})
+    agent = world.agent(relay, {"kbs": svc.address}, extra=["--log-level", "debug"])
+    live = live_stream(relay.listeners["door"])
+    relay.signal(signal.SIGTERM)
+    agent.wait_log(r"waiting ([3-9]|\d\d)\d{3} ms", timeout=60)
+    live.close()
+    relay.finish()
+    agent.wait_log(r"connection to .* lost after .*; next try in [012]\.")
+
+
 def test_ends_early(world, svc):
     """With the last stream, whatever time there were."""
     relay = world.relay(listeners=door(), timeouts={"drain": "1h"})
