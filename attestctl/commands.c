@@ -206,6 +206,11 @@ static int run_list(struct ctl *c, const struct command *self)
 		print_json(o);
 	else if (list)
 		listing_show(list, self->columns);
+	if (!c->json && json_object_object_get_ex(o, "sources", &list) &&
+	    (list = commands_list(list, "top")) && json_object_array_length(list)) {
+		putchar('\n');
+		listing_show(list, listing_sources);
+	}
 	json_object_put(o);
 	return CTL_DONE;
 }
@@ -418,7 +423,7 @@ static const struct command commands[] = {
 	  .columns = listing_streams },
 	LIST("services", "what can be reached", listing_services),
 	LIST("owners", "who may offer services, and what they use", listing_owners),
-	LIST("limits", "what is used of each limit", listing_limits),
+	LIST("limits", "what is used of each limit, and by which addresses", listing_limits),
 	LIST("failures", "the last that was refused or has failed", listing_failures),
 	LIST("relays", "attest-tunnel: the relays it connects to", listing_relays),
 	LIST("vms", "qgs-bridge: the VMs it knows", listing_vms),

@@ -82,6 +82,17 @@ const struct column listing_limits[] = {
 	{ "USED", "used", NUMBER }, { "MOST", "most", NUMBER }, { NULL, NULL, TEXT },
 };
 
+const struct column listing_sources[] = {
+	{ "SOURCE", "source", TEXT },
+	{ "BLOCKED", "blocked", TEXT },
+	{ "CONNECTIONS", "connections", NUMBER },
+	{ "HANDSHAKES", "handshakes", NUMBER },
+	{ "STREAMS", "streams", NUMBER },
+	{ "PARKED", "parked", NUMBER },
+	{ "REFUSED", "refused_total", NUMBER },
+	{ NULL, NULL, TEXT },
+};
+
 const struct column listing_failures[] = {
 	{ "AT", "at", TEXT },         { "EVENT", "event", TEXT },     { "REASON", "reason", TEXT },
 	{ "CLIENT", "client", TEXT }, { "SERVICE", "service", TEXT }, { "TUNNEL", "tunnel", TEXT },

@@ -18,7 +18,8 @@ struct column {
 /* Each ends with a NULL title. */
 extern const struct column listing_listeners[], listing_owners[], listing_services[];
 extern const struct column listing_tunnels[], listing_streams[], listing_limits[];
-extern const struct column listing_failures[], listing_problems[], listing_relays[], listing_vms[];
+extern const struct column listing_sources[], listing_failures[], listing_problems[];
+extern const struct column listing_relays[], listing_vms[];
 
 /* "1.2M": for columns. Returns buf. */
 const char *listing_bytes(uint64_t n, char *buf, size_t size);

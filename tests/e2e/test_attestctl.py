@@ -73,7 +73,10 @@ def test_lists(world, svc, relay):
     assert service["kbs.acme"]["READY"] == "yes" and service["kbs.acme"]["TUNNELS"] == "1"
     owner, = rows(ctl(relay.socket, "owners"))
     assert owner["OWNER"] == "acme" and owner["STREAMS"].startswith("3/")
-    assert any(r["SCOPE"] == "owner" for r in rows(ctl(relay.socket, "limits")))
+    limits, sources = ctl(relay.socket, "limits").split("\n\n")
+    assert any(r["SCOPE"] == "owner" for r in rows(limits))
+    source, = rows(sources)
+    assert source["SOURCE"] == "127.0.0.1" and source["BLOCKED"] == "no" and source["STREAMS"] == "3"
     assert ctl(relay.socket, "failures") == ""
     status = ctl(relay.socket, "status")
     assert re.search(r"^counts.streams +3$", status, re.M) and re.search(r"^draining +false$", status, re.M)
