@@ -22,7 +22,7 @@ struct probes;
 
 struct destination {
 	atomic_uint refs;
-	struct service_config *config; /* its own; NULL: of services without an entry of their own */
+	struct service_config *config; /* its own; NULL: of services without an entry */
 	struct splice_spec splice;
 	struct health *health; /* of its targets; NULL: config is */
 	struct probes *probes; /* NULL: it has none */
