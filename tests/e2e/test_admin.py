@@ -14,6 +14,7 @@ from bridge import Bridge
 from harness import ROOT, Task, data, free_port, wait_for
 from qgs import StandIn, ask
 from streams import Aborted, Service, dial, echo, roundtrip
+from wire import RawAgent
 
 
 @pytest.fixture
@@ -241,6 +242,12 @@ def test_failures(world, svc):
     failure, = admin.get("/v1/failures")["failures"]
     assert failure["reason"] == "pickup-timeout" and failure["event"] == "stream-refused"
     assert failure["service"] == "kbs.acme" and failure["listener"] == "kbs"
+    with RawAgent(relay, world.certificates, token="nobody's").conn as agent:
+        agent.read_all()
+    failure, _ = wait_for(lambda: (f := admin.get("/v1/failures")["failures"]) and len(f) == 2 and f,
+                          "the agent's failure")
+    assert failure["event"] == "session-refused" and failure["reason"] == "bad-credential"
+    assert failure["listener"] == "front"
     for _ in range(300):
         with contextlib.suppress(Aborted):  # one source has not that many a second
             dial(relay.listeners["kbs"]).close()

@@ -48,8 +48,8 @@ class Enrolment:
                        "owners": owners, "enrolment": enrolment}, f)
         self.made = self.operator("init")
         # some tests fail on purpose, more often than a stranger may
-        self.relay = world.relay(owners=owners, enrolment=enrolment,
-                                 penalties={"exempt": ["127.0.0.0/8"]}, **config)
+        config.setdefault("penalties", {"exempt": ["127.0.0.0/8"]})
+        self.relay = world.relay(owners=owners, enrolment=enrolment, **config)
         self.path = self.relay.path
 
     def operator(self, *args, status=0):
@@ -552,6 +552,17 @@ def test_heads_that_will_not_do(world, enrolment):
         got, words = enrolment.ask("\r\n".join([*lines, "Host: x"]))
         assert got == status, (lines, got, words)
     assert enrolment.post(code, csr)[0] == 200
+
+
+def test_who_guesses_codes_is_kept_out(world):
+    e = Enrolment(world, penalties={"failures": 3, "block": "60s"})
+    code, csr = e.code(), request(world)
+    for _ in range(3):
+        assert e.post(some_code(), csr)[0] == 403
+    with pytest.raises(OSError):
+        e.post(code, csr)
+    assert e.relay.metric("sources_blocked") == 1
+    assert e.relay.metric("refused_total", reason="penalty") == 1 and e.records() == []
 
 
 def test_a_stranger_is_refused_before_the_body(world, enrolment):

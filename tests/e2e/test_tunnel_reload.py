@@ -9,7 +9,7 @@ import yaml
 
 from admin import Admin
 from harness import DEADLINE, Task, binary, data, fetch_metrics, free_port, wait_for
-from streams import Aborted, Doors, Service, dial, echo, roundtrip
+from streams import Aborted, Doors, Refused, Service, dial, echo, roundtrip
 
 
 def named(name):
@@ -198,6 +198,19 @@ def test_another_token(world, one):
     r.agent.wait_log("as evil: kbs.evil")
     assert asks(relay, "kbs.evil") == b"one"
     relay.wait_tunnels(1)
+
+
+def test_when_to_dial_changes(world):
+    """The relay is told, too: it waits for the target before it tells the client."""
+    gone = {"name": "kbs", "target": f"tcp:127.0.0.1:{free_port()}"}
+    relay = world.relay()
+    r = Reloaded(world, relay, [gone])
+    Doors(relay, None).connect_plain("kbs.acme").close()
+    start = r.reload(services=[{**gone, "dial": "eager"}])
+    r.agent.wait_log("as acme: kbs.acme", start=start)
+    with pytest.raises(Refused) as refused:
+        Doors(relay, None).connect_plain("kbs.acme")
+    assert refused.value.status == 502
 
 
 def test_allow_is_tightened(world, one):
