@@ -104,7 +104,9 @@ static int spawn(struct command *c)
 	}
 	sigemptyset(&none);
 	sigemptyset(&usual);
-	sigaddset(&usual, SIGPIPE); /* which this program ignores */
+	sigaddset(&usual, SIGPIPE); /* which this program ignores, as it may the others */
+	sigaddset(&usual, SIGUSR1);
+	sigaddset(&usual, SIGUSR2);
 	posix_spawnattr_setsigmask(&attr, &none);
 	posix_spawnattr_setsigdefault(&attr, &usual);
 	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);

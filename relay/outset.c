@@ -16,6 +16,8 @@ void outset_protect(void)
 	prctl(PR_SET_DUMPABLE, 0);
 #endif
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGUSR1, SIG_IGN); /* until somebody waits for it */
+	signal(SIGUSR2, SIG_IGN);
 }
 
 uint64_t outset_descriptors(void)

@@ -6,7 +6,8 @@
 
 /*
  * No core dump, and no other process of this user looks in: tokens, keys and requests pass through
- * memory. A peer that is gone is an error of write(2), not a signal.
+ * memory. A peer that is gone is an error of write(2), not a signal. SIGUSR1 and SIGUSR2, which
+ * have other daemons open their logs anew, do not end this one.
  */
 void outset_protect(void);
 

@@ -12,7 +12,7 @@ import subprocess
 import pytest
 import yaml
 
-from harness import DOMAIN, ROOT, Agent, binary, data, free_port, token_hash, wait_for
+from harness import DOMAIN, ROOT, Agent, Program, binary, data, free_port, token_hash, wait_for
 from streams import Doors, Service, dial, echo, roundtrip
 
 RELAY, TUNNEL = "ATTEST_RELAY", "ATTEST_TUNNEL"
@@ -405,3 +405,20 @@ def test_metrics(world):
     c.request("GET", "/")
     assert c.getresponse().status in (200, 302, 404)
     c.close()
+
+
+@pytest.mark.parametrize("program", [RELAY, TUNNEL, "ATTEST_BRIDGE"])
+def test_signals_of_habit(world, tmp_path, program):
+    """What has other daemons say how they are, or open their logs anew, ends none of them."""
+    at = f"unix:{tmp_path}/at.sock"
+    p = world.relay() if program == RELAY else Program(world, "program", [
+        binary(program), *(("--relay", f"tcp:127.0.0.1:{free_port()}", "--local",
+                            f"{at}=service:kbs.acme") if program == TUNNEL else
+                           ("--listen", at, "--qgs", f"unix:{tmp_path}/qgs.sock"))])
+    p.wait_log(" (ready|started)")
+    p.signal(signal.SIGUSR2)
+    p.signal(signal.SIGUSR1)
+    p.wait_log("info: status: ")
+    p.signal(signal.SIGHUP)
+    p.wait_log("reload|no config file")
+    p.stop()
