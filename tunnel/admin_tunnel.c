@@ -130,7 +130,7 @@ static const char *link_word(const struct link *l)
 static void put_link(struct json_object *list, const struct link *l, uint64_t now)
 {
 	struct json_object *one = admin_json_entry(list);
-	const struct line *line = l->active;
+	const struct link_line *line = l->active;
 
 	admin_json_text(one, "address", l->text);
 	admin_json_text(one, "state", link_word(l));

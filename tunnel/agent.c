@@ -86,14 +86,14 @@ void agent_retry(struct agent *a, bool refused_too)
 
 void agent_kill(struct agent *a)
 {
-	struct line *next;
+	struct link_line *next;
 
 	a->stopping = a->killed = true;
 	for (unsigned i = 0; i < a->n_links; i++)
 		timer_cancel(a->worker, &a->links[i]->timer);
-	for (struct line *line = a->lines; line; line = next) {
+	for (struct link_line *line = a->lines; line; line = next) {
 		next = line->next;
-		line_close(line);
+		link_line_close(line);
 	}
 	agent_check_over(a);
 }
@@ -148,7 +148,7 @@ static bool is_place_taken(const struct agent *a, struct link *const *before, un
 	for (unsigned i = 0; i < a->n_links; i++)
 		if (a->links[i] && a->links[i]->place == place)
 			return true;
-	for (const struct line *line = a->lines; line; line = line->next)
+	for (const struct link_line *line = a->lines; line; line = line->next)
 		if (line->link->place == place)
 			return true;
 	return false;

@@ -16,7 +16,7 @@
 
 struct agent;
 struct link;
-struct line;
+struct link_line;
 struct setup;
 
 enum agent_outcome {
@@ -42,7 +42,7 @@ struct agent {
 	struct link **links; /* one for each relay of the config */
 	unsigned n_links;
 	uint64_t wave;       /* counts configs that need fresh sessions */
-	struct line *lines;  /* all connections, of all links */
+	struct link_line *lines;  /* all connections, of all links */
 	uint64_t generation; /* the last one used */
 	struct timer drain;
 	bool stopping; /* no new sessions */

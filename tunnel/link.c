@@ -1,19 +1,15 @@
 /*
  * link: one relay, one session up, whatever happens.
  *
- * Theory of operation. A line goes through
- *
- *   connecting -> handshaking -> hello -> up -> retiring -> over
- *
- * and may be over from any of them. It is the link's pending line until it is up, then its active
- * one; retiring lines belong to nobody and end by themselves. The link has one rule: it needs a
- * session when there is no active line, or when the relay asked for a fresh one (moving); then a
- * line is pending, or the timer is set (waiting). So a successor beside a live session and a
+ * Theory of operation. A line (link_line.h) is the link's pending one until it is up, then its
+ * active one; retiring lines belong to nobody and end by themselves. The link has one rule: it
+ * needs a session when there is no active line, or when the relay asked for a fresh one (moving);
+ * then a line is pending, or the timer is set (waiting). So a successor beside a live session and a
  * reconnection after a loss are the same thing.
  *
  * After a reload that changes what is offered, or as whom, the active line is of an older wave: the
- * same again, but that the relay has not asked for it. on_hello says in which order that loses
- * nobody. A line keeps the setup that it was begun with.
+ * same again, but that the relay has not asked for it. link_greeted says in which order that loses
+ * nobody.
  *
  * Transport auto: a line that reached something but never heard a hello is followed at once by one
  * over the other carrier; only when both have failed is there a wait. What came up is tried first
@@ -21,16 +17,10 @@
  *
  * What is said: a failure for all to see the first time, then at debug until it changes or
  * LINK_REMIND_MS have passed, so an unattended agent does not fill a disk.
- *
- * Ownership: a line owns its carrier, then its session; it is freed by the reaper after line_over,
- * which is the one way out. The token is read for each hello, and wiped when it is on its way.
- *
- * Longer than other files: its two state machines, link and line, act on each other everywhere.
  */
 #include "tunnel/link.h"
 
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,9 +28,7 @@
 
 #include "config/config.h"
 #include "config/xalloc.h"
-#include "relay/conduit.h"
 #include "relay/log.h"
-#include "relay/token.h"
 #include "tunnel/agent.h"
 #include "tunnel/egress.h"
 #include "tunnel/serve.h"
@@ -50,16 +38,6 @@
 #define LINK_REMIND_MS (10 * 60 * 1000)
 #define LINK_RETIRING_MAX 16 /* lines at a time; more moves than that are not followed */
 
-static const char *const state_words[] = {
-	[LINE_CONNECTING] = "connecting", [LINE_HANDSHAKING] = "handshaking",
-	[LINE_HELLO] = "hello",           [LINE_UP] = "up",
-	[LINE_RETIRING] = "retiring",     [LINE_OVER] = "over",
-};
-_Static_assert(sizeof(state_words) / sizeof(*state_words) == LINE_STATES, "a word for each state");
-
-static const struct session_events session_events;
-static const struct carrier_events carrier_events;
-
 static uint64_t now_of(const struct link *l)
 {
 	return worker_now(l->agent->worker);
@@ -68,13 +46,6 @@ static uint64_t now_of(const struct link *l)
 static bool is_ending(const struct link *l)
 {
 	return l->agent->stopping || l->left;
-}
-
-static void set_state(struct line *line, enum line_state to)
-{
-	log_debug("%s (%s): %s -> %s", line->link->text, carrier_kind_text(line->kind),
-		  state_words[line->state], state_words[to]);
-	line->state = to;
 }
 
 static void changed(struct link *l)
@@ -134,25 +105,19 @@ static void wait_for(struct link *l, uint64_t ms)
 	timer_set(l->agent->worker, &l->timer, ms, on_retry_timer);
 }
 
-/* ---- a line's end ---- */
-
-static void line_free(struct reapable *r)
-{
-	struct line *line = (struct line *)((char *)r - offsetof(struct line, reapable));
-
-	link_unref(line->link);
-	setup_unref(line->setup);
-	free(line);
-}
-
 static enum carrier_kind other(enum carrier_kind kind)
 {
 	return kind == CARRIER_DIRECT ? CARRIER_WEBSOCKET : CARRIER_DIRECT;
 }
 
-static void connect_by(struct link *l, enum carrier_kind kind, const char *first_failure);
+static void connect_by(struct link *l, enum carrier_kind kind, const char *first_failure)
+{
+	l->pending = link_line_open(l, kind, first_failure);
+	if (!l->pending)
+		wait_for(l, BACKOFF_CAP_MS); /* out of memory: later */
+}
 
-static void attempt_refused(struct link *l, const struct line *line)
+static void attempt_refused(struct link *l, const struct link_line *line)
 {
 	bool lasting = hello_refusal_is_lasting(line->refusal), done;
 	char text[LINK_DETAIL_MAX];
@@ -177,7 +142,7 @@ static void attempt_refused(struct link *l, const struct line *line)
 }
 
 /* What to say about an attempt: where, as whom if that was set by hand, what happened. */
-static void describe(const struct line *line, bool reached, const char *detail,
+static void describe(const struct link_line *line, bool reached, const char *detail,
 		     char text[LINK_DETAIL_MAX])
 {
 	const struct link *l = line->link;
@@ -198,7 +163,7 @@ static void describe(const struct line *line, bool reached, const char *detail,
 		snprintf(text, LINK_DETAIL_MAX, "cannot connect to the relay: %.700s", detail);
 }
 
-static void attempt_failed(struct link *l, const struct line *line, bool reached,
+static void attempt_failed(struct link *l, const struct link_line *line, bool reached,
 			   const char *detail)
 {
 	char text[LINK_DETAIL_MAX];
@@ -228,7 +193,7 @@ static bool is_orderly(enum reason why)
 }
 
 /* The active line ended, or takes no new streams any more, and there is no successor. */
-static void lost(struct link *l, const struct line *line, enum reason why, const char *detail)
+static void lost(struct link *l, const struct link_line *line, enum reason why, const char *detail)
 {
 	uint64_t up = now_of(l) - line->up_since, wait;
 
@@ -257,17 +222,15 @@ static void lost(struct link *l, const struct line *line, enum reason why, const
 	wait_for(l, wait);
 }
 
-static void answer_hello(struct line *line);
-
 /* The session before it is over, or the relay knows that it retires. */
 static void release_held(struct link *l)
 {
 	if (l->pending && l->pending->held && (!l->active || l->active->heard))
-		answer_hello(l->pending);
+		link_line_answer(l->pending);
 }
 
-static void active_over(struct link *l, const struct line *line, bool retiring, enum reason why,
-			const char *detail)
+static void active_over(struct link *l, const struct link_line *line, bool retiring,
+			enum reason why, const char *detail)
 {
 	l->active = NULL;
 	if (retiring)
@@ -280,7 +243,8 @@ static void active_over(struct link *l, const struct line *line, bool retiring, 
 	changed(l);
 }
 
-static void pending_over(struct link *l, const struct line *line, bool reached, const char *detail)
+static void pending_over(struct link *l, const struct link_line *line, bool reached,
+			 const char *detail)
 {
 	l->pending = NULL;
 	if (is_ending(l))
@@ -293,98 +257,20 @@ static void pending_over(struct link *l, const struct line *line, bool reached, 
 		attempt_failed(l, line, reached, detail);
 }
 
-/* The one way out. Carrier and session are over, or are being closed by the caller. */
-static void line_over(struct line *line, enum reason why, bool reached, const char *detail)
+void link_ended(struct link_line *line, bool retiring, enum reason why, bool reached,
+		const char *detail)
 {
 	struct link *l = line->link;
-	struct agent *a = l->agent;
-	enum line_state before = line->state;
 
-	if (before == LINE_OVER)
-		return;
-	set_state(line, LINE_OVER);
-	timer_cancel(a->worker, &line->timer);
-	*line->prevp = line->next;
-	if (line->next)
-		line->next->prevp = line->prevp;
 	if (line == l->active)
-		active_over(l, line, before == LINE_RETIRING, why, detail);
+		active_over(l, line, retiring, why, detail);
 	else if (line == l->pending)
 		pending_over(l, line, reached, detail);
 	else
 		log_debug("%s: retired session ended: %s (%s)", l->text, detail, reason_word(why));
-	worker_reap(a->worker, &line->reapable);
-	agent_check_over(a);
-}
-
-void line_close(struct line *line)
-{
-	if (line->session) {
-		session_close(line->session, REASON_SHUTDOWN, "this agent is shutting down");
-		return;
-	}
-	carrier_cancel(line->carrier);
-	line->carrier = NULL;
-	line_over(line, REASON_SHUTDOWN, false, "given up: this agent is shutting down");
 }
 
 /* ---- hello ---- */
-
-static void on_hello_timer(struct timer *t)
-{
-	struct line *line = (struct line *)((char *)t - offsetof(struct line, timer));
-
-	session_close(line->session, REASON_HANDSHAKE_TIMEOUT,
-		      line->greeted ? "the relay did not say in time whether it takes this agent"
-				    : "no hello came in time; is this a relay's tunnel door?");
-}
-
-static int fill_hello(const struct line *line, const char *token, struct fields *f)
-{
-	const struct link *l = line->link;
-	const struct serve *v = &l->agent->serve;
-	struct hello h = { .token = token,
-			   .generation = agent_next_generation(l->agent),
-			   .question = line->asking };
-
-	snprintf(h.instance, sizeof(h.instance), "%s", l->instance);
-	for (; h.n_offers < v->n_offers && h.n_offers < HELLO_SERVICES_MAX; h.n_offers++) {
-		const struct offer_config *o = v->offers[h.n_offers]->config;
-
-		snprintf(h.offers[h.n_offers].name, HELLO_LABEL_MAX, "%s", o->name);
-		h.offers[h.n_offers].eager = o->dial == DIAL_EAGER;
-	}
-	return hello_encode(&h, f);
-}
-
-static void answer_hello(struct line *line)
-{
-	const char *path = line->setup->config->token_file;
-	char token[TOKEN_TEXT_MAX], *why = NULL;
-	struct fields fields;
-	bool exposed;
-	int r = 0;
-
-	line->held = false;
-	line->greeted = true;
-	if (path) /* or the certificate says whose this agent is */
-		r = token_read_file(path, token, &exposed, &why);
-	if (r < 0) { /* the other carrier would not help */
-		session_close(line->session, REASON_BAD_CREDENTIAL, why ? why : "out of memory");
-		free(why);
-		return;
-	}
-	fields_init(&fields);
-	r = fill_hello(line, path ? token : NULL, &fields);
-	if (r == 0)
-		session_reply(line->session, line->hello, 200, &fields);
-	else
-		session_close(line->session, REASON_INTERNAL, strerror(-r));
-	if (path)
-		token_wipe(token);
-	explicit_bzero(&fields, sizeof(fields));
-	timer_set(line->link->agent->worker, &line->timer, HELLO_ANSWER_MS, on_hello_timer);
-}
 
 /*
  * The relay would close the session that there is at once, with its streams, for one of the same
@@ -392,25 +278,20 @@ static void answer_hello(struct line *line)
  * it would have the new one, on a connection of its own; then the old one is retired; and when the
  * relay knows, it hears the hello. Clients that come in between wait there.
  */
-static void on_hello(struct line *line, int32_t id)
+void link_greeted(struct link_line *line)
 {
 	struct link *l = line->link;
-	struct line *active = l->active;
+	struct link_line *active = l->active;
 
-	if (line->hello || line->state != LINE_HELLO) {
-		session_close(line->session, REASON_PROTOCOL, "the relay said hello twice");
-		return;
-	}
-	line->hello = id;
 	if (!active || (l->moving && active->state == LINE_UP)) {
-		answer_hello(line);
+		link_line_answer(line);
 	} else if (active->state == LINE_UP && l->agreed != line->wave) {
 		line->asking = true;
-		answer_hello(line);
+		link_line_answer(line);
 	} else {
 		line->held = true;
 		if (active->state == LINE_UP) {
-			set_state(active, LINE_RETIRING);
+			link_line_retiring(active);
 			session_retire(active->session);
 		}
 		release_held(l);
@@ -418,12 +299,12 @@ static void on_hello(struct line *line, int32_t id)
 }
 
 /* This line takes over: what was active until now is the relay's to retire. */
-static void promote(struct line *line)
+static void promote(struct link_line *line)
 {
 	struct link *l = line->link;
 
 	if (l->active && l->active->state == LINE_UP)
-		set_state(l->active, LINE_RETIRING);
+		link_line_retiring(l->active);
 	l->active = line;
 	l->pending = NULL;
 	l->moving = false;
@@ -431,65 +312,34 @@ static void promote(struct line *line)
 	l->kind = line->kind;
 	l->said[0] = '\0';
 	l->sessions++;
-	line->up_since = now_of(l);
-	timer_cancel(l->agent->worker, &line->timer);
-	set_state(line, LINE_UP);
+	link_line_up(line);
 	changed(l);
 	if (!is_current(l)) /* there was a reload meanwhile */
 		wait_for(l, 0);
 }
 
-static void on_accepted(struct line *line, const struct fields *fields)
+void link_accepted(struct link_line *line, const struct hello_accepted *a)
 {
 	struct link *l = line->link;
-	char why[HELLO_WHY_MAX], list[256] = "";
-	struct hello_accepted a;
+	char list[256] = "";
 	size_t used = 0;
 
-	if (!line->greeted || line->state != LINE_HELLO) {
-		session_close(line->session, REASON_PROTOCOL, "acceptance came out of turn");
-		return;
-	}
-	if (hello_decode_accepted(&a, fields, why) < 0) {
-		session_close(line->session, REASON_PROTOCOL, why);
-		return;
-	}
-	if (line->asking) {
-		l->agreed = line->wave;
-		line->agreed = true; /* the relay ends it now */
-		return;
-	}
-	for (unsigned i = 0; i < a.n_services && used < sizeof(list); i++)
+	for (unsigned i = 0; i < a->n_services && used < sizeof(list); i++)
 		used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%s", i ? ", " : "",
-					 a.services[i]);
-	memcpy(line->owner, a.owner, sizeof(line->owner));
+					 a->services[i]);
 	promote(line);
 	log_info("connected to %s over %s%s%s as %s: %s", l->text, carrier_kind_text(line->kind),
-		 l->proxy ? " through the proxy " : "", l->proxy ? l->proxy->text : "", a.owner,
+		 l->proxy ? " through the proxy " : "", l->proxy ? l->proxy->text : "", a->owner,
 		 list);
-	if (a.n_services < l->agent->serve.n_offers)
+	if (a->n_services < l->agent->serve.n_offers)
 		log_warning("%s accepted %u of the %u services offered; its operator decides which",
-			    l->text, a.n_services, l->agent->serve.n_offers);
+			    l->text, a->n_services, l->agent->serve.n_offers);
 }
 
-static void on_refused(struct line *line, const struct fields *fields)
+void link_agreed(struct link_line *line)
 {
-	struct hello_refused r;
-
-	hello_decode_refused(&r, fields);
-	if (line->asking && r.reason == HELLO_PROTOCOL) { /* it may not know the question */
-		line->link->agreed = line->wave;
-		line->agreed = true;
-		return;
-	}
-	line->refused = line->state == LINE_HELLO;
-	line->refusal = r.reason;
-	snprintf(line->detail, sizeof(line->detail),
-		 "the relay %.150s refuses this agent (%s)%s%.300s", line->link->text,
-		 hello_refusal_word(r.reason), *r.message ? ": " : "", r.message);
-	if (!line->refused) /* what it had accepted is taken back */
-		log_warning("%s", line->detail);
-	/* it closes the session; if not, the timer does */
+	line->link->agreed = line->wave;
+	line->agreed = true;
 }
 
 /* ---- moving ---- */
@@ -498,14 +348,13 @@ static unsigned retiring_lines(const struct link *l)
 {
 	unsigned n = 0;
 
-	for (const struct line *line = l->agent->lines; line; line = line->next)
+	for (const struct link_line *line = l->agent->lines; line; line = line->next)
 		n += line->link == l && line->state == LINE_RETIRING;
 	return n;
 }
 
-static int on_move(struct line *line, const struct fields *fields)
+int link_move(struct link_line *line, enum hello_move why)
 {
-	const enum hello_move why = hello_decode_move(fields);
 	struct link *l = line->link;
 
 	if (line != l->active || is_ending(l))
@@ -522,41 +371,8 @@ static int on_move(struct line *line, const struct fields *fields)
 	return 204;
 }
 
-/* ---- session events ---- */
-
-static enum reason on_accept(struct session *s, struct conduit *stream, const char *service,
-			     const struct client_words *words)
+void link_goaway(struct link_line *line)
 {
-	struct line *line = session_user(s);
-
-	if (line->state != LINE_UP && line->state != LINE_RETIRING)
-		return REASON_GOING_AWAY;
-	return serve_accept(&line->link->agent->serve, stream, service, line->owner,
-			    line->link->text, words);
-}
-
-static void on_request(struct session *s, int32_t id, const char *path, const struct fields *f)
-{
-	struct line *line = session_user(s);
-
-	if (strcmp(path, HELLO_PATH) == 0) {
-		on_hello(line, id);
-	} else if (strcmp(path, HELLO_PATH_ACCEPTED) == 0) {
-		session_reply(s, id, 204, NULL);
-		on_accepted(line, f);
-	} else if (strcmp(path, HELLO_PATH_REFUSED) == 0) {
-		session_reply(s, id, 204, NULL);
-		on_refused(line, f);
-	} else if (strcmp(path, HELLO_PATH_MOVE) == 0) {
-		session_reply(s, id, on_move(line, f), NULL);
-	} else {
-		session_reply(s, id, 404, NULL);
-	}
-}
-
-static void on_goaway(struct session *s)
-{
-	struct line *line = session_user(s);
 	struct link *l = line->link;
 
 	if (line == l->active && line->state == LINE_RETIRING) {
@@ -566,108 +382,19 @@ static void on_goaway(struct session *s)
 	if (line != l->active || line->state != LINE_UP)
 		return;
 	l->active = NULL;
-	set_state(line, LINE_RETIRING);
+	link_line_retiring(line);
 	lost(l, line, REASON_GOING_AWAY, "the relay takes no new streams");
 	changed(l);
 }
 
-static void on_retired(struct session *s)
+void link_heard(struct link_line *line)
 {
-	struct line *line = session_user(s);
-
 	line->heard = true;
 	if (line == line->link->active)
 		release_held(line->link);
 }
 
-static void on_end(struct session *s, enum reason why, const char *detail)
-{
-	struct line *line = session_user(s);
-
-	line->session = NULL;
-	line_over(line, why, true, detail);
-}
-
-static const struct session_events session_events = {
-	.accept = on_accept,
-	.request = on_request,
-	.goaway = on_goaway,
-	.retired = on_retired,
-	.end = on_end,
-};
-
 /* ---- connecting ---- */
-
-static void on_connected(void *user)
-{
-	set_state(user, LINE_HANDSHAKING);
-}
-
-static void on_carrier(void *user, struct conduit *c, enum reason why, bool reached,
-		       const char *detail)
-{
-	struct line *line = user;
-	const struct tunnel_config *config = line->setup->config;
-	const struct session_limits limits = {
-		.peer = SESSION_PEER_RELAY,
-		.streams = (uint32_t)config->limits.streams,
-		.stream_window = (uint32_t)config->limits.stream_window,
-		.session_window = (uint32_t)config->limits.session_window,
-		.ping_ms = config->timeouts.ping,
-		.dead_ms = config->timeouts.dead,
-	};
-
-	line->carrier = NULL;
-	if (!c) {
-		line_over(line, why, reached, detail);
-		return;
-	}
-	line->session = session_new(c, SESSION_SERVER, &limits, &session_events, line);
-	if (!line->session) {
-		line_over(line, REASON_NO_MEMORY, false, "out of memory");
-		return;
-	}
-	set_state(line, LINE_HELLO);
-	timer_set(line->link->agent->worker, &line->timer, HELLO_ANSWER_MS, on_hello_timer);
-}
-
-static const struct carrier_events carrier_events = {
-	.connected = on_connected,
-	.done = on_carrier,
-};
-
-static void connect_by(struct link *l, enum carrier_kind kind, const char *first_failure)
-{
-	struct agent *a = l->agent;
-	struct line *line = calloc(1, sizeof(*line));
-
-	if (line) {
-		line->link = l;
-		line->setup = l->setup;
-		line->wave = a->wave;
-		line->kind = kind;
-		line->second = first_failure != NULL;
-		snprintf(line->detail, sizeof(line->detail), "%s",
-			 first_failure ? first_failure : "");
-		line->reapable.free = line_free;
-		line->carrier = carrier_open(&l->setup->carrier, kind, l->address, l->name,
-					     &carrier_events, line);
-	}
-	if (!line || !line->carrier) {
-		free(line);
-		wait_for(l, BACKOFF_CAP_MS); /* out of memory: later */
-		return;
-	}
-	l->holders++;
-	setup_ref(line->setup);
-	line->next = a->lines;
-	line->prevp = &a->lines;
-	if (line->next)
-		line->next->prevp = &line->next;
-	a->lines = line;
-	l->pending = line;
-	log_debug("%s (%s): connecting", l->text, carrier_kind_text(kind));
-}
 
 void link_connect(struct link *l)
 {
@@ -687,11 +414,11 @@ void link_retry(struct link *l, bool refused_too)
 void link_stop(struct link *l)
 {
 	timer_cancel(l->agent->worker, &l->timer);
-	for (struct line *line = l->agent->lines; line; line = line->next)
+	for (struct link_line *line = l->agent->lines; line; line = line->next)
 		if (line->link == l && line->state >= LINE_UP)
 			session_retire(line->session);
 	if (l->pending)
-		line_close(l->pending);
+		link_line_close(l->pending);
 }
 
 void link_name_instance(char out[HELLO_INSTANCE_MAX], const char *instance, unsigned index)

@@ -2,8 +2,9 @@
  * link: an agent's standing connection to one relay: keeps one session up, replaces it when it is
  * lost or when the relay asks for a fresh one.
  *
- * A line is one attempt and, if it comes to that, the session that follows. A link has at most one
- * line that is being made (pending) and one that is up (active), besides those that are retiring.
+ * A line (link_line.h) is one attempt and, if it comes to that, the session that follows. A link
+ * has at most one line that is being made (pending) and one that is up (active), besides those that
+ * are retiring.
  */
 #ifndef TUNNEL_LINK_H
 #define TUNNEL_LINK_H
@@ -13,54 +14,15 @@
 
 #include "config/address.h"
 #include "relay/timer.h"
-#include "relay/worker.h"
 #include "tunnel/backoff.h"
 #include "tunnel/carrier.h"
 #include "tunnel/hello.h"
+#include "tunnel/link_line.h"
 
 struct agent;
 struct link;
 struct proxy;
-struct session;
 struct setup;
-
-/* In this order only. */
-enum line_state {
-	LINE_CONNECTING,  /* carrier: the network */
-	LINE_HANDSHAKING, /* carrier: TLS, and the WebSocket upgrade */
-	LINE_HELLO,       /* session; who we are is being settled: HELLO_ANSWER_MS for each step */
-	LINE_UP,          /* session; accepted: streams are served */
-	LINE_RETIRING,    /* session; live streams finish */
-	LINE_OVER,        /* neither; freed at the end of the turn */
-	LINE_STATES
-};
-
-#define LINK_DETAIL_MAX 768
-
-struct line {
-	struct link *link;          /* held */
-	struct setup *setup;        /* it was begun with: held */
-	uint64_t wave;              /* the agent's when it was begun */
-	int32_t hello;              /* the relay's question who we are */
-	struct line *next, **prevp; /* of agent->lines */
-	enum line_state state;
-	enum carrier_kind kind;
-	bool second;  /* the other carrier was tried just before, and failed */
-	bool greeted; /* the hello was answered: this is a relay's tunnel door */
-	bool held;   /* its answer waits until the relay knows that the session before it retires */
-	bool asking; /* the answer was a question only: would this be accepted? */
-	bool agreed; /* ... and it would */
-	bool heard;  /* retiring by our wish: the relay knows, or has had its time to */
-	bool refused;
-	enum hello_refusal refusal;
-	struct carrier *carrier;
-	struct session *session;
-	struct timer timer;
-	struct reapable reapable;
-	uint64_t up_since;
-	char owner[HELLO_LABEL_MAX];  /* up: whom the relay takes us for */
-	char detail[LINK_DETAIL_MAX]; /* why it ended, if we know better than the session */
-};
 
 struct link {
 	unsigned holders; /* the agent, and lines */
@@ -76,7 +38,7 @@ struct link {
 	const struct proxy *proxy; /* what is between us and it; or NULL */
 	char instance[HELLO_INSTANCE_MAX];
 	enum carrier_kind kind; /* to try next: what worked last */
-	struct line *active, *pending;
+	struct link_line *active, *pending;
 	bool moving;   /* active is up, but a fresh session was asked for */
 	bool refused;  /* the last attempt was, for good */
 	bool finished; /* once: nothing more will be tried */
@@ -103,6 +65,21 @@ void link_connect(struct link *l);                 /* now, if it needs a session
 void link_retry(struct link *l, bool refused_too); /* if it waits, or should have another one */
 void link_stop(struct link *l);                    /* retires what is up, gives up what is not */
 
-void line_close(struct line *line); /* ends it at once, as part of our shutdown */
+/* ---- what its lines tell it ---- */
+
+/* The relay asks who we are: link_line_answer follows, now or when that loses nobody. */
+void link_greeted(struct link_line *line);
+/* ... and would have us; or has us. */
+void link_agreed(struct link_line *line);
+void link_accepted(struct link_line *line, const struct hello_accepted *a);
+/* It asks for a fresh session. An HTTP status. */
+int link_move(struct link_line *line, enum hello_move why);
+/* It takes no new streams on this one. */
+void link_goaway(struct link_line *line);
+/* It knows that this one retires, or has had its time to. */
+void link_heard(struct link_line *line);
+/* retiring: it was. reached: something answered. The line is freed when the turn is over. */
+void link_ended(struct link_line *line, bool retiring, enum reason why, bool reached,
+		const char *detail);
 
 #endif

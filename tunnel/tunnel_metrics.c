@@ -52,7 +52,7 @@ static void write_relays(struct exposition *e, const struct agent *a)
 	exposition_head(e, "relay_rtt_seconds", "gauge",
 			"The last round trip of a PING to this relay; 0: none yet.");
 	for (unsigned i = 0; i < a->n_links; i++) {
-		const struct line *active = a->links[i]->active;
+		const struct link_line *active = a->links[i]->active;
 
 		snprintf(place, sizeof(place), "%u", i + 1);
 		exposition_seconds(e, active ? session_rtt_us(active->session) : 0, "relay",
