@@ -283,6 +283,20 @@ class Lab:
         return wrong
 
 
+class Tunnelled:
+    """One tunnel, and a door that leads through it to a far end."""
+
+    def __init__(self, lab, doors=("tunnel",), **config):
+        lab.need("relay", "tunnel", "load")
+        self.door = f"127.0.0.1:{lab.ports.take()}"
+        self.front = f"tcp:127.0.0.1:{lab.ports.take()}"
+        target = lab.far_end()
+        self.relay, _ = lab.relay([
+            {"name": "front", "address": self.front, "doors": list(doors)},
+            {"name": "door", "address": f"tcp:{self.door}", "service": f"bulk.{OWNER}"}], **config)
+        self.tunnel = lab.tunnel(self.front, {"bulk": target})
+
+
 class FarEnd(Process):
     """Says at its end what it has counted; there must be no error in it."""
 

@@ -20,12 +20,10 @@ import argparse
 import collections
 import contextlib
 import datetime
-import hashlib
 import json
 import os
 import re
 import resource
-import secrets
 import shutil
 import subprocess
 import sys
@@ -33,7 +31,8 @@ import tempfile
 import time
 
 import stopping
-from lab import (DEADLINE, OWNER, SCALES, Failed, Lab, Process, Programs, Skipped, figure,
+from attacked import attacks
+from lab import (DEADLINE, SCALES, Failed, Lab, Process, Programs, Skipped, Tunnelled, figure,
                  no_figure, result, signal, wait_for)
 
 
@@ -277,20 +276,6 @@ def storm(lab, count):
 
 # ---- beside ----
 
-class Tunnelled:
-    """One tunnel, and a door that leads through it to a far end."""
-
-    def __init__(self, lab, doors=("tunnel",), **config):
-        lab.need("relay", "tunnel", "load")
-        self.door = f"127.0.0.1:{lab.ports.take()}"
-        self.front = f"tcp:127.0.0.1:{lab.ports.take()}"
-        target = lab.far_end()
-        self.relay, _ = lab.relay([
-            {"name": "front", "address": self.front, "doors": list(doors)},
-            {"name": "door", "address": f"tcp:{self.door}", "service": f"bulk.{OWNER}"}], **config)
-        self.tunnel = lab.tunnel(self.front, {"bulk": target})
-
-
 def stall(lab):
     t = Tunnelled(lab)
     seconds, rounds = lab.by_scale(0.3, 1, 2, 4), lab.rounds(1, 3, 5, 9)
@@ -353,54 +338,6 @@ def beside_bulk(lab):
             for (mode, beside, p), v in got.items() if p != "MB_per_second"]
 
 
-# ---- attacks ----
-
-ATTACKS = ("loris", "tunnels", "park", "reset", "settings", "agent", "through")
-ATTACKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "attacks.py")
-
-
-def attacks(lab):
-    """Side by side, with the default limits; what the attackers' own processes took is told."""
-    token = secrets.token_urlsafe(32)  # of an owner that attacks
-    mallory = {"name": "mallory",
-               "tokens": ["sha256:" + hashlib.sha256(token.encode()).hexdigest()]}
-    t = Tunnelled(lab, ["tunnel", "connect"], timeouts={"handshake": "10s", "pickup": "2s"},
-                  owners=[lab.owner, mallory])
-    host, port = t.front.split(":")[1:]
-    seconds, rounds = lab.by_scale(0.3, 1, 2, 4), lab.rounds(1, 3, 5, 9)
-    got = {kind: {"ratio": [], "relay": [], "attacker": []} for kind in ATTACKS}
-
-    def bulk():
-        before = t.relay.cpu()
-        rate = result(lab.load("down", t.door, "--streams", 4,
-                               "--seconds", seconds))["MB_per_second"]
-        return rate, (t.relay.cpu() - before) * 1000 / (rate * seconds)
-
-    for r in range(rounds):
-        for n, kind in enumerate(ATTACKS):
-            alone = bulk()
-            attacker = Process(lab, f"attack-{kind}", [sys.executable, ATTACKER, kind, host, port,
-                                                       f"127.0.0.{66 + n}", token])
-            if not attacker.object().get("ready"):
-                attacker.fail("is not ready")
-            time.sleep(lab.by_scale(0.1, 1, 1, 2))  # it has reached what it may
-            beside, began = bulk(), time.monotonic()
-            attacker.p.stdin.close()
-            said = attacker.object()
-            attacker.status(0)
-            got[kind]["ratio"].append(beside[0] / alone[0])
-            got[kind]["relay"].append(beside[1] / alone[1])
-            got[kind]["attacker"].append(said["cpu_seconds"])
-        lab.say(f"round {r + 1} of {rounds}: " + ", ".join(
-            f"{kind} {v['ratio'][-1]:.2f}" for kind, v in got.items()))
-    return [f for kind, v in got.items() for f in (
-        figure(f"attacks.{kind}_ratio", f"4 bulk streams: rate beside the attack \"{kind}\" to the "
-               "rate without", "ratio", v["ratio"], "higher", target=0.9,
-               detail={"attacker_cpu_seconds": v["attacker"]}),
-        figure(f"attacks.{kind}_relay_cpu", f"the relay's processor time for a MB, beside the "
-               f"attack \"{kind}\" to without", "ratio", v["relay"]))]
-
-
 # ---- idle tunnels ----
 
 def idle_tunnels(lab):
@@ -454,7 +391,7 @@ SECONDS = {  # about, by scale
     "blackhole": (15, 20, 45, 90), "storm-2000": (5, 15, 40, 70),
     "storm-10000": (5, 40, 120, 200), "stall": (5, 20, 60, 190),
     "beside-bulk": (10, 35, 100, 260), "idle-tunnels": (5, 20, 100, 160),
-    "attacks": (10, 60, 170, 420),
+    "attacks": (20, 150, 310, 690),
 }
 
 

@@ -470,9 +470,9 @@ void audit_sink_free(struct audit_sink *s)
 	s->end_at = now_ms() + END_MS;
 	pthread_mutex_unlock(&s->lock);
 	pthread_cond_signal(&s->wake);
-	clock_gettime(CLOCK_REALTIME, &until);
+	clock_gettime(CLOCK_MONOTONIC, &until); /* nobody sets this one */
 	until.tv_sec += 2 * END_MS / 1000;
-	if (pthread_timedjoin_np(s->thread, NULL, &until) != 0) {
+	if (pthread_clockjoin_np(s->thread, NULL, CLOCK_MONOTONIC, &until) != 0) {
 		log_error("audit: %s hangs; %llu records that wait for it are lost", s->path,
 			  (unsigned long long)atomic_load(&s->queued));
 		return; /* the thread may come back to what it uses */

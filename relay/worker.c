@@ -456,9 +456,11 @@ bool worker_join_within(struct worker *w, uint64_t ms)
 {
 	struct timespec until;
 
-	clock_gettime(CLOCK_REALTIME, &until);
+	/* not by the wall clock, as pthread_timedjoin_np(3) goes: whoever sets that ends the wait */
+	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += (time_t)(ms / 1000);
-	if (w->private->started && pthread_timedjoin_np(w->private->thread, NULL, &until) != 0)
+	if (w->private->started &&
+	    pthread_clockjoin_np(w->private->thread, NULL, CLOCK_MONOTONIC, &until) != 0)
 		return false;
 	w->private->started = false;
 	return true;
