@@ -340,8 +340,8 @@ static int dress(struct place *p, int node, const struct bind_access *access, ui
 	if (access->selinux && set_label(p, access->selinux, file) < 0)
 		return -1;
 	if (access->mode && chmod(file, access->mode) < 0)
-		return fail(p, "cannot set its mode to %04o: %s", (unsigned)access->mode,
-			    strerror(errno));
+		return fail(p, "cannot set its mode to %04o: %s%s", (unsigned)access->mode,
+			    strerror(errno), errno == ENOENT ? "; /proc has to be mounted" : "");
 	if ((uid == KEEP && gid == KEEP) || fchownat(node, "", uid, gid, AT_EMPTY_PATH) == 0)
 		return 0;
 	return fail(p, "cannot give it to %s%s%s: %s%s", access->owner ? access->owner : "",
