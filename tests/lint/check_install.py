@@ -56,6 +56,10 @@ def check_installed(top, build, wanted):
         for name in found:
             if not any(fnmatch.fnmatchcase(name, x) for x in wanted):
                 yield f'{name} is installed, and not in the list'
+        for name in ('attest-relay', 'attest-tunnel', 'qgs-bridge'):
+            where = os.path.join(prefix, options['sysconfdir'], name)
+            if not os.path.isdir(folder + where):
+                yield f'there is no folder {where} for configs'
         for name in wanted:
             if not fnmatch.filter(found, name):
                 yield f'{name} is in the list, and not installed'
