@@ -51,7 +51,7 @@ struct admin *admin_new(struct event_base *base, const struct admin_route *route
 			void *user);
 /*
  * Serves scopes (of enum admin_scope) at a tcp or unix address. access: of a Unix socket's path, or
- * NULL. 0, or -1 with *why an allocated line, or NULL: out of memory. Blocks on DNS.
+ * NULL. 0, or -1 with *why an allocated line, or NULL: out of memory. Blocks on DNS: at the start.
  */
 int admin_listen(struct admin *a, const struct address *address, unsigned scopes,
 		 const struct bind_access *access, char **why);

@@ -53,21 +53,38 @@ static void post_drain(struct admin_request *r, void *daemon)
 	reply_done(r, 202, "drain");
 }
 
-static void post_reload(struct admin_request *r, void *daemon)
-{
-	struct json_object *o;
-	char *why;
+struct reload_request {
+	struct admin_request *request;
+	struct daemon *daemon;
+};
 
-	if (!daemon_reload(daemon, &why)) {
-		admin_fail(r, daemon_is_draining(daemon) ? 409 : 422, "reload", "%s",
-			   why ? why : "out of memory");
-		free(why);
+static void on_reloaded(void *arg, bool good, const char *why)
+{
+	const struct reload_request wait = *(struct reload_request *)arg;
+	struct json_object *o;
+
+	free(arg);
+	if (!good) {
+		admin_fail(wait.request, daemon_is_draining(wait.daemon) ? 409 : 422, "reload",
+			   "%s", why ? why : "out of memory");
 		return;
 	}
 	o = json_object_new_object();
 	admin_json_text(o, "done", "reload");
-	admin_json_number(o, "generation", daemon_gateway(daemon)->settings->generation);
-	admin_reply_json(r, 200, o);
+	admin_json_number(o, "generation", daemon_gateway(wait.daemon)->settings->generation);
+	admin_reply_json(wait.request, 200, o);
+}
+
+static void post_reload(struct admin_request *r, void *daemon)
+{
+	struct reload_request *wait = malloc(sizeof(*wait));
+
+	if (!wait) {
+		admin_reply(r, 500, NULL, NULL);
+		return;
+	}
+	*wait = (struct reload_request){ r, daemon };
+	daemon_reload(daemon, on_reloaded, wait);
 }
 
 static void post_takeover(struct admin_request *r, void *daemon)

@@ -118,7 +118,7 @@ static void take_effect(struct admin_request *r, struct gateway *g, const struct
 {
 	char *why;
 
-	if (gateway_reload(g, g->settings->config, &why)) {
+	if (gateway_reload(g, g->settings->config, NULL, &why)) {
 		log_info("reload: %zu certificate%s revoked at the admin socket", done->n,
 			 done->n == 1 ? "" : "s");
 		reply(r, g, done);

@@ -34,6 +34,7 @@
 #include "relay/problems.h"
 #include "relay/refresh.h"
 #include "relay/registry.h"
+#include "relay/reload.h"
 #include "relay/takeover.h"
 #include "relay/watch.h"
 
@@ -50,6 +51,7 @@ struct daemon {
 	struct refresh *refresh;
 	struct admin *admin;
 	struct handover *handover;
+	struct reload *reload;
 	struct takeover *takeover; /* whose place this one takes, until it is ready */
 	uint64_t waited;
 	unsigned idle; /* ticks in a row */
@@ -147,6 +149,7 @@ static void drain(struct daemon *d)
 
 	log_info("ending: no new connections; streams have %" PRIu64 " s to finish",
 		 gateway_config(&d->gateway)->timeouts.drain / 1000);
+	reload_cancel(d->reload, "not while draining");
 	handover_leave(d->handover);
 	gateway_drain(&d->gateway);
 	tell_status(d);
@@ -178,61 +181,17 @@ static void on_usr1(evutil_socket_t signal, short what, void *arg)
 	log_info("status: %s", status_text(arg, text, sizeof(text)));
 }
 
-/* NULL, and *why has been logged. */
-static struct relay_config *load(const struct daemon *d, char **why)
+void daemon_reload(struct daemon *d, void (*told)(void *user, bool good, const char *why),
+		   void *user)
 {
-	struct config_errors errors = { 0 };
-	struct relay_config *config = NULL;
-
-	/* its config may be older than the one that is to be in effect, and has the last word */
-	if (handover_is_under_way(d->handover)) {
-		*why = strdup("another process is taking over just now: ask again in a moment");
-		log_error("reload: %s", *why ? *why : "out of memory");
-	} else {
-		config = relay_config_load(d->path, &errors);
-		for (size_t i = 0; i < errors.n; i++)
-			log_error("reload: %s", errors.at[i]);
-		*why = config ? NULL : config_errors_join(&errors);
-	}
-	config_errors_deinit(&errors);
-	return config;
-}
-
-bool daemon_reload(struct daemon *d, char **why)
-{
-	struct relay_config *config;
-	bool good = false;
-
-	audit_reopen(d->gateway.audit); /* whatever comes of the rest */
-	*why = NULL;
-	if (d->ending.draining) {
-		log_info("reload: not while draining");
-		*why = strdup("not while draining");
-		return false;
-	}
-	notify_reloading();
-	config = load(d, why);
-	if (!config) {
-		log_error("reload: nothing has changed");
-		atomic_fetch_add(&d->gateway.reload_failures, 1); /* others are counted there */
-	} else if ((good = gateway_reload(&d->gateway, config, why))) {
-		log_info("reload: done; the config of now is in effect, certificates and "
-			 "revocation lists are those of now");
-	}
-	admin_relay_reloaded(&d->gateway, good ? NULL : *why ? *why : "out of memory");
-	relay_config_unref(config);
-	handover_store(d->handover);
-	notify_ready();
-	tell_status(d);
-	return good;
+	reload_ask(d->reload, told, user);
 }
 
 static void on_hup(evutil_socket_t signal, short what, void *arg)
 {
-	char *why;
+	const struct daemon *d = arg;
 
-	daemon_reload(arg, &why);
-	free(why);
+	reload_ask(d->reload, NULL, NULL);
 }
 
 struct gateway *daemon_gateway(struct daemon *d)
@@ -369,6 +328,23 @@ static bool succeed(struct daemon *d)
 	return d->handover;
 }
 
+static void on_reloaded(void *user)
+{
+	tell_status(user);
+}
+
+/* False: out of memory. */
+static bool make_reload(struct daemon *d)
+{
+	d->reload = reload_new(&(struct reload_spec){ .base = d->base,
+						      .gateway = &d->gateway,
+						      .handover = d->handover,
+						      .path = d->path,
+						      .over = on_reloaded,
+						      .user = d });
+	return d->reload;
+}
+
 static void ready(struct daemon *d)
 {
 	log_info("attest-relay " VERSION " ready, %u workers", d->gateway.n_workers);
@@ -381,6 +357,7 @@ static void release(struct daemon *d)
 {
 	refresh_stop(d->refresh);
 	takeover_free(d->takeover);
+	reload_free(d->reload);
 	handover_free(d->handover);
 	admin_relay_stop(&d->gateway);
 	history_free(d->gateway.history);
@@ -447,7 +424,8 @@ int daemon_run(const struct daemon_options *o)
 	       gateway_prepare(&d.gateway) && start_admin(&d) &&
 	       confine_relay(config, o->sandbox ? o->path : NULL) && start_audit(&d.gateway) &&
 	       gateway_start(&d.gateway) && start_history(&d) && start_watching(&d) &&
-	       (d.refresh = refresh_start(d.base, &d.gateway)) && succeed(&d);
+	       (d.refresh = refresh_start(d.base, &d.gateway)) && succeed(&d) &&
+	       make_reload(&d);
 	if (good) {
 		ready(&d);
 		event_base_dispatch(d.base);

@@ -28,8 +28,9 @@ int daemon_run(const struct daemon_options *o);
 
 struct gateway *daemon_gateway(struct daemon *d);
 const char *daemon_path(const struct daemon *d); /* the config's */
-/* As SIGHUP. False: nothing has changed, and *why is an allocated line, or NULL: out of memory. */
-bool daemon_reload(struct daemon *d, char **why);
+/* As SIGHUP; told, now or later, what has come of it: see relay/reload.h. */
+void daemon_reload(struct daemon *d, void (*told)(void *user, bool good, const char *why),
+		   void *user);
 /* As SIGTERM, but never ends what drains already. */
 void daemon_drain(struct daemon *d);
 bool daemon_is_draining(const struct daemon *d);

@@ -238,7 +238,7 @@ static bool open_sockets(struct gateway *g)
 {
 	char *why;
 
-	g->sockets = sockets_open(NULL, g->config, &why);
+	g->sockets = sockets_open(NULL, g->config, NULL, &why);
 	if (!g->sockets)
 		log_error("%s", why ? why : "listeners: out of memory");
 	free(why);

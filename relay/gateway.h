@@ -40,6 +40,7 @@ struct h2_client;
 struct httphead;
 struct intake;
 struct history;
+struct names;
 struct opening;
 struct orders;
 struct prober;
@@ -197,10 +198,11 @@ bool gateway_start(struct gateway *g);
  * files are read again then. False: nothing has changed. Both ways *why is an allocated line for
  * people, or NULL (nothing to say, or out of memory); it has been logged. What the config does not
  * allow any more ends within a second or two; all workers have it when this returns, unless one is
- * kept busy for RELOAD_WAIT_MS.
+ * kept busy for RELOAD_WAIT_MS. names: of those hosts of its listeners where nobody listens yet.
  */
 #define RELOAD_WAIT_MS 2000
-bool gateway_reload(struct gateway *g, struct relay_config *config, char **why);
+bool gateway_reload(struct gateway *g, struct relay_config *config, const struct names *names,
+		    char **why);
 void gateway_drain(struct gateway *g);         /* no new connections */
 bool gateway_is_idle(const struct gateway *g); /* no client is left */
 /* Cuts what is left; waits for the threads. False: one hangs, and may come back to all there is. */

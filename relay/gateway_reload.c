@@ -249,7 +249,8 @@ static bool make_orders(struct change *c)
 }
 
 /* Without effect, but on log and audit, which come last. False and *why. */
-static bool make(struct change *c, struct relay_config *config, char **why)
+static bool make(struct change *c, struct relay_config *config, const struct names *names,
+		 char **why)
 {
 	const struct relay_config *before = gateway_config(c->g);
 	const char *fixed = relay_config_differs(before, config);
@@ -274,7 +275,7 @@ static bool make(struct change *c, struct relay_config *config, char **why)
 	if (!c->settings || !tenants_prepare(&c->g->tenants, config, &c->tenants) ||
 	    !make_audit(c, config, why))
 		return false;
-	c->sockets = sockets_open(c->g->sockets, config, why);
+	c->sockets = sockets_open(c->g->sockets, config, names, why);
 	return c->sockets && make_orders(c);
 }
 
@@ -370,13 +371,14 @@ static void take_effect(struct change *c, const struct relay_config *config)
 	stop_audit_before(g);
 }
 
-bool gateway_reload(struct gateway *g, struct relay_config *config, char **why)
+bool gateway_reload(struct gateway *g, struct relay_config *config, const struct names *names,
+		    char **why)
 {
 	struct change c = { .g = g };
 
 	*why = NULL;
 	stop_audit_before(g);
-	if (!make(&c, config, why)) {
+	if (!make(&c, config, names, why)) {
 		unmake(&c);
 		atomic_fetch_add(&g->reload_failures, 1);
 		log_error("reload: %s", *why ? *why : "out of memory");

@@ -44,7 +44,7 @@ static void on_look(evutil_socket_t fd, short what, void *arg)
 		return;
 	r->looks = 0;
 	log_info("reload: the files of certificates or revocation lists have changed");
-	if (gateway_reload(g, s->config, &why)) {
+	if (gateway_reload(g, s->config, NULL, &why)) {
 		log_info("reload: certificates and revocation lists are those of now");
 		r->refused = 0;
 	} else {

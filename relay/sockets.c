@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "relay/log.h"
+#include "relay/names.h"
 #include "relay/why.h"
 
 #define PRIVILEGED_PORTS 1024 /* those below */
@@ -107,14 +108,15 @@ static void add_complaint(char **why, const struct listener_config *l, char *com
 }
 
 static struct listening *open_one(const struct sockets *before, const struct listener_config *l,
-				  char **why)
+				  const struct names *names, char **why)
 {
+	const struct address at = names_apply(names, &l->address);
 	struct listening *made = listening_new(l);
 	char *complaint = NULL, where[ADDRESS_TEXT_MAX];
 
 	errno = 0;
 	if (made)
-		made->fd = bind_listen(&l->address, &complaint);
+		made->fd = bind_listen(&at, &complaint);
 	if (made && made->fd >= 0) {
 		bind_identify(&l->address, &made->file);
 		log_info("listener %s at %s", l->name,
@@ -150,7 +152,17 @@ static struct listening *take_over(const struct sockets *s, const struct sockets
 	return NULL;
 }
 
-struct sockets *sockets_open(const struct sockets *before, const struct relay_config *c, char **why)
+bool sockets_have(const struct sockets *s, const struct address *a)
+{
+	for (size_t i = 0; s && i < s->n; i++)
+		/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): a set is whole or freed */
+		if (address_equal(&s->at[i]->address, a))
+			return true;
+	return false;
+}
+
+struct sockets *sockets_open(const struct sockets *before, const struct relay_config *c,
+			     const struct names *names, char **why)
 {
 	struct sockets *s = calloc(1, sizeof(*s) + c->n_listeners * sizeof(struct listening *));
 	bool good = true;
@@ -166,7 +178,7 @@ struct sockets *sockets_open(const struct sockets *before, const struct relay_co
 			s->at[i] = take_over(s, before, &c->listeners[i], false);
 	for (size_t i = 0; i < s->n; i++) {
 		if (!s->at[i])
-			s->at[i] = open_one(before, &c->listeners[i], why);
+			s->at[i] = open_one(before, &c->listeners[i], names, why);
 		good = good && s->at[i];
 	}
 	return good ? s : sockets_close(s);

@@ -17,12 +17,14 @@
 #include "config/config.h"
 #include "relay/bind.h"
 
+struct names;
+
 /* A listening socket. All but refs and given_away stays as it was made. */
 struct listening {
 	atomic_uint refs;
 	char *name; /* of the listener that it was opened for; another may have it by now */
 	struct address address; /* as the config has it: a port of 0 is 0 here */
-	struct bind_file file;	/* which file its Unix path is; ino 0: it has none */
+	struct bind_file file;  /* which file its Unix path is; ino 0: it has none */
 	int fd;
 	atomic_bool given_away; /* the path is another process's now: closing leaves it there */
 };
@@ -36,10 +38,12 @@ struct sockets {
 /*
  * The sockets of c: those of before (NULL: none) whose address is in it are the same ones, the
  * others are opened, and logged. NULL and *why, allocated, with all that is wrong; nothing has
- * changed then. Blocks on DNS if a host is a name.
+ * changed then. names: the hosts' addresses; NULL, or a name it does not have: blocks on DNS.
  */
 struct sockets *sockets_open(const struct sockets *before, const struct relay_config *c,
-			     char **why);
+			     const struct names *names, char **why);
+/* Is there one for this address? NULL: there is none. */
+bool sockets_have(const struct sockets *s, const struct address *a);
 /* Puts them all. NULL is fine; returns NULL. */
 struct sockets *sockets_close(struct sockets *s);
 /* Another process listens on them, too: closing them here leaves Unix paths as they are. */

@@ -42,7 +42,7 @@ static struct sockets *open_all(const struct sockets *before, struct relay_confi
 	struct sockets *s;
 	char *why;
 
-	s = sockets_open(before, c, &why);
+	s = sockets_open(before, c, NULL, &why);
 	if (why)
 		fprintf(stderr, "%s\n", why);
 	CHECK(s && !why);
@@ -55,7 +55,7 @@ static char *refused(const struct sockets *before, struct relay_config *c)
 {
 	char *why;
 
-	CHECK(!sockets_open(before, c, &why));
+	CHECK(!sockets_open(before, c, NULL, &why));
 	CHECK(why);
 	relay_config_unref(c);
 	return why;
