@@ -9,12 +9,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "relay/authority.h"
 #include "relay/destination.h"
+#include "relay/fileprint.h"
 #include "relay/identity.h"
 #include "relay/log.h"
 #include "relay/tls.h"
@@ -141,48 +141,21 @@ static bool load_owners(struct settings *s, const struct settings *before, char 
 	return s->owners;
 }
 
-#define FNV_BASIS UINT64_C(0xcbf29ce484222325) /* FNV-1a */
-#define FNV_PRIME UINT64_C(0x100000001b3)
-
-static void mix(uint64_t *sum, const void *data, size_t len)
-{
-	const uint8_t *at = data;
-
-	for (size_t i = 0; i < len; i++)
-		*sum = (*sum ^ at[i]) * FNV_PRIME;
-}
-
-/* NULL: none. */
-static void look_at(uint64_t *sum, const char *path)
-{
-	struct stat st;
-	bool there = path && stat(path, &st) == 0;
-
-	mix(sum, &there, sizeof(there));
-	if (!there)
-		return;
-	mix(sum, &st.st_dev, sizeof(st.st_dev));
-	mix(sum, &st.st_ino, sizeof(st.st_ino));
-	mix(sum, &st.st_size, sizeof(st.st_size));
-	mix(sum, &st.st_mtim, sizeof(st.st_mtim));
-	mix(sum, &st.st_ctim, sizeof(st.st_ctim));
-}
-
 uint64_t settings_files(const struct relay_config *c)
 {
 	char *crl = c->enrolment.ca ? authority_crl_path(c) : NULL;
-	uint64_t sum = FNV_BASIS;
+	uint64_t print = FILEPRINT_BEGIN;
 
-	look_at(&sum, c->tls.certificate);
-	look_at(&sum, c->tls.key);
-	look_at(&sum, c->enrolment.ca);
-	look_at(&sum, crl);
+	fileprint_add(&print, c->tls.certificate);
+	fileprint_add(&print, c->tls.key);
+	fileprint_add(&print, c->enrolment.ca);
+	fileprint_add(&print, crl);
 	for (size_t i = 0; i < c->n_listeners; i++) {
-		look_at(&sum, c->listeners[i].client_ca);
-		look_at(&sum, c->listeners[i].client_crl);
+		fileprint_add(&print, c->listeners[i].client_ca);
+		fileprint_add(&print, c->listeners[i].client_crl);
 	}
 	free(crl);
-	return sum;
+	return print;
 }
 
 static bool make_destinations(struct settings *s, const struct settings *before)

@@ -14,6 +14,7 @@
 #include <strings.h>
 
 #include "config/config.h"
+#include "relay/fileprint.h"
 #include "relay/log.h"
 #include "relay/tls.h"
 #include "relay/token.h"
@@ -54,6 +55,28 @@ bool setup_refresh(struct setup *s, char **why)
 	return true;
 }
 
+/* 0: one of them is not there. */
+static uint64_t look_at_files(const struct tunnel_config *config)
+{
+	const char *const paths[] = { config->certificate, config->key, config->ca_file };
+	uint64_t print = FILEPRINT_BEGIN;
+
+	for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++)
+		if (paths[i] && !fileprint_add(&print, paths[i]))
+			return 0;
+	return print;
+}
+
+bool setup_files_changed(struct setup *s)
+{
+	const uint64_t now = look_at_files(s->config);
+
+	if (!now || now == s->files)
+		return false;
+	s->files = now;
+	return true;
+}
+
 /* Later readings only fail a connection: the file may be being replaced just then. */
 static bool check_token(const struct tunnel_config *config, char **why)
 {
@@ -84,6 +107,7 @@ struct setup *setup_new(struct tunnel_config *config, struct worker *w, const st
 	}
 	s->config = config;
 	s->holders = 1;
+	s->files = look_at_files(config);
 	s->carrier = (struct carrier_shared){ .worker = w,
 					      .egress = egress,
 					      .dial_ms = config->timeouts.dial,

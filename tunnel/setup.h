@@ -15,6 +15,7 @@ struct tunnel_config;
 struct setup {
 	struct tunnel_config *config;
 	struct carrier_shared carrier; /* its TLS: only with services */
+	uint64_t files; /* as they were when they were last looked at, before they were read */
 	unsigned holders;
 };
 
@@ -29,6 +30,12 @@ struct setup *setup_unref(struct setup *s); /* returns NULL; NULL is fine */
 
 /* Certificate, key and CAs once more, for connections from now on. False: *why, nothing changed. */
 bool setup_refresh(struct setup *s, char **why);
+
+/*
+ * Has one of these files changed since it was read, or since this was last asked? While one is not
+ * there, as between two steps of a renewal, nothing has.
+ */
+bool setup_files_changed(struct setup *s);
 
 /* A setting that is for as long as the program runs, and is another; NULL: none. Static. */
 const char *setup_differs(const struct setup *a, const struct setup *b);

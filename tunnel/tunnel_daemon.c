@@ -29,7 +29,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "config/config.h"
 #include "relay/inherit.h"
@@ -68,7 +67,6 @@ struct program {
 	struct admin_tunnel admin;
 	struct netwatch *netwatch;
 	struct timer late;
-	struct stat certificate; /* when it was last looked at */
 	char instance[HELLO_INSTANCE_MAX];
 	bool ready; /* systemd was told */
 	enum agent_outcome outcome;
@@ -160,25 +158,12 @@ static void read_again(struct program *p)
 	agent_retry(&p->agent, true);
 }
 
-/* The pair may be renewed at any time. Its certificate gets its name last. */
-static bool is_pair_new(struct program *p)
-{
-	const char *path = config_of(p)->certificate;
-	struct stat st, before = p->certificate;
-
-	if (!path || stat(path, &st) < 0)
-		return false;
-	p->certificate = st;
-	return before.st_ino && (st.st_ino != before.st_ino || st.st_dev != before.st_dev ||
-				 st.st_mtim.tv_sec != before.st_mtim.tv_sec ||
-				 st.st_mtim.tv_nsec != before.st_mtim.tv_nsec);
-}
-
+/* Each may be renewed at any time: the files of a pair one after the other, in any order. */
 static void look(void)
 {
-	if (!is_pair_new(&program))
+	if (!setup_files_changed(program.setup))
 		return;
-	log_info("%s is another now: reading it again", config_of(&program)->certificate);
+	log_info("certificate, key or CAs are others now: reading them again");
 	read_again(&program);
 }
 
@@ -308,7 +293,6 @@ static void take_effect(struct program *p, struct setup *next)
 	agent_reload(&p->agent, next);
 	setup_unref(p->setup);
 	p->setup = next;
-	p->certificate = (struct stat){ 0 };
 	tell_metrics(p);
 }
 

@@ -95,13 +95,36 @@ def test_a_running_agent_goes_on_with_it(world, enrolment):
         "--service", f"kbs={service.address}"])
     enrolment.relay.wait_tunnels(1)
     renew(enrolment, "--force")
-    agent.wait_log("is another now: reading it again")
+    agent.wait_log("others now: reading them again")
     enrolment.operator("revoke", first)
     enrolment.relay.reload()
     agent.wait_log("revoked")
     enrolment.relay.wait_tunnels(1)
     with Doors(enrolment.relay, None).connect_plain("kbs.acme") as c:
         roundtrip(c, data(100_000))
+
+
+def test_one_file_after_the_other(world, enrolment):
+    """Whoever renews by other means may put the certificate there before its key."""
+    enrolled(enrolment)
+    enrolled(enrolment, folder="next")
+    pair, new = enrolment.pair(), enrolment.pair("next")
+    agent = world.agent(enrolment.relay, {"kbs": "tcp:127.0.0.1:1"}, token_file=False,
+                        certificate=pair[0], key=pair[1])
+    os.rename(new[0], pair[0])
+    agent.wait_log("new connections use what was read before: .*does not belong to")
+    start = agent.log_size()
+    os.rename(new[1], pair[1])
+    agent.wait_log("reading them again", start=start)
+    enrolment.operator("revoke", first_of(enrolment, pair[0]))
+    enrolment.relay.reload()
+    agent.wait_log("revoked", start=start)
+    enrolment.relay.wait_tunnels(1)
+
+
+def first_of(enrolment, certificate):
+    """The serial of the one that it took the place of."""
+    return next(r["serial"] for r in enrolment.records() if r["serial"] != serial_of(certificate))
 
 
 def test_by_a_config(world, enrolment):
