@@ -2,7 +2,7 @@
  * enroll_options: the command line of attest-tunnel enroll.
  *
  * Theory of operation: as options.c: two passes, of which the first looks for --config only. What
- * the two have in common is the config they fill; the code is in none of it.
+ * the two have in common is relay_options.c, and the config they fill; the code is in none of it.
  */
 #include "tunnel/enroll_options.h"
 
@@ -13,8 +13,8 @@
 #include <string.h>
 
 #include "config/config.h"
-#include "config/xalloc.h"
 #include "tunnel/options.h"
+#include "tunnel/relay_options.h"
 
 #define PROGRAM "attest-tunnel"
 
@@ -63,13 +63,7 @@ int enroll_options_complain_why(int status, char *why)
 }
 
 enum {
-	OPTION_CA_FILE = 256,
-	OPTION_SERVER_NAME,
-	OPTION_PROXY,
-	OPTION_PROXY_CREDENTIALS,
-	OPTION_PROXY_CA,
-	OPTION_NO_PROXY,
-	OPTION_FOLDER,
+	OPTION_FOLDER = RELAY_OPTIONS_END,
 	OPTION_CODE_FILE,
 	OPTION_FORCE,
 	OPTION_RENEW,
@@ -77,14 +71,8 @@ enum {
 };
 
 static const struct option long_options[] = {
-	{ "relay", required_argument, NULL, 'r' },
+	RELAY_OPTIONS_LONG,
 	{ "config", required_argument, NULL, 'c' },
-	{ "ca-file", required_argument, NULL, OPTION_CA_FILE },
-	{ "server-name", required_argument, NULL, OPTION_SERVER_NAME },
-	{ "proxy", required_argument, NULL, OPTION_PROXY },
-	{ "proxy-credentials-file", required_argument, NULL, OPTION_PROXY_CREDENTIALS },
-	{ "proxy-ca-file", required_argument, NULL, OPTION_PROXY_CA },
-	{ "no-proxy", required_argument, NULL, OPTION_NO_PROXY },
 	{ "folder", required_argument, NULL, OPTION_FOLDER },
 	{ "code-file", required_argument, NULL, OPTION_CODE_FILE },
 	{ "force", no_argument, NULL, OPTION_FORCE },
@@ -95,53 +83,9 @@ static const struct option long_options[] = {
 };
 static const char short_options[] = "r:c:h";
 
-static bool add_relay(struct tunnel_config *c, const char *text)
-{
-	struct address a = { 0 };
-	char *why = NULL;
-
-	if (address_parse(&a, text, &why) < 0) {
-		enroll_options_complain_why(0, why);
-		return false;
-	}
-	if (a.kind != ADDRESS_TCP && a.kind != ADDRESS_UNIX) {
-		address_deinit(&a);
-		enroll_options_complain(0, "--relay %s: expected tcp:HOST:PORT or unix:PATH", text);
-		return false;
-	}
-	c->relays.at = xreallocarray(c->relays.at, c->relays.n + 1, sizeof(*c->relays.at));
-	c->relays.at[c->relays.n++] = a;
-	return true;
-}
-
-static bool set_no_proxy(struct tunnel_config *c, const char *text)
-{
-	char *why = NULL;
-
-	if (tunnel_config_set_no_proxy(c, text, &why) == 0)
-		return true;
-	enroll_options_complain(0, "--no-proxy: %s", why);
-	free(why);
-	return false;
-}
-
 static bool apply(struct enroll_options *o, int option, const char *value)
 {
-	char **const texts[] = {
-		[0] = &o->config->ca_file, /* OPTION_CA_FILE */
-		[OPTION_SERVER_NAME - OPTION_CA_FILE] = &o->config->server_name,
-		[OPTION_PROXY - OPTION_CA_FILE] = &o->config->proxy,
-		[OPTION_PROXY_CREDENTIALS - OPTION_CA_FILE] = &o->config->proxy_credentials_file,
-		[OPTION_PROXY_CA - OPTION_CA_FILE] = &o->config->proxy_ca_file,
-	};
-
 	switch (option) {
-	case 'c': /* done in the first pass */
-		return true;
-	case 'r':
-		return add_relay(o->config, value);
-	case OPTION_NO_PROXY:
-		return set_no_proxy(o->config, value);
 	case OPTION_FOLDER:
 		o->folder = value;
 		return true;
@@ -157,10 +101,8 @@ static bool apply(struct enroll_options *o, int option, const char *value)
 	case OPTION_KEEP_KEY:
 		o->keep_key = true;
 		return true;
-	default:
-		free(*texts[option - OPTION_CA_FILE]);
-		*texts[option - OPTION_CA_FILE] = xstrdup(value);
-		return true;
+	default: /* --config: done in the first pass */
+		return !relay_options_has(option) || relay_options_apply(o->config, option, value);
 	}
 }
 

@@ -11,7 +11,6 @@
 #include "tunnel/options.h"
 
 #include <getopt.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +19,7 @@
 #include "config/xalloc.h"
 #include "relay/version.h"
 #include "tunnel/hello.h"
+#include "tunnel/relay_options.h"
 
 #define PROGRAM "attest-tunnel"
 
@@ -88,14 +88,8 @@ static const char help[] =
 	"3 (--once) refused by the relay. See attest-tunnel(1).\n";
 
 enum {
-	OPTION_CA_FILE = 256,
-	OPTION_CERTIFICATE,
+	OPTION_CERTIFICATE = RELAY_OPTIONS_END,
 	OPTION_KEY,
-	OPTION_SERVER_NAME,
-	OPTION_PROXY,
-	OPTION_NO_PROXY,
-	OPTION_PROXY_CREDENTIALS,
-	OPTION_PROXY_CA,
 	OPTION_TRANSPORT,
 	OPTION_INSTANCE,
 	OPTION_METRICS,
@@ -108,18 +102,12 @@ enum {
 };
 
 static const struct option long_options[] = {
-	{ "relay", required_argument, NULL, 'r' },
+	RELAY_OPTIONS_LONG,
 	{ "token-file", required_argument, NULL, 't' },
 	{ "service", required_argument, NULL, 's' },
 	{ "local", required_argument, NULL, 'l' },
 	{ "certificate", required_argument, NULL, OPTION_CERTIFICATE },
 	{ "key", required_argument, NULL, OPTION_KEY },
-	{ "ca-file", required_argument, NULL, OPTION_CA_FILE },
-	{ "server-name", required_argument, NULL, OPTION_SERVER_NAME },
-	{ "proxy", required_argument, NULL, OPTION_PROXY },
-	{ "no-proxy", required_argument, NULL, OPTION_NO_PROXY },
-	{ "proxy-credentials-file", required_argument, NULL, OPTION_PROXY_CREDENTIALS },
-	{ "proxy-ca-file", required_argument, NULL, OPTION_PROXY_CA },
 	{ "transport", required_argument, NULL, OPTION_TRANSPORT },
 	{ "instance", required_argument, NULL, OPTION_INSTANCE },
 	{ "metrics", required_argument, NULL, OPTION_METRICS },
@@ -135,20 +123,6 @@ static const struct option long_options[] = {
 	{ 0 },
 };
 static const char short_options[] = "r:t:s:l:c:hV";
-
-static bool complain(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-
-static bool complain(const char *fmt, ...)
-{
-	va_list args;
-
-	fputs(PROGRAM ": ", stderr);
-	va_start(args, fmt);
-	vfprintf(stderr, fmt, args);
-	va_end(args);
-	fputc('\n', stderr);
-	return false;
-}
 
 static void set_text(char **to, const char *text)
 {
@@ -172,41 +146,14 @@ static bool set_word(int *to, const char *flag, const char *text, const char *co
 	return false;
 }
 
-/* Where relays listen, or metrics are to be: *a is the caller's, if true. */
-static bool parse_address(struct address *a, const char *flag, const char *text)
-{
-	char *why = NULL;
-
-	if (address_parse(a, text, &why) < 0) {
-		complain("--%s %s: %s", flag, text, why ? why : "out of memory");
-		free(why);
-		return false;
-	}
-	if (a->kind == ADDRESS_TCP || a->kind == ADDRESS_UNIX)
-		return true;
-	address_deinit(a);
-	return complain("--%s %s: expected tcp:HOST:PORT or unix:PATH", flag, text);
-}
-
 static bool set_metrics(struct tunnel_config *c, const char *text)
 {
 	struct address a = { 0 };
 
-	if (!parse_address(&a, "metrics", text))
+	if (!relay_options_address(&a, "metrics", text))
 		return false;
 	address_deinit(&c->metrics);
 	c->metrics = a;
-	return true;
-}
-
-static bool add_relay(struct tunnel_config *c, const char *text)
-{
-	struct address a = { 0 };
-
-	if (!parse_address(&a, "relay", text))
-		return false;
-	c->relays.at = xreallocarray(c->relays.at, c->relays.n + 1, sizeof(*c->relays.at));
-	c->relays.at[c->relays.n++] = a;
 	return true;
 }
 
@@ -216,7 +163,7 @@ static bool add_service(struct tunnel_config *c, const char *text)
 
 	if (tunnel_config_add_service(c, text, &why) == 0)
 		return true;
-	complain("--service %s", why ? why : text);
+	relay_options_complain("--service %s", why ? why : text);
 	free(why);
 	return false;
 }
@@ -227,35 +174,16 @@ static bool add_local(struct tunnel_config *c, const char *text)
 
 	if (tunnel_config_add_local(c, text, &why) == 0)
 		return true;
-	complain("--local %s", why ? why : text);
+	relay_options_complain("--local %s", why ? why : text);
 	free(why);
 	return false;
-}
-
-static bool set_no_proxy(struct tunnel_config *c, const char *text)
-{
-	char *why = NULL;
-
-	if (tunnel_config_set_no_proxy(c, text, &why) == 0)
-		return true;
-	complain("--no-proxy: %s", why);
-	free(why);
-	return false;
-}
-
-static bool set_name(struct tunnel_config *c, const char *text)
-{
-	/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): getopt's, of a long option */
-	if (!*text)
-		return complain("--server-name: expected the name in the relay's certificate");
-	set_text(&c->server_name, text);
-	return true;
 }
 
 static bool set_instance(struct tunnel_config *c, const char *text)
 {
 	if (!hello_is_instance(text))
-		return complain("--instance %s: expected 1 to 64 of A-Z a-z 0-9 . _ -", text);
+		return relay_options_complain(
+			"--instance %s: expected 1 to 64 of A-Z a-z 0-9 . _ -", text);
 	set_text(&c->instance, text);
 	return true;
 }
@@ -270,14 +198,6 @@ static char **text_of(struct tunnel_config *c, int option)
 		return &c->certificate;
 	case OPTION_KEY:
 		return &c->key;
-	case OPTION_CA_FILE:
-		return &c->ca_file;
-	case OPTION_PROXY:
-		return &c->proxy;
-	case OPTION_PROXY_CREDENTIALS:
-		return &c->proxy_credentials_file;
-	case OPTION_PROXY_CA:
-		return &c->proxy_ca_file;
 	default:
 		return NULL;
 	}
@@ -300,21 +220,17 @@ static bool apply(struct options *o, int option, const char *value)
 	};
 	struct tunnel_config *c = o->config;
 
+	if (relay_options_has(option))
+		return relay_options_apply(c, option, value);
 	if (text_of(c, option)) {
 		set_text(text_of(c, option), value);
 		return true;
 	}
 	switch (option) {
-	case 'r':
-		return add_relay(c, value);
 	case 's':
 		return add_service(c, value);
 	case 'l':
 		return add_local(c, value);
-	case OPTION_NO_PROXY:
-		return set_no_proxy(c, value);
-	case OPTION_SERVER_NAME:
-		return set_name(c, value);
 	case OPTION_TRANSPORT:
 		return set_word(&c->transport, "transport", value, transports);
 	case OPTION_METRICS:
@@ -384,7 +300,7 @@ static bool first_pass(int argc, char **argv, const char **path, struct options 
 	}
 	if (optind == argc)
 		return true;
-	complain("unexpected argument \"%s\"", argv[optind]);
+	relay_options_complain("unexpected argument \"%s\"", argv[optind]);
 	*o = end_usage(*o);
 	return false;
 }
@@ -422,8 +338,9 @@ struct options options_judge(int argc, char **argv, struct config_errors *errors
 	if (!good)
 		return end_usage(o);
 	if (o.once && o.config->n_locals && !o.config->n_services) {
-		complain("--once: it is the connections of services that are made once, and there "
-			 "is no service; expected --service NAME=ADDRESS, or no --once");
+		relay_options_complain(
+			"--once: it is the connections of services that are made once, and there "
+			"is no service; expected --service NAME=ADDRESS, or no --once");
 		return end_usage(o);
 	}
 	if (!check(o.config, path ? path : PROGRAM, errors))
