@@ -2,6 +2,7 @@
 #
 # A World owns the programs of one test (or module). It is checked after every test: whoever should
 # run still runs, no sanitizer has spoken; and at its end every program ends in order, by its pid.
+import contextlib
 import fcntl
 import hashlib
 import http.client
@@ -586,21 +587,49 @@ class Task(threading.Thread):
         return self.value
 
 
-# ---- a path that can turn black ----
+# ---- what a test has at the other end ----
 
-class Blackhole:
+class Listening:
+    """Listens at a port of loopback, or at a path; whoever comes is served by a thread of his own."""
+
+    def __init__(self, path=None):
+        if path:
+            self.listening = socket.socket(socket.AF_UNIX)
+            self.listening.bind(path)
+            self.listening.listen(100)
+        else:
+            self.listening = socket.create_server(("127.0.0.1", 0))
+            self.port = self.listening.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                s, _ = self.listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.serve, args=(s,), daemon=True).start()
+
+    def serve(self, s):
+        raise NotImplementedError
+
+    def close(self):
+        with contextlib.suppress(OSError):
+            self.listening.shutdown(socket.SHUT_RDWR)  # or the thread would go on listening
+        self.listening.close()
+
+
+class Blackhole(Listening):
     """A TCP proxy that can stop forwarding, both ways, without closing anything."""
 
     def __init__(self, port):
         self.target = port
-        self.listening = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listening.getsockname()[1]
         self.flows = threading.Event()
         self.flows.set()
         self.over = False
         self.socks = []
         self.lock = threading.Lock()
-        threading.Thread(target=self.accept, daemon=True).start()
+        super().__init__()
 
     def hold(self):
         self.flows.clear()
@@ -608,15 +637,7 @@ class Blackhole:
     def release(self):
         self.flows.set()
 
-    def accept(self):
-        while True:
-            try:
-                a, _ = self.listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=self.join, args=(a,), daemon=True).start()
-
-    def join(self, a):
+    def serve(self, a):
         self.flows.wait()
         try:
             b = socket.create_connection(("127.0.0.1", self.target))
@@ -649,7 +670,7 @@ class Blackhole:
 
     def close(self):
         self.over = True
-        self.listening.close()
+        super().close()
         self.flows.set()
         with self.lock:
             for s in self.socks:

@@ -1,4 +1,5 @@
 # attestctl against running daemons: each command, both ways to print, and its exit statuses.
+import contextlib
 import fcntl
 import json
 import os
@@ -155,37 +156,41 @@ def test_other_daemons_lists(world, svc, relay):
     assert "no such thing" in ctl(relay.socket, "relays", status=1)
 
 
-def top(relay, env=TERMINAL):
+class Top:
     """attestctl top on a terminal of its own."""
-    program = binary("ATTESTCTL")  # before there are two of us
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execve(program, ["attestctl", "--socket", relay.socket, "top"], env)
-    return pid, terminal
+
+    def __init__(self, relay, env=TERMINAL):
+        program = binary("ATTESTCTL")  # before there are two of us
+        self.text = b""
+        self.pid, self.terminal = pty.fork()
+        if self.pid == 0:
+            os.execve(program, ["attestctl", "--socket", relay.socket, "top"], env)
+
+    def wait_drawn(self, what, times=1):
+        def drawn():
+            self.text += os.read(self.terminal, 65536)
+            return self.text.count(what) >= times
+        wait_for(drawn, f"{what} on the terminal")
+
+    def end(self):
+        """What it drew until it ended is in text; its exit status."""
+        with contextlib.suppress(OSError):
+            while chunk := os.read(self.terminal, 65536):
+                self.text += chunk
+        os.close(self.terminal)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
 def test_top_on_a_terminal(world, svc, relay):
     """It draws until q, fits the terminal, and gives it back."""
     streams = held(relay.listeners["direct"], 30)
-    pid, terminal = top(relay)
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 60, 0, 0))
-    text = b""
-
-    def drawn():
-        nonlocal text
-        text += os.read(terminal, 65536)
-        return text.count(b"\x1b[H\x1b[2J") >= 2
-    wait_for(drawn, "two rounds")
-    os.write(terminal, b"q")
-    try:
-        while chunk := os.read(terminal, 65536):
-            text += chunk
-    except OSError:
-        pass
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    os.close(terminal)
-    assert text.rstrip().endswith(b"\x1b[?1049l")
-    last = text.split(b"\x1b[H\x1b[2J")[-1].split(b"\x1b[?1049l")[0].decode()
+    top = Top(relay)
+    fcntl.ioctl(top.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 60, 0, 0))
+    top.wait_drawn(b"\x1b[H\x1b[2J", times=2)
+    os.write(top.terminal, b"q")
+    assert top.end() == 0
+    assert top.text.rstrip().endswith(b"\x1b[?1049l")
+    last = top.text.split(b"\x1b[H\x1b[2J")[-1].split(b"\x1b[?1049l")[0].decode()
     lines = last.splitlines()
     assert len(lines) <= 20 and all(len(line) <= 60 for line in lines), lines
     for s in streams:
@@ -193,23 +198,11 @@ def test_top_on_a_terminal(world, svc, relay):
 
 
 def test_interrupted(world, svc, relay):
-    pid, terminal = top(relay)
-    text = b""
-
-    def drawn():
-        nonlocal text
-        text += os.read(terminal, 65536)
-        return b"attest-relay" in text
-    wait_for(drawn, "a round")
-    os.kill(pid, signal.SIGINT)
-    try:
-        while chunk := os.read(terminal, 65536):
-            text += chunk
-    except OSError:
-        pass
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert b"\x1b[?1049l" in text
-    os.close(terminal)
+    top = Top(relay)
+    top.wait_drawn(b"attest-relay")
+    os.kill(top.pid, signal.SIGINT)
+    assert top.end() == 0
+    assert b"\x1b[?1049l" in top.text
 
 
 # ---- daemons that go away, and what is none ----
@@ -280,39 +273,20 @@ def test_odd_shapes(world):
 
 def test_top_says_why_it_ended(world, svc, relay):
     """The daemon goes away: the error stands on the screen that is given back."""
-    pid, terminal = top(relay)
-    text = b""
-
-    def drawn():
-        nonlocal text
-        text += os.read(terminal, 65536)
-        return b"attest-relay" in text
-    wait_for(drawn, "a round")
+    top = Top(relay)
+    top.wait_drawn(b"attest-relay")
     relay.signal(signal.SIGTERM)
     assert relay.wait() == 0
-    try:
-        while chunk := os.read(terminal, 65536):
-            text += chunk
-    except OSError:
-        pass
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
-    os.close(terminal)
-    assert text.count(b"\x1b[?1049l") == 1
-    assert relay.socket.encode() in text.split(b"\x1b[?1049l")[1], text
+    assert top.end() == 3
+    assert top.text.count(b"\x1b[?1049l") == 1
+    assert relay.socket.encode() in top.text.split(b"\x1b[?1049l")[1], top.text
 
 
 def test_top_on_a_dumb_terminal(world, svc, relay):
     """It is told once, in nothing but text."""
-    pid, terminal = top(relay, {**TERMINAL, "TERM": "dumb"})
-    text = b""
-    try:
-        while chunk := os.read(terminal, 65536):
-            text += chunk
-    except OSError:
-        pass
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    os.close(terminal)
-    assert text.startswith(b"attest-relay") and b"\x1b" not in text
+    top = Top(relay, {**TERMINAL, "TERM": "dumb"})
+    assert top.end() == 0
+    assert top.text.startswith(b"attest-relay") and b"\x1b" not in top.text
 
 
 def test_not_allowed(world, svc, relay):

@@ -1,12 +1,10 @@
 # framing: none, QGS elsewhere than at a Unix socket, and a process that may not have enough.
 import signal
-import socket
-import threading
 
 import pytest
 
 from bridge import KINDS, REPLY, Bridge, connect, read_all, request
-from harness import wait_for
+from harness import Listening, wait_for
 from qgs import StandIn, ask, ask_by_vms, asking
 
 
@@ -68,25 +66,14 @@ def test_plain_without_qgs(world):
 
 # ---- QGS in a VM of its own, by a hybrid vsock ----
 
-class Hybrid:
+class Hybrid(Listening):
     """What Firecracker shows of a VM's vsock: CONNECT PORT, then bytes for QGS."""
 
     def __init__(self, path, port, to):
         self.port, self.to, self.asked = port, to, []
-        self.listening = socket.socket(socket.AF_UNIX)
-        self.listening.bind(path)
-        self.listening.listen(64)
-        threading.Thread(target=self.accept, daemon=True).start()
+        super().__init__(path)
 
-    def accept(self):
-        while True:
-            try:
-                s = self.listening.accept()[0]
-            except OSError:
-                return
-            threading.Thread(target=self.join, args=(s,), daemon=True).start()
-
-    def join(self, s):
+    def serve(self, s):
         with s:
             line = b""
             while not line.endswith(b"\n"):
@@ -106,10 +93,6 @@ class Hybrid:
                 with connect(self.to) as on:
                     on.sendall(got)
                     s.sendall(read_all(on))
-
-    def close(self):
-        self.listening.shutdown(socket.SHUT_RDWR)
-        self.listening.close()
 
 
 def test_qgs_by_hybrid(world, qgs):

@@ -16,7 +16,7 @@ import time
 import pytest
 import yaml
 
-from harness import DOMAIN, SANITIZER, binary, free_port, wait_for
+from harness import DOMAIN, SANITIZER, Listening, binary, free_port, wait_for
 from pki import Authority
 from streams import Doors
 
@@ -227,7 +227,7 @@ def test_tunnel_certificate_is_out_of_its_time(world, service, tmp_path, times, 
     assert not said.of("tls", "ok")
 
 
-class Https:
+class Https(Listening):
     """Something that is no relay: TLS, and one answer to each request."""
 
     def __init__(self, pair, answer=b"HTTP/1.1 404 Not Found\r\nServer: nginx/1.22.1\r\n", alpn=None,
@@ -239,25 +239,12 @@ class Https:
         stamp = email.utils.formatdate(date, usegmt=True) if date else ""
         self.answer = (answer + (f"Date: {stamp}\r\n".encode() if date else b"")
                        + b"Content-Length: 0\r\n\r\n")
-        self.listening = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listening.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        while True:
-            try:
-                c, _ = self.listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=self.serve, args=(c,), daemon=True).start()
+        super().__init__()
 
     def serve(self, c):
         with contextlib.suppress(OSError), self.context.wrap_socket(c, server_side=True) as tls:
             if tls.recv(4096):
                 tls.sendall(self.answer)
-
-    def close(self):
-        self.listening.close()
 
 
 def test_tunnel_what_answers_is_no_relay(world, service):
@@ -279,25 +266,15 @@ def test_tunnel_clocks_differ(world, service, apart, status):
         assert abs(seconds - abs(apart)) <= 30 and len(re.findall(r"\d\d:\d\d:\d\d", found["detail"])) == 2
 
 
-class Middlebox:
+class Middlebox(Listening):
     """Ends TLS and makes its own to the relay, without the ALPN it was asked for."""
 
     def __init__(self, certificates, port):
         self.server = certificates.server(certificates.relay)
         self.client, self.to = certificates.client(["http/1.1"]), port
-        self.listening = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listening.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
+        super().__init__()
 
-    def accept(self):
-        while True:
-            try:
-                c, _ = self.listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=self.join, args=(c,), daemon=True).start()
-
-    def join(self, c):
+    def serve(self, c):
         with contextlib.suppress(OSError):
             a = self.server.wrap_socket(c, server_side=True)
             b = self.client.wrap_socket(socket.create_connection(("127.0.0.1", self.to)),
@@ -305,9 +282,6 @@ class Middlebox:
             back = threading.Thread(target=pump, args=(b, a), daemon=True)
             back.start()
             pump(a, b)
-
-    def close(self):
-        self.listening.close()
 
 
 def pump(a, b):
@@ -346,22 +320,12 @@ def test_tunnel_name_does_not_resolve(world, service):
     said.expect("resolve", "wrong", "no-such-host.invalid", "resolv.conf")
 
 
-class Proxy:
+class Proxy(Listening):
     """An HTTP proxy that answers CONNECT so; 200: and connects."""
 
     def __init__(self, status="407 Proxy Authentication Required"):
         self.status = status
-        self.listening = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listening.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        while True:
-            try:
-                c, _ = self.listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=self.serve, args=(c,), daemon=True).start()
+        super().__init__()
 
     def serve(self, c):
         with contextlib.suppress(OSError, IndexError):
@@ -374,9 +338,6 @@ class Proxy:
             b = socket.create_connection((host, int(port)))
             threading.Thread(target=pump, args=(b, c), daemon=True).start()
             pump(c, b)
-
-    def close(self):
-        self.listening.close()
 
 
 def test_tunnel_through_a_proxy(world, service):
@@ -771,28 +732,18 @@ def test_relay_descriptors(world):
 
 # ---- qgs-bridge ----
 
-class Qgs:
+class Qgs(Listening):
     """Takes connections, and notes what is said."""
 
     def __init__(self, world, mode=0o660, path=None):
-        self.path, self.heard = path or world.path("qgs.socket"), []
-        self.listening = socket.socket(socket.AF_UNIX)
-        self.listening.bind(self.path)
+        self.path, self.came, self.heard = path or world.path("qgs.socket"), 0, []
+        super().__init__(self.path)
         os.chmod(self.path, mode)
-        self.listening.listen()
-        threading.Thread(target=self.accept, daemon=True).start()
 
-    def accept(self):
-        while True:
-            try:
-                c, _ = self.listening.accept()
-            except OSError:
-                return
-            with c:
-                self.heard.append(c.recv(100))
-
-    def close(self):
-        self.listening.close()
+    def serve(self, c):
+        self.came += 1
+        with c:
+            self.heard.append(c.recv(100))
 
 
 def ask_bridge(world, qgs=None, listeners=None, qgs_more=None, **changes):
@@ -871,18 +822,9 @@ def test_bridge_may_not_connect_to_qgs(world):
 
 def test_bridge_qgs_has_many(world):
     qgs = world.add(Qgs(world))
-    first = world.add(socket.socket(socket.AF_UNIX))
-    first.connect(qgs.path)  # it hears this one, and no other
-    clients = [world.add(socket.socket(socket.AF_UNIX)) for _ in range(8)]
-    for c in clients:
-        c.connect(qgs.path)
-    taken = []
-
-    def take():
-        taken.extend(world.add(qgs.listening.accept()[0]) for _ in clients)
-    t = threading.Thread(target=take)
-    t.start()
-    t.join(10)
+    for _ in range(9):
+        world.add(socket.socket(socket.AF_UNIX)).connect(qgs.path)
+    wait_for(lambda: qgs.came == 9, "all of them")
     said = ask_bridge(world, qgs)
     said.expect("qgs", "warning", r"QGS has \d+ connections, and qgs.in_flight is 4", "qgsd")
 

@@ -87,19 +87,10 @@ static void says(int fd, const char *text)
 	CHECK(strstr(got, text));
 }
 
-int main(void)
+static void test_scope(struct event_base *base)
 {
-	struct address address = { .kind = ADDRESS_UNIX, .name = (char *)NAME };
-	struct event_base *base = event_base_new();
-	struct admin *a = admin_new(base, routes, sizeof(routes) / sizeof(routes[0]), NULL);
-	char byte = 'x', *why;
-	int fd, other;
+	int fd = connected("GET /now/a%20b HTTP/1.1\r\nHost: x\r\n\r\n");
 
-	signal(SIGPIPE, SIG_IGN); /* as the programs do */
-	CHECK(a);
-	admin_on_control(a, on_control);
-	CHECK(admin_listen(a, &address, ADMIN_READ | ADMIN_CONTROL, NULL, &why) == 0);
-	fd = connected("GET /now/a%20b HTTP/1.1\r\nHost: x\r\n\r\n");
 	turn(base);
 	says(fd, "{\"rest\":\"a b\"}");
 	/* on the same connection; outside of the listener's scope there is nothing */
@@ -107,19 +98,26 @@ int main(void)
 	turn(base);
 	says(fd, "404 Not Found");
 	close(fd);
+}
 
-	/* answered later */
-	fd = connected("GET /later HTTP/1.1\r\nHost: x\r\n\r\n");
+static void test_answered_later(struct event_base *base)
+{
+	int fd = connected("GET /later HTTP/1.1\r\nHost: x\r\n\r\n");
+
 	turn(base);
 	CHECK(waiting);
 	admin_fail(waiting, 503, "busy", "later");
 	turn(base);
 	says(fd, "503 Service Unavailable");
 	close(fd);
+}
 
-	/* its client has half closed, or is gone */
-	fd = connected("GET /later HTTP/1.1\r\nHost: x\r\n\r\n");
-	other = connected("GET /now/x HTTP/1.1\r\nHost: x\r\n\r\n");
+/* Its client has half closed, or is gone. */
+static void test_answered_too_late(struct event_base *base)
+{
+	int fd = connected("GET /later HTTP/1.1\r\nHost: x\r\n\r\n");
+	int other = connected("GET /now/x HTTP/1.1\r\nHost: x\r\n\r\n");
+
 	shutdown(fd, SHUT_WR);
 	turn(base);
 	admin_fail(waiting, 503, "busy", "later");
@@ -134,9 +132,14 @@ int main(void)
 	close(fd);
 	turn(base);
 	admin_fail(waiting, 503, "busy", "nobody hears it");
+}
 
-	/* handed on: the connection is somebody else's, and open */
-	fd = connected("POST /hand-on HTTP/1.1\r\nHost: x\r\nUpgrade: test\r\n\r\n");
+/* The connection is somebody else's then, and open. */
+static void test_handed_on(struct event_base *base)
+{
+	int fd = connected("POST /hand-on HTTP/1.1\r\nHost: x\r\nUpgrade: test\r\n\r\n");
+	char byte = 'x';
+
 	turn(base);
 	CHECK(handed >= 0);
 	CHECK_INT(controlled, 1);
@@ -146,16 +149,38 @@ int main(void)
 	CHECK(recv(handed, &byte, 1, MSG_DONTWAIT) == 1);
 	close(handed);
 	close(fd);
+}
 
-	/* never answered */
-	fd = connected("GET /later HTTP/1.1\r\nHost: x\r\n\r\n");
+/* Freed while one request waits for its answer, and another is half there. */
+static void test_never_answered(struct event_base *base, struct admin *a)
+{
+	int fd = connected("GET /later HTTP/1.1\r\nHost: x\r\n\r\n"), other;
+
 	turn(base);
 	other = connected("GET /half");
 	turn(base);
 	admin_free(a);
-	admin_free(NULL);
 	close(fd);
 	close(other);
+}
+
+int main(void)
+{
+	struct address address = { .kind = ADDRESS_UNIX, .name = (char *)NAME };
+	struct event_base *base = event_base_new();
+	struct admin *a = admin_new(base, routes, sizeof(routes) / sizeof(routes[0]), NULL);
+	char *why;
+
+	signal(SIGPIPE, SIG_IGN); /* as the programs do */
+	CHECK(a);
+	admin_on_control(a, on_control);
+	CHECK(admin_listen(a, &address, ADMIN_READ | ADMIN_CONTROL, NULL, &why) == 0);
+	test_scope(base);
+	test_answered_later(base);
+	test_answered_too_late(base);
+	test_handed_on(base);
+	test_never_answered(base, a);
+	admin_free(NULL);
 	event_base_free(base);
 	libevent_global_shutdown();
 	return 0;
