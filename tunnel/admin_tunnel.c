@@ -140,7 +140,8 @@ static void put_link(struct json_object *list, const struct link *l, uint64_t no
 		admin_json_text(one, "owner", line->owner);
 		admin_json_since(one, "since", now - line->up_since);
 		admin_json_number(one, "age_ms", now - line->up_since);
-		admin_json_number(one, "rtt_us", session_rtt_us(line->session));
+		if (session_rtt_us(line->session)) /* 0: no PING has come back yet */
+			admin_json_number(one, "rtt_us", session_rtt_us(line->session));
 		admin_json_number(one, "streams", session_streams(line->session));
 	} else {
 		admin_json_text(one, "error", l->said);

@@ -282,9 +282,11 @@ def names(answer):
 
 def test_all_is_documented(world, svc):
     """Each field that any answer has is in docs/admin-api.md."""
-    relay, admin = start(world, svc, timeouts={"pickup": "100ms"})
+    relay, admin = start(world, svc, timeouts={"pickup": "100ms", "ping": "50ms"})
     path = world.path("agent.sock")
-    world.agent(relay, {"kbs": svc.address}, admin=f"unix:{path}")
+    world.agent(relay, {"kbs": svc.address}, admin=f"unix:{path}", timeouts={"ping": "1h", "dead": "2h"})
+    wait_for(lambda: "rtt_us" in admin.get("/v1/tunnels")["tunnels"][0], "a ping came back")
+    assert "rtt_us" not in Admin(path).get("/v1/relays")["relays"][0]  # what is not known is left out
     streams = held(relay.listeners["direct"], 1) + held(relay.listeners["kbs"], 1)
     relay.write_config(owners=[{"name": "bad name", "tokens": ["x"]}])
     admin.post("/v1/reload", status=422)
