@@ -206,7 +206,7 @@ static void find_limits(const struct gateway *g, struct problems *out)
 /* All listeners have the same one. */
 static void find_certificate(const struct gateway *g, struct problems *out)
 {
-	static const char advice[] = "Replace the file: it is read within seconds, and streams go on.";
+	static const char advice[] = "Replace the file: it is read in seconds, and streams go on.";
 	uint64_t now = settings_now(), end = UINT64_MAX;
 
 	for (size_t i = 0; end == UINT64_MAX && i < gateway_config(g)->n_listeners; i++)
