@@ -27,6 +27,7 @@
 #include "qgs-bridge/quote.h"
 #include "qgs-bridge/ticket.h"
 #include "qgs-bridge/vms.h"
+#include "relay/fileprint.h"
 #include "relay/log.h"
 #include "relay/process.h"
 #include "relay/why.h"
@@ -261,6 +262,15 @@ static struct pool *make_pool(struct worker *w, struct bridge_config *config, ch
 	return pool_new(w, &how, why);
 }
 
+/* 0: one of them is not there. */
+static uint64_t look_at_files(const struct bridge_config *config)
+{
+	const struct leg_config *relay = &config->relay;
+	const char *const paths[] = { relay->certificate, relay->key, relay->ca_file };
+
+	return fileprint_of(paths, sizeof(paths) / sizeof(paths[0]));
+}
+
 static ino_t own_netns(void)
 {
 	struct stat st;
@@ -315,6 +325,7 @@ bool bridge_start(struct bridge *b, struct worker *w, struct bridge_config *conf
 			  errno == EMFILE ? " (fs.inotify.max_user_instances)" : "");
 		return false;
 	}
+	b->files = look_at_files(config);
 	if (config->relay.addresses.n) {
 		b->pool = make_pool(w, config, &why);
 		if (!b->pool)
@@ -377,6 +388,7 @@ bool bridge_reload(struct bridge *b, struct bridge_config *config, char **why)
 {
 	struct bridge_config *old = b->config;
 	struct vms *vms = vms_new(b->worker, config, on_vms_changed, b), *old_vms = b->vms;
+	const uint64_t files = look_at_files(config);
 
 	*why = NULL;
 	if (!vms)
@@ -388,6 +400,7 @@ bool bridge_reload(struct bridge *b, struct bridge_config *config, char **why)
 		return false;
 	}
 	b->config = bridge_config_ref(config);
+	b->files = files;
 	b->vms = vms;
 	vms_inherit(vms, old_vms);
 	if (b->qgs && !same_qgs(b->qgs_config, config)) {
@@ -404,6 +417,21 @@ bool bridge_reload(struct bridge *b, struct bridge_config *config, char **why)
 	b->reloads++;
 	b->reloaded_at = now();
 	return true;
+}
+
+void bridge_look(struct bridge *b)
+{
+	const uint64_t now = b->pool && !b->draining ? look_at_files(b->config) : 0;
+	char *why = NULL;
+
+	if (!now || now == b->files)
+		return;
+	b->files = now;
+	log_info("the node's certificate, its key or the CAs are others now: reading them again");
+	if (!settle_pool(b, b->config, &why))
+		log_warning("new sessions with the relay use what was read before: %s",
+			    why ? why : "out of memory");
+	free(why);
 }
 
 void bridge_drain(struct bridge *b)

@@ -37,6 +37,7 @@ struct bridge {
 	struct vm_table vms_known;
 	struct vms *vms;   /* which service */
 	struct pool *pool; /* NULL: nothing is forwarded */
+	uint64_t files; /* its certificate's and so on, as they were before they were read */
 	struct splice_spec splice; /* time-outs; forward and plain set end in copies of their own */
 	struct entrance **entrances;
 	size_t n_entrances;
@@ -65,6 +66,8 @@ bool bridge_start(struct bridge *b, struct worker *w, struct bridge_config *conf
  * be freed; NULL: out of memory.
  */
 bool bridge_reload(struct bridge *b, struct bridge_config *config, char **why);
+/* Now and then: reads the node's certificate, its key and the CAs again if their files changed. */
+void bridge_look(struct bridge *b);
 void bridge_drain(struct bridge *b); /* no new connections */
 /* Ends what is left; the loop has to go on until its conduits are closed. */
 void bridge_end(struct bridge *b);

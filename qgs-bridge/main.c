@@ -148,11 +148,17 @@ static bool reload(char **why)
 
 /* ---- the run ---- */
 
+static void look(void)
+{
+	bridge_look(&program.bridge);
+}
+
 static const struct mainloop_ops ops = {
 	.status = say_status,
 	.reload = reload,
 	.drain = drain,
 	.cut = cut,
+	.look = look,
 };
 
 /* Asked for at the admin socket. */

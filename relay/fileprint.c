@@ -6,7 +6,6 @@
  */
 #include "relay/fileprint.h"
 
-#include <stddef.h>
 #include <sys/stat.h>
 
 #define FNV_PRIME UINT64_C(0x100000001b3)
@@ -33,4 +32,14 @@ bool fileprint_add(uint64_t *print, const char *path)
 	mix(print, &st.st_mtim, sizeof(st.st_mtim));
 	mix(print, &st.st_ctim, sizeof(st.st_ctim));
 	return true;
+}
+
+uint64_t fileprint_of(const char *const *paths, size_t n)
+{
+	uint64_t print = FILEPRINT_BEGIN;
+
+	for (size_t i = 0; i < n; i++)
+		if (paths[i] && !fileprint_add(&print, paths[i]))
+			return 0;
+	return print;
 }

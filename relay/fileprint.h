@@ -8,11 +8,14 @@
 #define RELAY_FILEPRINT_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define FILEPRINT_BEGIN UINT64_C(0xcbf29ce484222325)
 
 /* path: NULL is as good as a file that is not there. False: it is not. */
 bool fileprint_add(uint64_t *print, const char *path);
+/* Of them all, NULL ones aside. 0: one is not there, as between two steps of a renewal. */
+uint64_t fileprint_of(const char *const *paths, size_t n);
 
 #endif

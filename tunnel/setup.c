@@ -59,12 +59,8 @@ bool setup_refresh(struct setup *s, char **why)
 static uint64_t look_at_files(const struct tunnel_config *config)
 {
 	const char *const paths[] = { config->certificate, config->key, config->ca_file };
-	uint64_t print = FILEPRINT_BEGIN;
 
-	for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++)
-		if (paths[i] && !fileprint_add(&print, paths[i]))
-			return 0;
-	return print;
+	return fileprint_of(paths, sizeof(paths) / sizeof(paths[0]));
 }
 
 bool setup_files_changed(struct setup *s)

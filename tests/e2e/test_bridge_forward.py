@@ -4,6 +4,7 @@
 import os
 import random
 import select
+import shutil
 import signal
 import socket
 import threading
@@ -583,6 +584,39 @@ def test_reload_with_another_certificate(world):
     live.close()
     node.bridge.wait_metric("relay_sessions", lambda n: n == 1)
     node.bridge.wait_metric("streams_total", lambda n: n == 3, reason="eof")
+
+
+def test_renewed_certificate(world):
+    """Nobody tells the bridge: it sees it, though the certificate is there before its key."""
+    own = world.path("node.pem"), world.path("node.key")
+
+    def install(of, *which):
+        for i in which:
+            shutil.copy(of[i], own[i] + ".new")
+            os.rename(own[i] + ".new", own[i])
+    install(issue_node(world.certificates, "node-2"), 0, 1)
+    node = Node(world, pair=own)
+    live = node.guest()
+    roundtrip_of(live, b"x")
+    pair = issue_node(world.certificates, "node-3")
+    install(pair, 0)
+    node.bridge.wait_log("new sessions with the relay use what was read before: .*not belong to")
+    roundtrip_of(live, b"as before")
+    assert node.bridge.metric("relay_sessions_total") == 1
+    start = node.bridge.log_size()
+    install(pair, 1)
+    node.bridge.wait_log("reading them again", start=start)
+    with node.guest() as guest:
+        roundtrip(guest, data(MB))
+    assert node.bridge.metric("relay_sessions_total") == 2
+    roundtrip(live, data(MB))
+    live.close()
+
+
+def roundtrip_of(conn, payload):
+    """There and back, and it goes on."""
+    conn.send(payload)
+    assert conn.read_exactly(len(payload)) == payload
 
 
 def test_bridge_drains(world):
