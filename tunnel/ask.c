@@ -2,11 +2,14 @@
  * ask: a secret that a person types, or a program writes, once.
  *
  * Theory of operation: the terminal's echo is off while it is read. A signal that would end the
- * program then is caught, so that the echo comes back first; and raised again after that.
+ * program then is caught, so that the echo comes back first; and raised again after that. Such
+ * signals are let in only while it waits: one that came just before would be caught, and the wait
+ * go on.
  */
 #include "tunnel/ask.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -28,13 +31,21 @@ bool ask_can(void)
 	return isatty(STDIN_FILENO);
 }
 
-/* Byte by byte: what is behind the line is not ours. */
-static ssize_t read_line(char *buf, size_t size)
+static ssize_t read_byte(char *to, const sigset_t *waiting)
+{
+	struct pollfd in = { .fd = STDIN_FILENO, .events = POLLIN };
+
+	return ppoll(&in, 1, NULL, waiting) < 0 ? -1 : read(STDIN_FILENO, to, 1);
+}
+
+/* Byte by byte: what is behind the line is not ours. waiting: signals that are blocked meanwhile.
+ */
+static ssize_t read_line(char *buf, size_t size, const sigset_t *waiting)
 {
 	size_t len = 0;
 
 	for (;;) {
-		ssize_t n = len < size ? read(STDIN_FILENO, buf + len, 1) : -1;
+		ssize_t n = len < size ? read_byte(buf + len, waiting) : -1;
 
 		if (len == size)
 			return -EFBIG;
@@ -55,22 +66,28 @@ static ssize_t read_hidden(const char *prompt, char *buf, size_t size)
 	const struct sigaction catch = { .sa_handler = on_signal }; /* and no SA_RESTART */
 	struct sigaction old[ENDINGS];
 	struct termios shown, hidden;
+	sigset_t held, before;
 	ssize_t n;
 
 	if (tcgetattr(STDIN_FILENO, &shown) < 0)
 		return -errno;
 	caught = 0;
+	sigemptyset(&held);
+	for (size_t i = 0; i < ENDINGS; i++)
+		sigaddset(&held, endings[i]);
+	sigprocmask(SIG_BLOCK, &held, &before);
 	for (size_t i = 0; i < ENDINGS; i++)
 		sigaction(endings[i], &catch, &old[i]);
 	hidden = shown;
 	hidden.c_lflag &= ~(tcflag_t)ECHO;
 	tcsetattr(STDIN_FILENO, TCSAFLUSH, &hidden);
 	fputs(prompt, stderr);
-	n = read_line(buf, size);
+	n = read_line(buf, size, &before);
 	tcsetattr(STDIN_FILENO, TCSAFLUSH, &shown);
 	fputc('\n', stderr);
 	for (size_t i = 0; i < ENDINGS; i++)
 		sigaction(endings[i], &old[i], NULL);
+	sigprocmask(SIG_SETMASK, &before, NULL);
 	if (caught) {
 		raise(caught);
 		return -EINTR;
@@ -80,5 +97,5 @@ static ssize_t read_hidden(const char *prompt, char *buf, size_t size)
 
 ssize_t ask_line(const char *prompt, char *buf, size_t size)
 {
-	return ask_can() ? read_hidden(prompt, buf, size) : read_line(buf, size);
+	return ask_can() ? read_hidden(prompt, buf, size) : read_line(buf, size, NULL);
 }
