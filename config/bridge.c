@@ -13,18 +13,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "config/file.h"
+#include "config/load.h"
 #include "config/scalar.h"
 #include "config/schema_bridge.h"
 #include "config/xalloc.h"
 
 /* ---- files ---- */
-
-/* The main file, or a drop-in. */
-struct file_kind {
-	const struct table *table;
-	void (*check)(const struct source *s, void *of, const struct node *root, bool clean);
-};
 
 static void check_main_file(const struct source *s, void *of, const struct node *root, bool clean)
 {
@@ -36,45 +30,8 @@ static void check_drop_in(const struct source *s, void *of, const struct node *r
 	check_vm_file(s, of, root);
 }
 
-static const struct file_kind main_file = { &bridge_table, check_main_file };
-static const struct file_kind drop_in = { &vm_file_table, check_drop_in };
-
-/* Fills a zeroed struct, half of it maybe. False: e has an entry. folder is freed. */
-static bool parse(const struct file_kind *kind, const char *name, char *folder, const char *text,
-		  size_t len, struct config_errors *e, void *to)
-{
-	struct source s = { .name = name, .folder = folder, .e = e };
-	size_t before = e->n + e->more;
-	struct node *root = tree_read(name, text, len, e);
-
-	if (root) {
-		if (root->type != NODE_MAP)
-			source_error(&s, root, "not keys and values; expected the keys of %s",
-				     kind->table->what);
-		table_read(&s, kind->table, root, to);
-		kind->check(&s, to, root, e->n + e->more == before);
-	}
-	tree_free(root);
-	file_sort_errors(name, e);
-	free(folder);
-	return e->n + e->more == before;
-}
-
-static bool load(const struct file_kind *kind, const char *path, struct config_errors *e, void *to)
-{
-	size_t len;
-	char *text = file_read(path, &len, e);
-	bool good = text && parse(kind, path, file_folder(path), text, len, e, to);
-
-	free(text);
-	return good;
-}
-
-/* An absolute name's folder needs no look at the file system. */
-static char *folder_of(const char *name)
-{
-	return name[0] == '/' ? file_folder(name) : NULL;
-}
+static const struct load_kind main_file = { &bridge_table, check_main_file };
+static const struct load_kind drop_in = { &vm_file_table, check_drop_in };
 
 static struct bridge_config *new_zeroed(void)
 {
@@ -88,23 +45,22 @@ struct bridge_config *bridge_config_load(const char *path, struct config_errors 
 {
 	struct bridge_config *c = new_zeroed();
 
-	return load(&main_file, path, e, c) ? c : bridge_config_unref(c);
+	return load_file(&main_file, path, e, c) ? c : bridge_config_unref(c);
 }
 
 struct bridge_config *bridge_config_parse(const char *name, const char *text, size_t len,
 					  struct config_errors *e)
 {
 	struct bridge_config *c = new_zeroed();
-	bool good = parse(&main_file, name, folder_of(name), text, len, e, c);
 
-	return good ? c : bridge_config_unref(c);
+	return load_text(&main_file, name, text, len, e, c) ? c : bridge_config_unref(c);
 }
 
 struct vm_file *vm_file_load(const char *path, struct config_errors *e)
 {
 	struct vm_file *f = xcalloc(1, sizeof(*f));
 
-	return load(&drop_in, path, e, f) ? f : vm_file_free(f);
+	return load_file(&drop_in, path, e, f) ? f : vm_file_free(f);
 }
 
 struct vm_file *vm_file_parse(const char *name, const char *text, size_t len,
@@ -112,7 +68,7 @@ struct vm_file *vm_file_parse(const char *name, const char *text, size_t len,
 {
 	struct vm_file *f = xcalloc(1, sizeof(*f));
 
-	return parse(&drop_in, name, folder_of(name), text, len, e, f) ? f : vm_file_free(f);
+	return load_text(&drop_in, name, text, len, e, f) ? f : vm_file_free(f);
 }
 
 struct vm_file *vm_file_free(struct vm_file *f)

@@ -1,10 +1,10 @@
 /*
  * config: attest-relay's config: loading, references, looking things up.
  *
- * Theory of operation: text -> tree (tree.c) -> struct by its table (read.c) -> relations checked
- * (check.c); any error on the way throws all of it away. The struct lies inside a box with its
- * reference count and its indexes: arrays of pointers into the struct, sorted by name, made once
- * and never changed. So a config may be read by any thread that holds a reference.
+ * Theory of operation: a file is read by load.c; any error throws all of it away. The struct lies
+ * inside a box with its reference count and its indexes: arrays of pointers into the struct, sorted
+ * by name, made once and never changed. So a config may be read by any thread that holds a
+ * reference.
  */
 #include "config/config.h"
 
@@ -13,7 +13,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include "config/file.h"
+#include "config/load.h"
 #include "config/schema.h"
 #include "config/xalloc.h"
 
@@ -91,57 +91,37 @@ static void make_indexes(struct box *box)
 	sort(&box->hostnames);
 }
 
-static struct relay_config *parse(const char *name, const char *folder, const char *text,
-				  size_t len, struct config_errors *e)
+/* The indexes come first: relations are looked up by them. */
+static void check_file(const struct source *s, void *of, const struct node *root, bool clean)
 {
-	struct source s = { .name = name, .folder = folder, .e = e };
-	size_t before = e->n + e->more;
-	struct node *root = tree_read(name, text, len, e);
-	struct box *box;
-	bool clean;
-
-	if (!root)
-		return NULL;
-	box = xcalloc(1, sizeof(*box));
-	atomic_init(&box->refs, 1);
-	if (root->type != NODE_MAP)
-		source_error(&s, root, "not keys and values; expected the keys of %s",
-			     relay_table.what);
-	table_read(&s, &relay_table, root, &box->config);
-	clean = e->n + e->more == before;
 	if (clean)
-		make_indexes(box);
-	check_relay(&s, &box->config, root, clean);
-	tree_free(root);
-	return e->n + e->more == before ? &box->config : relay_config_unref(&box->config);
+		make_indexes(box_of(of));
+	check_relay(s, of, root, clean);
+}
+
+static const struct load_kind kind = { &relay_table, check_file };
+
+static struct relay_config *new_zeroed(void)
+{
+	struct box *box = xcalloc(1, sizeof(*box));
+
+	atomic_init(&box->refs, 1);
+	return &box->config;
 }
 
 struct relay_config *relay_config_parse(const char *name, const char *text, size_t len,
 					struct config_errors *e)
 {
-	/* An absolute name's folder needs no look at the file system. */
-	char *folder = name[0] == '/' ? file_folder(name) : NULL;
-	struct relay_config *c = parse(name, folder, text, len, e);
+	struct relay_config *c = new_zeroed();
 
-	file_sort_errors(name, e);
-	free(folder);
-	return c;
+	return load_text(&kind, name, text, len, e, c) ? c : relay_config_unref(c);
 }
 
 struct relay_config *relay_config_load(const char *path, struct config_errors *e)
 {
-	size_t len;
-	char *text = file_read(path, &len, e), *folder;
-	struct relay_config *c;
+	struct relay_config *c = new_zeroed();
 
-	if (!text)
-		return NULL;
-	folder = file_folder(path);
-	c = parse(path, folder, text, len, e);
-	file_sort_errors(path, e);
-	free(folder);
-	free(text);
-	return c;
+	return load_file(&kind, path, e, c) ? c : relay_config_unref(c);
 }
 
 struct relay_config *relay_config_ref(struct relay_config *c)

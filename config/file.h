@@ -1,6 +1,4 @@
-/*
- * file: what both programs' loading has in common.
- */
+/* file: config files as they stand on disk: for load.c. */
 #ifndef CONFIG_FILE_H
 #define CONFIG_FILE_H
 

@@ -12,7 +12,7 @@
 #include <strings.h>
 
 #include "config/config.h"
-#include "config/file.h"
+#include "config/load.h"
 #include "config/no_proxy.h"
 #include "config/proxy_url.h"
 #include "config/scalar.h"
@@ -122,55 +122,31 @@ static void check_proxy(const struct source *s, const struct tunnel_config *c,
 			    "if the environment's was meant");
 }
 
-static struct tunnel_config *parse(const char *name, const char *folder, const char *text,
-				   size_t len, struct config_errors *e)
+static void check_file(const struct source *s, void *of, const struct node *root, bool clean)
 {
-	struct source s = { .name = name, .folder = folder, .e = e };
-	size_t before = e->n + e->more;
-	struct node *root = tree_read(name, text, len, e);
-	struct tunnel_config *c;
+	const struct tunnel_config *c = of;
 
-	if (!root)
-		return NULL;
-	c = xcalloc(1, sizeof(*c));
-	if (root->type != NODE_MAP)
-		source_error(&s, root, "not keys and values; expected the keys of %s",
-			     tunnel_table.what);
-	table_read(&s, &tunnel_table, root, c);
-	check_names(&s, c, root);
-	check_tunnel(&s, c, root);
-	check_locals(&s, c, root);
-	check_proxy(&s, c, root);
-	tree_free(root);
-	return e->n + e->more == before ? c : tunnel_config_free(c);
+	check_names(s, c, root);
+	check_tunnel(s, c, root);
+	check_locals(s, c, root);
+	check_proxy(s, c, root);
 }
+
+static const struct load_kind kind = { &tunnel_table, check_file };
 
 struct tunnel_config *tunnel_config_parse(const char *name, const char *text, size_t len,
 					  struct config_errors *e)
 {
-	/* An absolute name's folder needs no look at the file system. */
-	char *folder = name[0] == '/' ? file_folder(name) : NULL;
-	struct tunnel_config *c = parse(name, folder, text, len, e);
+	struct tunnel_config *c = xcalloc(1, sizeof(*c));
 
-	file_sort_errors(name, e);
-	free(folder);
-	return c;
+	return load_text(&kind, name, text, len, e, c) ? c : tunnel_config_free(c);
 }
 
 struct tunnel_config *tunnel_config_load(const char *path, struct config_errors *e)
 {
-	size_t len;
-	char *text = file_read(path, &len, e), *folder;
-	struct tunnel_config *c;
+	struct tunnel_config *c = xcalloc(1, sizeof(*c));
 
-	if (!text)
-		return NULL;
-	folder = file_folder(path);
-	c = parse(path, folder, text, len, e);
-	file_sort_errors(path, e);
-	free(folder);
-	free(text);
-	return c;
+	return load_file(&kind, path, e, c) ? c : tunnel_config_free(c);
 }
 
 static const struct field *field_of(const struct table *t, const char *key)
