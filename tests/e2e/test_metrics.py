@@ -172,6 +172,8 @@ def test_relay_counts_what_was_done(world):
     assert m("listener_accepted_total", listener="front") == 3
     assert m("listener_refused_total", listener="front", reason="dial-refused") == 1
     assert m("listener_refused_total") == 1
+    assert RawAgent(relay, world.certificates, token="nobody's").answer()[0] == "refused"
+    relay.wait_metric("listener_refused_total", lambda n: n == 1, listener="front", reason="bad-credential")
     # times: one waited, three streams, two dials (the third was in vain)
     assert m("pickup_seconds_count") == 1
     assert m("stream_duration_seconds_count") == 3

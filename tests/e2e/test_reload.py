@@ -252,8 +252,37 @@ def test_log_and_audit(world, one):
     relay.signal(signal.SIGUSR1)
     line = relay.wait_log(r"\{.*status: .*", start=mark)[0]
     assert "status" in json.loads(line)["message"]
+    mark = relay.log_size()
+    relay.reload(log={"format": "text"})  # nothing else
+    relay.wait_log(r"(?m)^\S+ info: reload: done", start=mark)
     all_finish([goes_on])
     assert b"stream-end" not in open(second, "rb").read()
+
+
+@pytest.mark.parametrize("there", ["0.0.0.0", "[::]"])
+def test_overlapping_addresses(world, one, there):
+    """From 127.0.0.1 to all addresses of the same port and back, while clients come: none is lost."""
+    relay = start(world, static("kbs"), services=[to("kbs.acme", one)])
+    narrow, port = relay.listeners["kbs"], relay.port("kbs")
+    last = life(narrow)
+    over, served = threading.Event(), []
+
+    def come():
+        while not over.is_set():
+            with dial(narrow) as c:
+                says(c, b"one")
+                c.send(b"ping")
+                assert c.read_exactly(4) == b"ping"
+            served.append(1)
+    crowd = [Task(come) for _ in range(4)]
+    for address in [f"tcp:{there}:{port}", narrow] * 4:
+        goal = len(served) + 20
+        wait_for(lambda: len(served) > goal or not all(c.is_alive() for c in crowd), "clients come")
+        relay.reload(listeners=listeners(relay, kbs={"address": address}))
+    over.set()
+    for c in crowd:
+        c.result()
+    all_finish([last])
 
 
 # ---- all or nothing ----
@@ -270,8 +299,8 @@ def spoilt(relay, world, how):
             f"listener taken: cannot listen at {taken.address}: .*another program listens"
     if how == "overlap":
         port = relay.port("kbs")
-        kept = listeners(relay, kbs={"address": f"tcp:0.0.0.0:{port}"})
-        return {"listeners": [*kept, door]}, r"listener kbs: .* a reload of its own first"
+        wide = static("wide", address=f"tcp:0.0.0.0:{port}")
+        return {"listeners": [*kept, door, wide]}, r"listener wide: .* only one of them can be"
     if how == "pair":
         return {"tls": {**tls, "key": files.service[1]}}, "does not belong to the certificate"
     if how == "crl":

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -12,8 +13,8 @@ import pytest
 
 from harness import (DEADLINE, DOMAIN, MB, Agent, Blackhole, Task, data, digest, free_port, need,
                      new_token, wait_for)
-from streams import Aborted, Doors, Refused, Service, dial, echo, roundtrip, tls_service
-from wire import RawAgent
+from streams import Aborted, Doors, Refused, Service, connect_head, dial, echo, roundtrip, tls_service
+from wire import GOAWAY, HEADERS, RawAgent, frame
 
 CARRIERS = ["direct", "websocket"]
 SECONDS_TO_NOTICE = 10.5  # 10 s by the default settings, and a busy machine's scheduler
@@ -516,6 +517,22 @@ def test_drain_is_bounded(world):
             client.recv()
             raise AssertionError("EOF instead of a reset")
         client.close(), service.close()
+
+
+def test_agent_says_it_leaves_and_stays(world):
+    """Its streams have timeouts.drain; then the relay ends it, and they are cut."""
+    relay = world.relay(timeouts={"drain": "1s"})
+    agent = raw(relay, world).accepted()
+    client = dial(relay.listeners["front"])
+    client.send(connect_head("kbs.acme") + b"x")
+    stream = agent.until(HEADERS)[2]
+    agent.headers(stream, [(":status", "200")])
+    assert client.read_exactly(12) == b"HTTP/1.1 200"
+    agent.send(frame(GOAWAY, 0, 0, struct.pack(">II", stream, 0)))
+    with pytest.raises(Aborted):
+        client.read_all()
+    assert agent.drained()
+    relay.wait_metric("session_ended_total", lambda n: n == 1, reason="going-away")
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
