@@ -637,7 +637,7 @@ static const struct field relay_fields[] = {
 	  .min = 1,
 	  .max = 256,
 	  .def = "auto",
-	  .help = "threads; auto is one per core" },
+	  .help = "threads; auto is one per core that it may run on" },
 	{ .key = "domain",
 	  .type = FIELD_TEXT,
 	  MEMBER(struct relay_config, domain),

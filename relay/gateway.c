@@ -11,6 +11,7 @@
 #include "relay/gateway.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -276,10 +277,20 @@ static bool make_worker(struct gateway *g, unsigned index)
 	return g->tunnel.start(w);
 }
 
+/* Those that this process may run on: a cpuset, or taskset(1), may leave it few of many. */
+static unsigned processors(void)
+{
+	const long all = sysconf(_SC_NPROCESSORS_ONLN);
+	cpu_set_t ours;
+
+	if (sched_getaffinity(0, sizeof(ours), &ours) == 0)
+		return (unsigned)CPU_COUNT(&ours);
+	return all > 0 ? (unsigned)all : 1; /* more than a cpu_set_t has room for */
+}
+
 static bool make_workers(struct gateway *g)
 {
-	long cores = sysconf(_SC_NPROCESSORS_ONLN);
-	unsigned n = g->config->workers ? g->config->workers : cores > 0 ? (unsigned)cores : 1;
+	unsigned n = g->config->workers ? g->config->workers : processors();
 
 	if (n > WORKERS_MAX)
 		n = WORKERS_MAX;

@@ -456,7 +456,7 @@ bool worker_join_within(struct worker *w, uint64_t ms)
 {
 	struct timespec until;
 
-	/* not by the wall clock, as pthread_timedjoin_np(3) goes: whoever sets that ends the wait */
+	/* whoever sets the wall clock, by which pthread_timedjoin_np(3) goes, ends no wait */
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += (time_t)(ms / 1000);
 	if (w->private->started &&

@@ -214,6 +214,17 @@ def test_address_in_use(tmp_path, certificates):
         assert p.returncode == 1 and address in p.stderr and "in use" in p.stderr, p.stderr
 
 
+def test_as_many_workers_as_processors_it_may_use(world):
+    """As in a container with a part of a large machine: not one for each that the machine has."""
+    path = world.path("relay.yaml")
+    with open(path, "w") as f:
+        yaml.safe_dump({"listeners": [{"name": "a", "address": "tcp:127.0.0.1:0",
+                                       "doors": ["sni"]}]}, f)
+    one = str(min(os.sched_getaffinity(0)))
+    relay = Program(world, "relay", ["taskset", "-c", one, binary("ATTEST_RELAY"), "--config", path])
+    relay.wait_log("ready, 1 workers")
+
+
 def test_any_free_port(world):
     """Port 0 to listen: the log says which it became."""
     relay = world.relay(listeners=[{"name": "any", "address": "tcp:127.0.0.1:0",
