@@ -25,6 +25,8 @@
  *             RST_STREAM, TLS without close_notify, WebSocket 1011; Unix and vsock just close).
  *   fd        optional: the plain socket under the conduit, for splice(2); stays the conduit's.
  *             Whoever uses it notes in vain what said EAGAIN.
+ *   held      optional, for conduits that keep what their peer does not take yet: bytes of memory,
+ *             0 if it is no more than WORKER_LITTLE. READY_WRITE is told when it is gone.
  *   answer    optional, for conduits whose peer waits for a yes or no before anything is sent to it
  *             (an HTTP/2 CONNECT): REASON_NONE is yes; another is no, in the words of the kind's
  *             protocol, and only close may follow. Once, before the first write.
@@ -70,6 +72,7 @@ struct conduit_ops {
 	void (*want)(struct conduit *c, unsigned events);
 	void (*close)(struct conduit *c, enum reason why);
 	int (*fd)(const struct conduit *c);
+	size_t (*held)(const struct conduit *c);
 	void (*detach)(struct conduit *c);
 	int (*attach)(struct conduit *c, struct worker *w);
 	void (*answer)(struct conduit *c, enum reason why);

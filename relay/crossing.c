@@ -21,7 +21,8 @@
  * anything that the far end has written.
  *
  * Memory: both ends lie in one allocation, which goes with the last; each ring is a worker's buffer
- * from its first byte until it is drained. The workers' pools take one another's buffers.
+ * from its first byte until it is drained. The workers' pools take one another's buffers. Where the
+ * maker has no room for that, it is a little ring; the next one may be larger again.
  *
  * Limits: CROSSING_RING bytes each way. What the near splice holds of a conduit without peek comes
  * on top: one more buffer each way, as in any splice.
@@ -53,7 +54,7 @@ enum { NEAR, FAR, ENDS };
 /* What one end has said to the other; under the lock. */
 struct said {
 	uint8_t *ring; /* NULL: nothing is in it */
-	size_t start, len;
+	size_t size, start, len;
 	bool filling; /* the writer is at it: it stays, even if it is drained */
 	bool eof;
 	bool starved; /* there was no memory for the ring: as good as an abort by the other */
@@ -81,8 +82,8 @@ struct crossing {
 	bool answer_waits; /* to be carried out on inner */
 	bool refused;	   /* it was a no: only close follows, whatever its reason */
 	unsigned ends;	   /* not freed yet */
-	void (*over)(void *arg);
-	void *arg;
+	const struct crossing_spec *maker;
+	void *arg; /* the maker's */
 	/* the near end's thread only */
 	struct conduit *inner; /* the splice's; no longer than that */
 	struct splice *splice;
@@ -150,7 +151,7 @@ static unsigned so(const struct end *e, unsigned events)
 		now |= READY_READ;
 	if (in->len == 0 && in->closed)
 		now |= READY_GONE;
-	if (out->len <= CROSSING_RING / 2 && !in->closed)
+	if (out->len <= out->size / 2 && !in->closed)
 		now |= READY_WRITE;
 	return now & events;
 }
@@ -303,18 +304,42 @@ static void end_want(struct conduit *c, unsigned events)
 
 /* ---- bytes ---- */
 
+static void tell_kept(const struct end *e, int64_t change)
+{
+	const struct crossing *x = e->crossing;
+
+	if (x->maker->kept)
+		x->maker->kept(x->arg, change);
+}
+
 /* What s has said is read, or nobody will read it. The lock is held; e is of this thread. */
 static void drop_ring(const struct end *e, struct said *s)
 {
 	s->len = 0;
 	if (s->filling)
 		return;
-	if (e->base.worker)
+	if (s->size == CROSSING_RING)
+		tell_kept(e, -(int64_t)CROSSING_RING);
+	if (s->size == CROSSING_RING && e->base.worker)
 		worker_buffer_put(e->base.worker, s->ring);
 	else
 		free(s->ring);
 	s->ring = NULL;
-	s->start = 0;
+	s->size = s->start = 0;
+}
+
+/* The lock is held. There may be no memory for it. */
+static void make_ring(const struct end *e, struct said *out)
+{
+	const struct crossing *x = e->crossing;
+	bool little = x->maker->room && x->maker->room(x->arg) < CROSSING_RING;
+
+	out->ring = little ? malloc(CROSSING_LITTLE) : worker_buffer_get(e->base.worker);
+	if (!out->ring)
+		return;
+	out->size = little ? CROSSING_LITTLE : CROSSING_RING;
+	if (!little)
+		tell_kept(e, CROSSING_RING);
 }
 
 /* The lock is held. Free room, or -errno. */
@@ -326,19 +351,19 @@ static ssize_t make_room(struct end *e)
 		return out->starved ? -ENOMEM : -ECONNRESET;
 	if (out->eof)
 		return -EPIPE;
-	if (out->len == CROSSING_RING || said_to(e)->closed)
+	if ((out->ring && out->len == out->size) || said_to(e)->closed)
 		return -EAGAIN;
 	if (!out->ring)
-		out->ring = worker_buffer_get(e->base.worker);
+		make_ring(e, out);
 	if (out->ring)
-		return (ssize_t)(CROSSING_RING - out->len);
+		return (ssize_t)(out->size - out->len);
 	out->starved = true;
 	return -ENOMEM;
 }
 
 static void fill(struct said *out, size_t at, const uint8_t *from, size_t len)
 {
-	size_t first = len < CROSSING_RING - at ? len : CROSSING_RING - at;
+	size_t first = len < out->size - at ? len : out->size - at;
 
 	memcpy(out->ring + at, from, first);
 	memcpy(out->ring, from + first, len - first);
@@ -356,7 +381,7 @@ static ssize_t end_write(struct conduit *c, const void *buf, size_t len)
 	lock(e);
 	room = make_room(e);
 	if (room > 0) {
-		at = (out->start + out->len) % CROSSING_RING;
+		at = (out->start + out->len) % out->size;
 		len = len < (size_t)room ? len : (size_t)room;
 		out->filling = true;
 		unlock(e);
@@ -385,8 +410,7 @@ static ssize_t end_peek(struct conduit *c, const uint8_t **data)
 	lock(e);
 	if (in->len > 0) {
 		*data = in->ring + in->start;
-		n = (ssize_t)(in->len < CROSSING_RING - in->start ? in->len :
-								    CROSSING_RING - in->start);
+		n = (ssize_t)(in->len < in->size - in->start ? in->len : in->size - in->start);
 	} else if (in->eof && !x->refused) {
 		n = 0; /* in order, even if an abort came later */
 	} else if (aborted(e)) {
@@ -404,7 +428,7 @@ static void end_consume(struct conduit *c, size_t len)
 	struct said *in = said_to(e);
 
 	lock(e);
-	in->start = (in->start + len) % CROSSING_RING;
+	in->start = (in->start + len) % in->size;
 	in->len -= len;
 	if (in->len == 0)
 		drop_ring(e, in);
@@ -455,8 +479,8 @@ static void end_free(struct reapable *r)
 	unlock(e);
 	if (left > 0)
 		return;
-	if (x->over)
-		x->over(x->arg);
+	if (x->maker->over)
+		x->maker->over(x->arg);
 	pthread_mutex_destroy(&x->lock);
 	free(x);
 }
@@ -562,7 +586,7 @@ static void init_end(struct crossing *x, unsigned i, const struct conduit_ops *o
 	x->ends++;
 }
 
-struct conduit *crossing_new(struct conduit *inner, void (*over)(void *arg), void *arg)
+struct conduit *crossing_new(struct conduit *inner, const struct crossing_spec *spec, void *arg)
 {
 	struct crossing *x = calloc(1, sizeof(*x));
 	struct conduit *near, *far;
@@ -577,7 +601,7 @@ struct conduit *crossing_new(struct conduit *inner, void (*over)(void *arg), voi
 	conduit_detach(far);
 	wake_enter(&x->end[NEAR].wake, inner->worker);
 	x->inner = inner;
-	x->over = over;
+	x->maker = spec;
 	x->arg = arg;
 	/* NULL: both were aborted; the far end tells it */
 	x->splice = splice_new(inner->worker, inner, near, &near_spec, NULL);

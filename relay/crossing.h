@@ -10,18 +10,30 @@
 #define RELAY_CROSSING_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 struct conduit;
 
 #define CROSSING_RING ((size_t)64 * 1024) /* bytes on their way, each direction; made when needed */
+#define CROSSING_LITTLE ((size_t)4096)    /* ... where there is no room for that */
+
+/* What its maker wants to know of it. Called in either worker's thread; must not call back. */
+struct crossing_spec {
+	/* Or NULL. Once, last, when both ends are gone, and inner has or never will have all. */
+	void (*over)(void *arg);
+	/*
+	 * Memory: how many bytes more its rings may have now; and so much more, or less, they
+	 * have. Little rings are not told. NULL, both: two rings are bound enough.
+	 */
+	size_t (*room)(const void *arg);
+	void (*kept)(void *arg, int64_t change);
+};
 
 /*
  * Takes inner over, in the thread of inner->worker. The far end (ops->name "crossing", with detach
  * and attach), or NULL: out of memory, and inner is still the caller's. The far end may be closed
- * while it is detached, and after its worker has been freed.
- * over(arg), if not NULL, is called once when both ends are gone, and inner has or never will have
- * what was sent to it: in either worker's thread.
+ * while it is detached, and after its worker has been freed. spec: static, its functions get arg.
  */
-struct conduit *crossing_new(struct conduit *inner, void (*over)(void *arg), void *arg);
+struct conduit *crossing_new(struct conduit *inner, const struct crossing_spec *spec, void *arg);
 
 #endif

@@ -28,6 +28,8 @@ struct destination *destination_of(const struct relay_config *c, const struct se
 					    .half_closed_ms = c->timeouts.half_closed,
 					    .may_pass = opening_may_pass,
 					    .passed = opening_passed,
+					    .room = opening_room,
+					    .kept = opening_kept,
 					    .end = opening_on_splice_end };
 	struct destination *d;
 

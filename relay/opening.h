@@ -21,6 +21,10 @@ void opening_wake_all(struct gateway *g, const char *service);
 size_t opening_may_pass(struct splice *s, uint64_t *wait);
 void opening_passed(struct splice *s, size_t bytes);
 
+/* splice_spec.room and kept: by the memory of all whose limits it is under. */
+size_t opening_room(const struct splice *s);
+void opening_kept(struct splice *s, int64_t change);
+
 /* splice_spec.end of the gateway's splices: their user is an opening. */
 void opening_on_splice_end(struct splice *s, enum reason why);
 

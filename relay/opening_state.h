@@ -75,6 +75,12 @@ void opening_set_text(char **to, const char *text);
 /* May it (still)? REASON_NONE, or why not. By the settings of its worker. */
 enum reason opening_judge(struct opening *o);
 
+/*
+ * Its client, a stream of a session, behind a crossing: the far end, in no worker yet. NULL: out of
+ * memory.
+ */
+struct conduit *opening_cross(struct opening *o);
+
 /* What a search comes to, once; it is over then. The target is consumed. */
 void opening_join(struct opening *o, struct conduit *target);
 void opening_refuse(struct opening *o, enum reason why);

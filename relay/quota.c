@@ -145,6 +145,12 @@ void quota_release(struct quota *q, uint64_t bytes)
 		sub(&q->memory, bytes);
 }
 
+void quota_keep(struct quota *q, int64_t change)
+{
+	if (q)
+		add(&q->memory, (uint64_t)change);
+}
+
 bool quota_is_idle(const struct quota *q, uint64_t now)
 {
 	for (unsigned i = 0; i < QUOTA_KINDS; i++)

@@ -68,6 +68,12 @@ void quota_give(struct quota *q, enum quota_kind kind);
 /* One more stream is opened now. False: too many in this second. */
 bool quota_open(struct quota *q, uint64_t now) __attribute__((warn_unused_result));
 
+/* Is there a limit to its bytes in a second? Without, nothing below needs to be asked. */
+static inline bool quota_has_rate(const struct quota *q)
+{
+	return q && atomic_load_explicit(&q->limits->bytes_per_second, memory_order_relaxed);
+}
+
 /*
  * Bytes that may pass now; none: in *wait ms it is worth asking again (at least 1). All that
  * passed is told by quota_pass.
@@ -80,6 +86,25 @@ void quota_pass(struct quota *q, uint64_t bytes, uint64_t now);
 bool quota_reserve(struct quota *q, uint64_t bytes) __attribute__((warn_unused_result));
 void quota_charge(struct quota *q, uint64_t bytes); /* whatever the limits: others see to it */
 void quota_release(struct quota *q, uint64_t bytes);
+
+/*
+ * The same for what streams keep on their way outside of sessions (relay/splice.h), of this quota
+ * alone: whoever does it goes over all it has to do with. They get one part in QUOTA_WAY_PARTS of
+ * what there may be, and fetch in small portions when that is in use; a session is read until
+ * everything is. So streams that stall never stop a tunnel from being read.
+ */
+#define QUOTA_WAY_PARTS 2
+static inline uint64_t quota_room(const struct quota *q)
+{
+	uint64_t may, has;
+
+	if (!q)
+		return UINT64_MAX;
+	may = atomic_load_explicit(&q->limits->memory, memory_order_relaxed) / QUOTA_WAY_PARTS;
+	has = atomic_load_explicit(&q->memory, memory_order_relaxed);
+	return has < may ? may - has : 0;
+}
+void quota_keep(struct quota *q, int64_t change);
 
 /* Nothing is taken, and its rates are as if nobody had ever used them. */
 bool quota_is_idle(const struct quota *q, uint64_t now);

@@ -28,7 +28,6 @@
 #include <string.h>
 
 #include "relay/conduit.h"
-#include "relay/crossing.h"
 #include "relay/dial.h"
 #include "relay/health.h"
 #include "relay/identity.h"
@@ -176,7 +175,7 @@ static bool unsettle(struct opening *o)
 		return true;
 	}
 	/* born detached */
-	far = crossing_new(o->client, gateway_on_stream_over, o->source);
+	far = opening_cross(o);
 	if (!far)
 		return false;
 	o->client = far;

@@ -22,6 +22,12 @@
  * for bytes until the timer ends that. What was fetched before goes on to the sink. Those that
  * share a rate ask again in no order: who asks first may take all there is.
  *
+ * Memory: what stays when a pump is over is told to the spec (kept), and what is gone: nothing, for
+ * as long as sinks take all. A stream in full flow leaves something over each time; so less is told
+ * only when it is less than half. What sinks keep counts, too (held): then READY_WRITE is awaited,
+ * to see that it is gone. Before, the spec is asked for room; without, a half fetches SPLICE_LITTLE
+ * at a time, which needs none.
+ *
  * Limits: WORKER_BUFFER or one pipe per half that is blocked; both time-outs of the spec are lazy:
  * one timer, set again when it fires early.
  *
@@ -55,7 +61,7 @@ unsigned splice_want(const struct splice *s, unsigned side)
 
 	if (!out->eof_seen && !out->failed && !pending(out) && !out->source_ready && !out->paused)
 		want |= READY_READ;
-	if (!in->failed && (pending(in) || (in->source_ready && !in->paused) ||
+	if (!in->failed && (pending(in) || in->charged || (in->source_ready && !in->paused) ||
 			    (in->eof_seen && !in->eof_sent)))
 		want |= READY_WRITE;
 	return want ? want : READY_ABORT;
@@ -112,12 +118,52 @@ static enum reason died(const struct splice *s, unsigned side, ssize_t error)
 
 static void drop_pending(struct splice *s, struct splice_half *h)
 {
-	worker_buffer_put(s->worker, h->buffer);
+	if (h->little)
+		free(h->buffer);
+	else
+		worker_buffer_put(s->worker, h->buffer);
 	h->buffer = NULL;
+	h->little = 0;
 	if (h->pipe)
 		worker_pipe_put(s->worker, h->pipe, h->end == 0);
 	h->pipe = NULL;
 	h->start = h->end = 0;
+}
+
+static bool sink_holds(const struct splice *s, unsigned i)
+{
+	return s->side[!i]->ops->held;
+}
+
+/* What a half keeps for its sink, and the sink itself. */
+static uint32_t kept(const struct splice *s, unsigned i)
+{
+	const struct splice_half *h = &s->half[i];
+	size_t has = h->pipe ? h->end : h->buffer && !h->little ? WORKER_BUFFER : 0;
+
+	if (sink_holds(s, i) && !h->failed)
+		has += s->side[!i]->ops->held(s->side[!i]);
+	return (uint32_t)has;
+}
+
+static void charge(struct splice *s, struct splice_half *h, uint32_t has)
+{
+	if (has != h->charged)
+		s->spec->kept(s, (int64_t)has - h->charged);
+	h->charged = has;
+}
+
+/* Tells how much memory a half has, when that has changed enough. */
+static void account(struct splice *s, unsigned i)
+{
+	struct splice_half *h = &s->half[i];
+	uint32_t has;
+
+	if (!s->spec->kept || s->ended)
+		return;
+	has = kept(s, i);
+	if (has > h->charged || has < h->charged / 2 || !has)
+		charge(s, h, has);
 }
 
 static enum step source_died(struct splice *s, unsigned i, ssize_t error)
@@ -225,12 +271,21 @@ static enum step drain_pipe(struct splice *s, unsigned i)
 	return moved(s, h, (size_t)n);
 }
 
-static bool kernel_can(const struct splice *s, unsigned i)
+/* For more than a little, in this pump. */
+static bool has_room(struct splice *s)
+{
+	if (!s->asked)
+		s->room = s->spec->room ? s->spec->room(s) : SIZE_MAX;
+	s->asked = true;
+	return s->room >= WORKER_BUFFER;
+}
+
+static bool kernel_can(struct splice *s, unsigned i)
 {
 	const struct splice_half *h = &s->half[i];
 
 	return h->big_reads >= KERNEL_AFTER && !h->no_kernel && !s->side[i]->urgent &&
-	       conduit_fd(s->side[INI]) >= 0 && conduit_fd(s->side[TGT]) >= 0;
+	       conduit_fd(s->side[INI]) >= 0 && conduit_fd(s->side[TGT]) >= 0 && has_room(s);
 }
 
 /*
@@ -282,6 +337,14 @@ static size_t at_most(const struct splice *s, size_t n)
 	return n < s->most ? n : s->most;
 }
 
+/* Of n bytes that the sink may leave over, as many as there is room for. */
+static size_t at_most_kept(struct splice *s, size_t n)
+{
+	size_t may = has_room(s) ? s->room : SPLICE_LITTLE;
+
+	return at_most(s, n < may ? n : may);
+}
+
 /* Socket to pipe; the next step drains it. */
 static enum step fetch_kernel(struct splice *s, unsigned i)
 {
@@ -294,8 +357,7 @@ static enum step fetch_kernel(struct splice *s, unsigned i)
 		return STEP_MORE;
 	}
 	n = splice(conduit_fd(s->side[i]), NULL, h->pipe->fd[1], NULL,
-		   at_most(s, h->pipe->size),
-		   SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+		   at_most_kept(s, h->pipe->size), SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
 	if (n > 0) {
 		fetched(s, (size_t)n);
 		h->end = (uint32_t)n;
@@ -334,7 +396,8 @@ static enum step fetch_peek(struct splice *s, unsigned i)
 	}
 	if (n < 0)
 		return source_died(s, i, n);
-	n = conduit_write(s->side[!i], data, at_most(s, (size_t)n));
+	n = conduit_write(s->side[!i], data,
+			  sink_holds(s, i) ? at_most_kept(s, (size_t)n) : at_most(s, (size_t)n));
 	h->source_ready = n == -EAGAIN;
 	if (n == -EAGAIN)
 		return STEP_WAIT;
@@ -377,7 +440,8 @@ static enum step keep(struct splice *s, unsigned i, const uint8_t *left, size_t 
 {
 	struct splice_half *h = &s->half[i];
 
-	h->buffer = worker_buffer_get(s->worker);
+	h->little = len <= SPLICE_LITTLE;
+	h->buffer = h->little ? malloc(len) : worker_buffer_get(s->worker);
 	if (!h->buffer) {
 		splice_end(s, REASON_NO_MEMORY);
 		return STEP_OVER;
@@ -392,7 +456,7 @@ static enum step fetch_copy(struct splice *s, unsigned i)
 {
 	struct splice_half *h = &s->half[i];
 	uint8_t *scratch = s->worker->scratch;
-	ssize_t n = conduit_read(s->side[i], scratch, at_most(s, WORKER_BUFFER)), taken;
+	ssize_t n = conduit_read(s->side[i], scratch, at_most_kept(s, WORKER_BUFFER)), taken;
 
 	if (n == 0)
 		return saw_eof(s, i);
@@ -446,9 +510,11 @@ static void pump(struct splice *s, unsigned i)
 	uint64_t start = h->bytes;
 	enum step came;
 
+	s->asked = false;
 	do
 		came = step(s, i);
 	while (came == STEP_MORE && h->bytes - start < (h->pipe ? KERNEL_TURN : SPLICE_TURN));
+	account(s, i);
 }
 
 static void on_ready(struct conduit *c, unsigned events)
@@ -528,6 +594,8 @@ void splice_end(struct splice *s, enum reason why)
 	timer_cancel(s->worker, &s->timer);
 	drop_pending(s, &s->half[INI]);
 	drop_pending(s, &s->half[TGT]);
+	charge(s, &s->half[INI], 0);
+	charge(s, &s->half[TGT], 0);
 	if (s->spec->end)
 		s->spec->end(s, why);
 	for (unsigned i = 0; i < SIDES; i++) {

@@ -322,6 +322,8 @@ uint64_t claim_may_pass(const struct claim *c, uint64_t now, uint64_t *wait)
 
 	*wait = 0;
 	for (unsigned i = 0; i < sizeof(of) / sizeof(of[0]); i++) {
+		if (!quota_has_rate(of[i]))
+			continue;
 		part = quota_may_pass(of[i], now, &longer);
 		if (part < may)
 			may = part;
@@ -333,7 +335,52 @@ uint64_t claim_may_pass(const struct claim *c, uint64_t now, uint64_t *wait)
 
 void claim_pass(struct claim *c, uint64_t bytes, uint64_t now)
 {
-	quota_pass(&c->source->quota, bytes, now);
-	quota_pass(quota_of(c->client), bytes, now);
-	quota_pass(quota_of(c->owner), bytes, now);
+	struct quota *of[] = { &c->source->quota, quota_of(c->client), quota_of(c->owner) };
+
+	for (unsigned i = 0; i < sizeof(of) / sizeof(of[0]); i++)
+		if (quota_has_rate(of[i]))
+			quota_pass(of[i], bytes, now);
+}
+
+uint64_t claim_room(const struct claim *c)
+{
+	const struct quota *of[] = { &c->source->quota, quota_of(c->client), quota_of(c->owner),
+				     &c->tenants->all };
+	uint64_t room = UINT64_MAX, its;
+
+	for (unsigned i = 0; i < sizeof(of) / sizeof(of[0]); i++) {
+		its = quota_room(of[i]);
+		if (its < room)
+			room = its;
+	}
+	return room;
+}
+
+void claim_keep(const struct claim *c, int64_t change)
+{
+	quota_keep(&c->source->quota, change);
+	quota_keep(quota_of(c->client), change);
+	quota_keep(quota_of(c->owner), change);
+	quota_keep(&c->tenants->all, change);
+}
+
+struct claim *claim_share(const struct claim *c)
+{
+	struct claim *shared = malloc(sizeof(*shared));
+
+	if (shared)
+		*shared = (struct claim){ .tenants = c->tenants,
+					  .source = c->source,
+					  .owner = quotas_hold(c->owner),
+					  .client = quotas_hold(c->client) };
+	return shared;
+}
+
+struct source *claim_unshare(struct claim *c)
+{
+	struct source *source = c->source;
+
+	claim_end(c);
+	free(c);
+	return source;
 }

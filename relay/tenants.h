@@ -75,6 +75,20 @@ void claim_unpark(struct claim *c); /* not parked: nothing */
 uint64_t claim_may_pass(const struct claim *c, uint64_t now, uint64_t *wait);
 void claim_pass(struct claim *c, uint64_t bytes, uint64_t now);
 
+/*
+ * Memory for its bytes on their way: how much more it may keep now, by a look that binds nobody (so
+ * each thread may take it once); and so much more, or less, is kept.
+ */
+uint64_t claim_room(const struct claim *c);
+void claim_keep(const struct claim *c, int64_t change);
+/*
+ * For memory that may stay when the stream is over: a claim on the same tenants that holds neither
+ * stream nor place, allocated. NULL: out of memory. unshare returns the source, which was the
+ * caller's all the time.
+ */
+struct claim *claim_share(const struct claim *c);
+struct source *claim_unshare(struct claim *c);
+
 /* The quota of an owner, by name. NULL: out of memory. The caller's until quotas_put. */
 struct quota_entry *tenants_owner(struct tenants *t, const char *name);
 

@@ -3,7 +3,8 @@
  *
  * Theory of operation: OpenSSL talks to the socket through a BIO of ours. Reading is recv(2), with
  * OpenSSL reading ahead. Writing goes to the out buffer, a worker's buffer held only while it is
- * not empty; flush() hands it to the socket, several records with one send. So SSL_write never
+ * not empty (a little that has to wait lies in malloc's); flush() hands it to the socket, several
+ * records with one send. So SSL_write never
  * stops half-way and has nothing to be retried. What the socket does not take goes out in the
  * background, whatever the owner wants, and nothing more is encrypted until then.
  *
@@ -364,6 +365,13 @@ static int tls_attach(struct conduit *c, struct worker *w)
 	return tls_watch(t); /* what is in the out buffer goes on there */
 }
 
+static size_t tls_held(const struct conduit *c)
+{
+	const struct tls_conduit *t = of(c);
+
+	return t->out && !t->little ? WORKER_BUFFER : 0;
+}
+
 static enum reason tls_why(const struct conduit *c)
 {
 	if (tls_alert_is_about_certificate(of(c)->alert))
@@ -383,6 +391,7 @@ const struct conduit_ops tls_ops = {
 	.close = tls_close,
 	.detach = tls_detach,
 	.attach = tls_attach,
+	.held = tls_held,
 	.why = tls_why,
 };
 

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <openssl/bio.h>
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -14,10 +15,47 @@
 
 void tls_out_drop(struct tls_conduit *t)
 {
-	worker_buffer_put(t->base.worker, t->out);
+	if (t->little)
+		free(t->out);
+	else
+		worker_buffer_put(t->base.worker, t->out);
 	t->out = NULL;
 	t->out_start = t->out_end = 0;
-	t->blocked = t->full = 0;
+	t->blocked = t->full = t->little = 0;
+}
+
+/* What the socket does not take may have to wait for long. */
+static void shrink(struct tls_conduit *t)
+{
+	size_t len = tls_out_len(t);
+	uint8_t *little = t->little ? NULL : worker_buffer_shrink(t->base.worker, t->out,
+								  t->out_start, len);
+
+	if (!little)
+		return;
+	t->out = little;
+	t->out_start = 0;
+	t->out_end = (uint32_t)len;
+	t->little = 1;
+}
+
+/* Room behind what is in the out buffer. False: out of memory. */
+static bool grow(struct tls_conduit *t)
+{
+	size_t len = tls_out_len(t);
+	uint8_t *out = worker_buffer_get(t->base.worker);
+
+	if (!out)
+		return false;
+	if (len)
+		memcpy(out, t->out + t->out_start, len);
+	if (t->little)
+		free(t->out);
+	t->out = out;
+	t->out_start = 0;
+	t->out_end = (uint32_t)len;
+	t->little = 0;
+	return true;
 }
 
 void tls_flush(struct tls_conduit *t)
@@ -39,6 +77,8 @@ void tls_flush(struct tls_conduit *t)
 		tls_out_drop(t);
 	else
 		t->full = 1;
+	if (t->full)
+		shrink(t);
 }
 
 static int bio_write(BIO *b, const char *data, int len)
@@ -49,9 +89,7 @@ static int bio_write(BIO *b, const char *data, int len)
 	BIO_clear_retry_flags(b);
 	if (t->broken || t->fin_sent)
 		return len; /* nobody will read it */
-	if (!t->out)
-		t->out = worker_buffer_get(t->base.worker);
-	if (!t->out) {
+	if ((!t->out || t->little) && !grow(t)) {
 		t->error = -ENOMEM;
 		return -1;
 	}

@@ -42,6 +42,7 @@ struct tls_conduit {
 	uint8_t aborted : 1;    /* by the peer, and nobody has been told */
 	uint8_t blocked : 1;    /* reading waits until the out buffer is empty */
 	uint8_t full : 1;       /* the socket takes nothing until its edge says so */
+	uint8_t little : 1;     /* out is malloc's, and has room for no more */
 	uint8_t close_sent : 1; /* close_notify is in the out buffer or gone */
 	uint8_t fin_sent : 1, closing : 1;
 };

@@ -214,6 +214,17 @@ void worker_buffer_put(struct worker *w, void *buf)
 	p->n_buffers++;
 }
 
+void *worker_buffer_shrink(struct worker *w, void *buf, size_t start, size_t len)
+{
+	void *little = len <= WORKER_LITTLE ? malloc(len) : NULL;
+
+	if (!little)
+		return NULL;
+	memcpy(little, (uint8_t *)buf + start, len);
+	worker_buffer_put(w, buf);
+	return little;
+}
+
 static void pipe_close(struct worker_pipe *pipe)
 {
 	close(pipe->fd[0]);

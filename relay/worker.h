@@ -28,6 +28,7 @@ struct worker;
 
 #define WORKER_SCRATCH ((size_t)128 * 1024) /* one read from a socket */
 #define WORKER_BUFFER ((size_t)64 * 1024)   /* what a slow side did not take: a half's bound */
+#define WORKER_LITTLE ((size_t)4096)        /* no more than this waits in malloc's, of its size */
 #define WORKER_BUFFERS_KEPT 32              /* free buffers a worker holds on to */
 #define WORKER_PIPES_KEPT 16                /* free pipes a worker holds on to */
 #define WORKER_PIPES_MAX 256                /* in use and free, unless pipes_max says less */
@@ -103,6 +104,11 @@ void worker_reap(struct worker *w, struct reapable *r);
 /* WORKER_BUFFER bytes, pooled; malloc's, so any worker may put them back. NULL: out of memory. */
 void *worker_buffer_get(struct worker *w);
 void worker_buffer_put(struct worker *w, void *buf); /* NULL is fine */
+/*
+ * For what is to wait in a buffer, for who knows how long: if the len bytes at start are no more
+ * than WORKER_LITTLE, a copy of them that free() takes, and the buffer is put back. NULL: it stays.
+ */
+void *worker_buffer_shrink(struct worker *w, void *buf, size_t start, size_t len);
 
 /* A pipe for splice(2), pooled and empty. NULL: none to be had now; fall back to copying. */
 struct worker_pipe *worker_pipe_get(struct worker *w);

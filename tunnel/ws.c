@@ -27,7 +27,10 @@
  * conduit says what has happened. What stays true without an event (the end, an error) is told by
  * deferred work while it is wanted.
  *
- * Keys of masks are random, many drawn at a time. Memory: this struct, tx while inner is slow.
+ * Keys of masks are random, many drawn at a time. Memory: this struct, tx while inner is slow: a
+ * little that has to wait lies in malloc's.
+ *
+ * Longer than other files: both directions, and the end, act on the same few flags.
  */
 #include "tunnel/ws.h"
 
@@ -61,6 +64,8 @@ struct ws {
 	int broken;          /* -errno of a failed write */
 	uint16_t close_code; /* to be sent, or sent; 0: no close yet */
 	uint8_t wanted;      /* by the owner */
+	bool little;	     /* tx is malloc's, */
+	bool under_way;	     /* ... of a message whose beginning is gone */
 	bool close_built;    /* the close is in tx, or gone */
 	bool ending, answer_awaited;
 	bool lenient;  /* see ws_conduit_new_lenient */
@@ -95,9 +100,29 @@ static bool draw_key(uint8_t key[WS_FRAME_KEY])
 
 static void tx_drop(struct ws *s)
 {
-	worker_buffer_put(s->base.worker, s->tx);
+	if (s->little)
+		free(s->tx);
+	else
+		worker_buffer_put(s->base.worker, s->tx);
 	s->tx = NULL;
 	s->tx_start = s->tx_end = 0;
+	s->little = s->under_way = false;
+}
+
+/* What the inner conduit does not take may have to wait for long. */
+static void tx_shrink(struct ws *s)
+{
+	size_t len = s->tx_end - s->tx_start;
+	uint8_t *little = s->little ? NULL : worker_buffer_shrink(s->base.worker, s->tx,
+								  s->tx_start, len);
+
+	if (!little)
+		return;
+	s->tx = little;
+	s->under_way = s->tx_start > 0;
+	s->tx_start = 0;
+	s->tx_end = (uint32_t)len;
+	s->little = true;
 }
 
 static void break_off(struct ws *s, int error)
@@ -164,8 +189,10 @@ static void push(struct ws *s)
 	while (s->tx || build_due(s)) {
 		ssize_t n = conduit_write(s->inner, s->tx + s->tx_start, s->tx_end - s->tx_start);
 
-		if (n == -EAGAIN || n == 0)
+		if (n == -EAGAIN || n == 0) {
+			tx_shrink(s);
 			return;
+		}
 		if (n < 0) {
 			break_off(s, (int)n);
 			return;
@@ -360,6 +387,18 @@ static int ws_shutdown(struct conduit *c)
 	return s->broken;
 }
 
+/* When writing is over for good, READY_WRITE says that, and nothing of what is kept. */
+static size_t ws_held(const struct conduit *c)
+{
+	const struct ws *s = (const struct ws *)c;
+	const struct conduit *inner = s->inner;
+
+	if (c->dead || s->broken || s->eof_told)
+		return 0;
+	return (s->tx && !s->little ? WORKER_BUFFER : 0) +
+	       (inner->ops->held ? inner->ops->held(inner) : 0);
+}
+
 static void ws_want(struct conduit *c, unsigned events)
 {
 	struct ws *s = of(c);
@@ -441,7 +480,8 @@ static void ws_close(struct conduit *c, enum reason why)
 		return;
 	}
 	if (!clean && !s->close_built) {
-		if (s->tx && s->tx_start == 0) /* one that is under way has to be finished */
+		/* one that is under way has to be finished */
+		if (s->tx && s->tx_start == 0 && !s->under_way)
 			tx_drop(s);
 		if (!s->rx.over)
 			s->close_code = WS_FRAME_CODE_FAILED;
@@ -468,6 +508,7 @@ static const struct conduit_ops ws_ops = {
 	.shutdown = ws_shutdown,
 	.want = ws_want,
 	.close = ws_close,
+	.held = ws_held,
 	.why = ws_why,
 };
 

@@ -120,7 +120,8 @@ static void stop_threads(void)
 		worker_join(at[i]);
 }
 
-static atomic_int alive; /* crossings that are not over */
+static atomic_int alive;	  /* crossings that are not over */
+static atomic_int_fast64_t has;	  /* bytes of their rings */
 
 /* Nothing may be left. */
 static void stop(void)
@@ -131,6 +132,7 @@ static void stop(void)
 	for (int i = 0; i < WORKERS; i++)
 		at[i] = worker_free(at[i]);
 	CHECK_INT(atomic_load(&alive), 0);
+	CHECK_INT(atomic_load(&has), 0);
 }
 
 /* --- a way: client, crossing, service --- */
@@ -180,6 +182,31 @@ static void on_over(void *count)
 	CHECK(atomic_fetch_sub((atomic_int *)count, 1) > 0);
 }
 
+/* The maker's memory: what may be, and what there is. */
+static atomic_size_t may_have = SIZE_MAX / 2;
+static atomic_int_fast64_t had_most;
+
+static size_t maker_room(const void *count)
+{
+	int64_t now = atomic_load(&has);
+	size_t may = atomic_load(&may_have);
+
+	return may > (size_t)now ? may - (size_t)now : 0;
+}
+
+static void maker_kept(void *count, int64_t change)
+{
+	int64_t now = atomic_fetch_add(&has, change) + change;
+
+	CHECK(count == &alive && now >= 0);
+	if (now > atomic_load(&had_most))
+		atomic_store(&had_most, now);
+}
+
+static const struct crossing_spec maker = {
+	.over = on_over, .room = maker_room, .kept = maker_kept
+};
+
 static void on_make(struct worker *in, void *arg)
 {
 	struct way *y = arg;
@@ -196,7 +223,7 @@ static void on_make(struct worker *in, void *arg)
 	inner_ops.detach = NULL; /* it cannot move */
 	inner_ops.attach = NULL;
 	inner->ops = &inner_ops;
-	y->far = crossing_new(inner, on_over, &alive);
+	y->far = crossing_new(inner, &maker, &alive);
 	CHECK(y->far && y->far->ops->detach && y->far->ops->attach && !y->far->worker);
 	CHECK_STR(y->far->ops->name, "crossing");
 	y->crossing = of(y->far)->crossing;
@@ -585,6 +612,35 @@ static void test_bound(void)
 	CHECK(y.said[0] - (size_t)unread <= CROSSING_RING + WORKER_BUFFER);
 	in_worker(B, on_finish, &y);
 	CHECK(!y.joined);
+	leave(&y);
+	stop();
+}
+
+/* No room: rings are little, and nobody's; all goes through them, both ways. */
+static void test_little(bool tcp)
+{
+	struct way y;
+	int unread;
+
+	atomic_store(&may_have, CROSSING_RING - 1);
+	atomic_store(&had_most, 0);
+	start();
+	make(&y, false);
+	in_worker(B, on_wait, &y);
+	stuff(y.client, &y.said[0], 0);
+	CHECK_INT(ioctl(y.inner_fd, FIONREAD, &unread), 0);
+	CHECK(y.said[0] - (size_t)unread >= CROSSING_LITTLE);
+	CHECK(y.said[0] - (size_t)unread <= CROSSING_LITTLE + WORKER_BUFFER);
+	in_worker(B, on_finish, &y);
+	leave(&y);
+	make_joined(&y, tcp);
+	talk(&y, BULK / 8, BULK / 8);
+	CHECK_INT(atomic_load(&had_most), 0);
+	atomic_store(&may_have, SIZE_MAX / 2); /* the next rings are large again */
+	talk(&y, BULK / 4, BULK / 4);
+	CHECK(atomic_load(&had_most) >= (int64_t)CROSSING_RING);
+	WAIT(owns_no_ring(y.crossing));
+	CHECK_INT(atomic_load(&has), 0);
 	leave(&y);
 	stop();
 }
@@ -1043,6 +1099,8 @@ int main(void)
 		test_abort_while_waiting(i & 1, i & 2);
 	test_heard_before_abort();
 	test_bound();
+	test_little(true);
+	test_little(false);
 	test_no_memory(true);
 	test_no_memory(false);
 	test_no_splice();

@@ -93,6 +93,33 @@ static void test_memory(void)
 	quota_release(NULL, 1);
 }
 
+/* What is kept on the way gets its part only; what sessions have counts in there. */
+static void test_way(void)
+{
+	struct quota_limits limits;
+	struct quota all = { 0 }, a = { 0 };
+
+	quota_limits_init(&limits);
+	quota_init(&all, &limits, NULL);
+	quota_init(&a, &limits, &all);
+	CHECK(quota_room(&a) > UINT32_MAX && quota_room(NULL) == UINT64_MAX);
+	limit(&limits.memory, 100);
+	CHECK_INT(quota_room(&a), 100 / QUOTA_WAY_PARTS);
+	quota_keep(&a, 30);
+	CHECK_INT(quota_room(&a), 100 / QUOTA_WAY_PARTS - 30);
+	CHECK_INT(all.memory, 0); /* of this one alone */
+	quota_keep(&a, 30);
+	CHECK_INT(quota_room(&a), 0);
+	CHECK(quota_reserve(&a, 40)); /* a session's reads go on until all is used */
+	CHECK(!quota_reserve(&a, 1));
+	quota_keep(&a, -60);
+	CHECK_INT(quota_room(&a), 100 / QUOTA_WAY_PARTS - 40);
+	quota_release(&a, 40);
+	quota_keep(NULL, 1);
+	CHECK_INT(a.memory, 0);
+	CHECK_INT(all.memory, 0);
+}
+
 static void test_names(void)
 {
 	struct quota all = { 0 };
@@ -184,6 +211,7 @@ int main(void)
 	test_numbers();
 	test_rates();
 	test_memory();
+	test_way();
 	test_names();
 	test_threads();
 	return 0;

@@ -808,6 +808,151 @@ static void test_shared(void)
 		part(&j[i]);
 }
 
+/* --- memory --- */
+
+static struct {
+	size_t most; /* that there may be */
+	size_t has, peak;
+} memory;
+
+static size_t memory_room(const struct splice *s)
+{
+	return memory.has < memory.most ? memory.most - memory.has : 0;
+}
+
+static void memory_kept(struct splice *s, int64_t change)
+{
+	CHECK(change != 0 && (change > 0 || memory.has >= (size_t)-change));
+	memory.has += (size_t)change;
+	if (memory.has > memory.peak)
+		memory.peak = memory.has;
+}
+
+static const struct splice_spec counted = { .idle_ms = 60000,
+					    .half_closed_ms = 60000,
+					    .room = memory_room,
+					    .kept = memory_kept,
+					    .end = on_end };
+
+/* What a half has is told, or it is a little. */
+static void check_half(const struct joined *j, const struct splice_half *h)
+{
+	CHECK(!h->pipe || h->charged >= h->end);
+	CHECK(!h->buffer || (h->little ? h->end <= SPLICE_LITTLE && !h->charged :
+					 h->charged >= WORKER_BUFFER));
+	CHECK(h->buffer || h->pipe || !h->charged);
+	if (memory.most < WORKER_BUFFER)
+		CHECK(!h->pipe && (!h->buffer || h->little));
+}
+
+/* Both ways, until nothing moves: the sinks take nothing. */
+static void stall(struct joined *j)
+{
+	uint64_t last = 0, sent;
+
+	for (unsigned still = 0; still < 100; still = sent == last ? still + 1 : 0, last = sent) {
+		sent = 0;
+		for (unsigned i = 0; i < SIDES; i++) {
+			far_send(&j->far[i], 4 * BULK);
+			sent += j->far[i].sent;
+		}
+		turn(false);
+		CHECK_INT(j->ended, 0);
+		for (unsigned i = 0; i < SIDES; i++)
+			check_half(j, &j->s->half[i]);
+		CHECK_INT(memory.has, j->s->half[INI].charged + j->s->half[TGT].charged);
+		CHECK(memory.has <= memory.most);
+	}
+}
+
+static void join_within(struct joined *j, enum kind ini, enum kind tgt, size_t most)
+{
+	memory.most = most;
+	memory.has = memory.peak = 0;
+	join(j, ini, tgt, &counted);
+	for (unsigned i = 0; i < SIDES; i++) {
+		pin_room(j->far[i].fake ? -1 : j->far[i].fd);
+		pin_room(conduit_fd(j->s->side[i]));
+	}
+	stall(j);
+}
+
+/* However much room there is: no more than that is kept, all arrives, and nothing stays. */
+static void stay_within(enum kind ini, enum kind tgt, size_t most)
+{
+	struct joined j;
+
+	join_within(&j, ini, tgt, most);
+	for (unsigned i = 0; i < SIDES; i++)
+		UNTIL((far_receive(&j.far[!i], SIZE_MAX), check_half(&j, &j.s->half[i]),
+		       j.far[!i].received == j.far[i].sent));
+	settle();
+	CHECK_INT(memory.has, 0);
+	far_eof(&j.far[INI]);
+	far_eof(&j.far[TGT]);
+	UNTIL((far_receive(&j.far[INI], SIZE_MAX), far_receive(&j.far[TGT], SIZE_MAX), j.ended));
+	CHECK_INT(j.why, REASON_EOF);
+	part(&j);
+}
+
+/* Ended while it keeps something: by hand, by an abort, by EOFs behind what is kept. */
+static void give_back(enum kind ini, enum kind tgt, size_t most)
+{
+	struct joined j;
+
+	join_within(&j, ini, tgt, most);
+	splice_end(j.s, REASON_SHUTDOWN);
+	CHECK_INT(memory.has, 0);
+	part(&j);
+
+	join_within(&j, ini, tgt, most);
+	far_abort(&j.far[TGT]);
+	UNTIL((far_receive(&j.far[INI], SIZE_MAX), j.ended));
+	CHECK_INT(memory.has, 0);
+	part(&j);
+
+	join_within(&j, ini, tgt, most);
+	far_eof(&j.far[INI]);
+	far_eof(&j.far[TGT]);
+	UNTIL((far_receive(&j.far[INI], SIZE_MAX), far_receive(&j.far[TGT], SIZE_MAX), j.ended));
+	CHECK_INT(j.why, REASON_EOF);
+	CHECK_INT(memory.has, 0);
+	part(&j);
+}
+
+/* Room goes and comes in the midst of bulk. */
+static void test_room_changes(void)
+{
+	static const size_t rooms[] = { SIZE_MAX / 2, 0, WORKER_BUFFER, 3 * WORKER_BUFFER, 1 };
+	struct joined j;
+
+	memory.has = memory.peak = 0;
+	join(&j, TCP, TCP, &counted);
+	for (unsigned i = 0; j.far[TGT].received < 4 * BULK; i++) {
+		memory.most = rooms[i / 50 % (sizeof(rooms) / sizeof(rooms[0]))];
+		far_send(&j.far[INI], 4 * BULK);
+		turn(false);
+		far_receive(&j.far[TGT], i % 3 * 30000);
+	}
+	settle();
+	CHECK_INT(memory.has, 0);
+	CHECK(memory.peak >= WORKER_BUFFER);
+	splice_end(j.s, REASON_SHUTDOWN);
+	part(&j);
+}
+
+static void every_room(void)
+{
+	static const size_t rooms[] = { 0, WORKER_BUFFER - 1, WORKER_BUFFER, SIZE_MAX / 2 };
+
+	for (enum kind ini = 0; ini < KINDS; ini++)
+		for (enum kind tgt = 0; tgt < KINDS; tgt++)
+			for (unsigned i = 0; i < sizeof(rooms) / sizeof(rooms[0]); i++) {
+				stay_within(ini, tgt, rooms[i]);
+				give_back(ini, tgt, rooms[i]);
+			}
+}
+
 static void every_pair(void)
 {
 	for (enum kind ini = 0; ini < KINDS; ini++)
@@ -1104,6 +1249,8 @@ int main(void)
 	loop_begin();
 	test_want();
 	every_pair();
+	every_room();
+	test_room_changes();
 	test_held();
 	test_end_beside_held();
 	test_shared();

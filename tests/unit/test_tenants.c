@@ -163,6 +163,53 @@ static void test_parked(void)
 	source_put(b);
 }
 
+static uint64_t kept_by(const char *owner)
+{
+	struct quota_entry *q = tenants_owner(&t, owner);
+	uint64_t n = q->quota.memory;
+
+	quotas_put(q);
+	return n;
+}
+
+/* All that it is under has it, once; the narrowest decides; a share lasts longer than the claim. */
+static void test_way(void)
+{
+	const uint64_t half_a_source = 1024 * 1024 / QUOTA_WAY_PARTS;
+	struct source *a = from(12), *b = from(13);
+	struct quota_entry *node = quotas_get(t.clients, "node");
+	struct claim c, d, *share;
+
+	CHECK_INT(take(&c, a, "kbs.acme", "node", ""), REASON_NONE);
+	CHECK_INT(take(&d, b, "kbs.acme", NULL, ""), REASON_NONE);
+	CHECK_INT(claim_room(&c), half_a_source);
+	claim_keep(&c, 100000);
+	CHECK_INT(a->quota.memory, 100000);
+	CHECK_INT(node->quota.memory, 100000);
+	CHECK_INT(kept_by("acme"), 100000);
+	CHECK_INT(t.all.memory, 100000);
+	CHECK_INT(claim_room(&c), half_a_source - 100000);
+	CHECK_INT(claim_room(&d), half_a_source); /* another source's */
+	claim_keep(&c, (int64_t)half_a_source);
+	CHECK_INT(claim_room(&c), 0);
+	claim_keep(&c, -(int64_t)half_a_source);
+	share = claim_share(&c);
+	CHECK(share);
+	claim_keep(&c, -100000);
+	claim_end(&c);
+	claim_keep(share, 5);
+	CHECK_INT(kept_by("acme"), 5);
+	CHECK_INT(used("acme"), 1); /* it is no stream */
+	claim_keep(share, -5);
+	CHECK(claim_unshare(share) == a);
+	claim_end(&d);
+	CHECK_INT(a->quota.memory + node->quota.memory + kept_by("acme") + t.all.memory, 0);
+	CHECK_INT(used("acme"), 0);
+	quotas_put(node);
+	source_put(a);
+	source_put(b);
+}
+
 static uint64_t most(const char *owner)
 {
 	struct quota_entry *q = tenants_owner(&t, owner);
@@ -262,6 +309,7 @@ int main(void)
 	test_rate();
 	test_rate_of_others();
 	test_parked();
+	test_way();
 	test_reload();
 	test_handshakes();
 	tenants_deinit(&t);
