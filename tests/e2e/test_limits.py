@@ -269,7 +269,7 @@ def test_guesses_count_as_opens(world, ask, service, reason):
 
 
 def test_what_waits_is_seen(world):
-    """Bytes for a reader that takes none, outside of tunnels: in no limit of memory, but counted."""
+    """Bytes for a reader that takes none, outside of tunnels."""
     stalled = world.add(Service())
     relay = world.relay(services=[{"name": "near.acme", "targets": [stalled.address]}])
     client = Doors(relay, world.certificates).connect_tls("near.acme")
