@@ -36,7 +36,7 @@
 #include "tunnel/setup.h"
 
 #define LINK_REMIND_MS (10 * 60 * 1000)
-#define LINK_RETIRING_MAX 16 /* lines at a time; more moves than that are not followed */
+#define LINK_RETIRING_MAX 8 /* lines at a time: 16 tunnels may an owner have, if nothing is set */
 
 static uint64_t now_of(const struct link *l)
 {
@@ -70,6 +70,34 @@ static void complain(struct link *l, enum log_level level, uint64_t wait_ms, con
 		return;
 	snprintf(l->said, sizeof(l->said), "%s", text);
 	l->said_at = now_of(l);
+}
+
+/* ---- retiring ---- */
+
+static unsigned retiring_lines(const struct link *l, struct link_line **oldest)
+{
+	unsigned n = 0;
+
+	for (struct link_line *line = l->agent->lines; line; line = line->next)
+		if (line->link == l && line->state == LINE_RETIRING) {
+			*oldest = line;
+			n++;
+		}
+	return n;
+}
+
+/* A successor must not wait for streams of long ago: one line too many ends the oldest. */
+static void retire(struct link_line *line)
+{
+	struct link_line *oldest = NULL;
+	const unsigned before = retiring_lines(line->link, &oldest);
+
+	link_line_retiring(line);
+	if (before < LINK_RETIRING_MAX)
+		return;
+	log_warning("%s: %u sessions of before still had streams: the oldest is ended with its own",
+		    line->link->text, before);
+	session_close(oldest->session, REASON_LIMIT, "too many sessions of this agent retire");
 }
 
 /* ---- waiting ---- */
@@ -291,7 +319,7 @@ void link_greeted(struct link_line *line)
 	} else {
 		line->held = true;
 		if (active->state == LINE_UP) {
-			link_line_retiring(active);
+			retire(active);
 			session_retire(active->session);
 		}
 		release_held(l);
@@ -304,7 +332,7 @@ static void promote(struct link_line *line)
 	struct link *l = line->link;
 
 	if (l->active && l->active->state == LINE_UP)
-		link_line_retiring(l->active);
+		retire(l->active);
 	l->active = line;
 	l->pending = NULL;
 	l->moving = false;
@@ -344,25 +372,17 @@ void link_agreed(struct link_line *line)
 
 /* ---- moving ---- */
 
-static unsigned retiring_lines(const struct link *l)
-{
-	unsigned n = 0;
-
-	for (const struct link_line *line = l->agent->lines; line; line = line->next)
-		n += line->link == l && line->state == LINE_RETIRING;
-	return n;
-}
-
 int link_move(struct link_line *line, enum hello_move why)
 {
 	struct link *l = line->link;
+	struct link_line *oldest;
 
 	if (line != l->active || is_ending(l))
 		return 204; /* a successor is there already, or none is wanted */
 	if (l->agent->spec->once && why == HELLO_MOVE_DRAIN)
 		return 204; /* to be connected elsewhere would be twice: it ends with this relay */
-	if (retiring_lines(l) >= LINK_RETIRING_MAX)
-		return 503;
+	if (retiring_lines(l, &oldest) >= LINK_RETIRING_MAX)
+		return 503; /* it may ask again */
 	if (!l->moving)
 		log_info("%s asks for a fresh session (%s)", l->text, hello_move_word(why));
 	l->moving = true;
@@ -382,7 +402,7 @@ void link_goaway(struct link_line *line)
 	if (line != l->active || line->state != LINE_UP)
 		return;
 	l->active = NULL;
-	link_line_retiring(line);
+	retire(line);
 	lost(l, line, REASON_GOING_AWAY, "the relay takes no new streams");
 	changed(l);
 }

@@ -159,6 +159,25 @@ def test_a_live_stream_outlasts_the_drain(world, one, two):
     live.close()
     relay.wait_tunnels(1)
 
+def test_sessions_of_before_are_bounded(world, one):
+    """Each reload leaves one behind, with a stream that lasts: 8 may, then the oldest ends."""
+    relay = world.relay()
+    r = Reloaded(world, relay, [target(one)])
+    live = []
+    for i in range(10):
+        live.append(begin(relay))
+        start = r.reload(services=[target(one), target(one, f"more-{i}")])
+        r.agent.wait_log(f"connected to .*, more-{i}.acme", start=start)
+    for conn in live[:2]:
+        assert is_cut(conn)
+    for conn in live[2:]:
+        goes_on(conn)
+    assert r.agent.count("8 sessions of before still had streams") == 2
+    assert relay.metric("live_tunnels") == 9
+    for conn in live:
+        conn.close()
+    relay.wait_tunnels(1)
+
 
 def test_a_bad_config(world, one):
     """Nothing changes, and it is said why; then a good one."""
