@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/flag.h"
 #include "config/load.h"
 #include "config/scalar.h"
 #include "config/schema_bridge.h"
@@ -137,14 +138,6 @@ int vm_file_check(const struct vm_file *f, const struct bridge_config *c, const 
 
 /* ---- flags ---- */
 
-static const struct field *field_of(const struct table *t, const char *key)
-{
-	for (size_t i = 0; i < t->n; i++)
-		if (strcmp(t->fields[i].key, key) == 0)
-			return &t->fields[i];
-	return NULL;
-}
-
 /* Frees wrong. */
 static int refuse(const char *text, char *wrong, char **why)
 {
@@ -176,13 +169,13 @@ static char *free_name(const struct bridge_config *c)
 static char *read_listener(const struct bridge_config *c, struct entrance_config *l,
 			   const char *text)
 {
-	const struct field *list = field_of(&bridge_table, "listeners");
+	const struct field *list = flag_row(&bridge_table, "listeners");
 	struct entrance_config metrics = { .address = c->metrics };
 	char *wrong = NULL;
 
 	if (c->n_listeners >= list->max)
 		return xasprintf("too many listeners; expected at most %zu", (size_t)list->max);
-	if (field_address(field_of(list->table, "address"), text, &l->address, &wrong) < 0)
+	if (field_address(flag_row(list->table, "address"), text, &l->address, &wrong) < 0)
 		return wrong;
 	wrong = check_entrance_address(l);
 	for (size_t i = 0; i < c->n_listeners && !wrong; i++)
@@ -197,7 +190,7 @@ static char *read_listener(const struct bridge_config *c, struct entrance_config
 
 int bridge_config_add_listener(struct bridge_config *c, const char *text, char **why)
 {
-	const struct table *t = field_of(&bridge_table, "listeners")->table;
+	const struct table *t = flag_row(&bridge_table, "listeners")->table;
 	struct entrance_config l = { 0 };
 	char *wrong;
 
@@ -216,7 +209,7 @@ int bridge_config_add_listener(struct bridge_config *c, const char *text, char *
 
 int bridge_config_set_qgs(struct bridge_config *c, const char *text, char **why)
 {
-	const struct field *f = field_of(field_of(&bridge_table, "qgs")->table, "address");
+	const struct field *f = flag_row(flag_row(&bridge_table, "qgs")->table, "address");
 	struct address a;
 	char *wrong;
 
@@ -235,7 +228,7 @@ static bool is_flag_file(const struct entrance_config *l)
 /* Of all listeners that flags made, and that are files, the member at offset. */
 static int set_of_files(struct bridge_config *c, const char *key, const char *text, char **why)
 {
-	const struct field *f = field_of(field_of(&bridge_table, "listeners")->table, key);
+	const struct field *f = flag_row(flag_row(&bridge_table, "listeners")->table, key);
 	char expected[EXPECTED_MAX];
 	bool any = false;
 
@@ -259,6 +252,11 @@ static int set_of_files(struct bridge_config *c, const char *key, const char *te
 		      xstrdup("no socket that could have it; expected --listen unix:/path or "
 			      "--listen hybrid:/path:PORT"),
 		      why);
+}
+
+int bridge_config_set_word(struct bridge_config *c, const char *key, const char *text, char **why)
+{
+	return flag_set_word(&bridge_table, c, key, text, why);
 }
 
 int bridge_config_set_mode(struct bridge_config *c, const char *text, char **why)

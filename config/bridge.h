@@ -158,6 +158,8 @@ int bridge_config_set_qgs(struct bridge_config *c, const char *text, char **why)
 /* --mode, --group: of the Unix sockets of all --listen so far; -EINVAL if there is none. */
 int bridge_config_set_mode(struct bridge_config *c, const char *text, char **why);
 int bridge_config_set_group(struct bridge_config *c, const char *text, char **why);
+/* One of the words of a setting, "log.level". 0 or -EINVAL and *why what was expected. */
+int bridge_config_set_word(struct bridge_config *c, const char *key, const char *text, char **why);
 void bridge_config_dump(const struct bridge_config *c, FILE *to);
 
 struct vm_file *vm_file_load(const char *path, struct config_errors *e);

@@ -367,6 +367,8 @@ int tunnel_config_check(const struct tunnel_config *c, const char *name, struct 
 int tunnel_config_add_service(struct tunnel_config *c, const char *text, char **why);
 /* no_proxy: entries between commas, one at least, instead of those there are. The same. */
 int tunnel_config_set_no_proxy(struct tunnel_config *c, const char *list, char **why);
+/* One of the words of a setting, "log.level". 0 or -EINVAL and *why what was expected. */
+int tunnel_config_set_word(struct tunnel_config *c, const char *key, const char *text, char **why);
 /* "tcp:127.0.0.1:9000=service:kbs.acme". The same. */
 int tunnel_config_add_local(struct tunnel_config *c, const char *text, char **why);
 struct tunnel_config *tunnel_config_free(struct tunnel_config *c); /* NULL is fine */

@@ -12,6 +12,7 @@
 #include <strings.h>
 
 #include "config/config.h"
+#include "config/flag.h"
 #include "config/load.h"
 #include "config/no_proxy.h"
 #include "config/proxy_url.h"
@@ -149,14 +150,6 @@ struct tunnel_config *tunnel_config_load(const char *path, struct config_errors 
 	return load_file(&kind, path, e, c) ? c : tunnel_config_free(c);
 }
 
-static const struct field *field_of(const struct table *t, const char *key)
-{
-	for (size_t i = 0; i < t->n; i++)
-		if (strcmp(t->fields[i].key, key) == 0)
-			return &t->fields[i];
-	return NULL;
-}
-
 /* ---- --no-proxy ---- */
 
 static void clear_strings(struct strings *l)
@@ -170,7 +163,7 @@ static void clear_strings(struct strings *l)
 /* NULL, or what is wrong, allocated. */
 static char *parse_no_proxy(struct strings *to, const char *list)
 {
-	const struct field *f = field_of(&tunnel_table, "no_proxy");
+	const struct field *f = flag_row(&tunnel_table, "no_proxy");
 
 	list += strspn(list, NO_PROXY_BETWEEN);
 	while (*list) {
@@ -209,18 +202,12 @@ int tunnel_config_set_no_proxy(struct tunnel_config *c, const char *list, char *
 	return 0;
 }
 
-/* ---- --service ---- */
-
-/* One of a field's words. False: it is none of them. */
-static bool set_word(const struct field *f, int *to, const char *text)
+int tunnel_config_set_word(struct tunnel_config *c, const char *key, const char *text, char **why)
 {
-	for (const struct word *w = f->words; w->text; w++)
-		if (strcmp(w->text, text) == 0) {
-			*to = (int)w->value;
-			return true;
-		}
-	return false;
+	return flag_set_word(&tunnel_table, c, key, text, why);
 }
+
+/* ---- --service ---- */
 
 /* One of ",key=value" behind the target. NULL, or what is wrong, allocated. */
 static char *add_allowed(const struct field *f, struct strings *to, const char *text)
@@ -235,14 +222,14 @@ static char *add_allowed(const struct field *f, struct strings *to, const char *
 
 static char *set_option(struct offer_config *offer, const char *option)
 {
-	const struct table *fields = field_of(&tunnel_table, "services")->table;
-	const struct field *idle = field_of(fields, "idle");
+	const struct table *fields = flag_row(&tunnel_table, "services")->table;
+	const struct field *idle = flag_row(fields, "idle");
 	const char *bad;
 
 	if ((strncmp(option, "dial=", 5) == 0 &&
-	     set_word(field_of(fields, "dial"), &offer->dial, option + 5)) ||
+	     flag_word(flag_row(fields, "dial"), option + 5, &offer->dial)) ||
 	    (strncmp(option, "proxy_protocol=", 15) == 0 &&
-	     set_word(field_of(fields, "proxy_protocol"), &offer->proxy_protocol, option + 15))) {
+	     flag_word(flag_row(fields, "proxy_protocol"), option + 15, &offer->proxy_protocol))) {
 		return NULL;
 	} else if (strncmp(option, "idle=", 5) == 0) {
 		bad = scalar_duration(option + 5, &offer->idle);
@@ -252,7 +239,7 @@ static char *set_option(struct offer_config *offer, const char *option)
 			return xasprintf("idle: \"%s\" %s; expected a duration such as 10min",
 					 option + 5, bad);
 	} else if (strncmp(option, "allow=", 6) == 0) {
-		return add_allowed(field_of(fields, "allow"), &offer->allow, option + 6);
+		return add_allowed(flag_row(fields, "allow"), &offer->allow, option + 6);
 	} else {
 		return xasprintf("unknown option \"%s\"; expected dial=first-byte, dial=eager, "
 				 "proxy_protocol=v1, proxy_protocol=v2, idle=DURATION or "
@@ -266,7 +253,7 @@ static char *set_option(struct offer_config *offer, const char *option)
 /* Takes text apart in place. NULL, or what is wrong, allocated; offer may be half-filled then. */
 static char *parse_offer(const struct tunnel_config *c, struct offer_config *offer, char *text)
 {
-	const struct field *target = field_of(field_of(&tunnel_table, "services")->table, "target");
+	const struct field *target = flag_row(flag_row(&tunnel_table, "services")->table, "target");
 	char *address = strchr(text, '='), *options, *why = NULL;
 
 	if (!address)
@@ -300,7 +287,7 @@ int tunnel_config_add_service(struct tunnel_config *c, const char *text, char **
 	struct offer_config offer = { .dial = DIAL_LAZY };
 	char *copy = xstrdup(text), *wrong;
 
-	if (c->n_services >= field_of(&tunnel_table, "services")->max)
+	if (c->n_services >= flag_row(&tunnel_table, "services")->max)
 		wrong = xstrdup("too many services; expected at most 1024");
 	else
 		wrong = parse_offer(c, &offer, copy);
@@ -322,7 +309,7 @@ int tunnel_config_add_service(struct tunnel_config *c, const char *text, char **
 
 static void check_relays(const struct tunnel_config *c, const char *name, struct config_errors *e)
 {
-	const struct field *f = field_of(&tunnel_table, "relays");
+	const struct field *f = flag_row(&tunnel_table, "relays");
 	char text[ADDRESS_TEXT_MAX], expected[EXPECTED_MAX];
 
 	for (size_t i = 0; i < c->relays.n; i++) {

@@ -79,25 +79,16 @@ static const struct option long_options[] = {
 };
 static const char short_options[] = "l:q:c:hV";
 
-/* One of words, by its place. */
-static void set_word(int *to, const char *flag, const char *text, const char *const *words,
+/* One of the words of the setting that the flag stands for. */
+static void set_word(struct bridge_config *c, const char *key, const char *flag, const char *text,
 		     struct config_errors *e)
 {
-	char expected[100];
-	size_t n = 0;
+	char *why = NULL;
 
-	for (int i = 0; words[i]; i++)
-		if (strcmp(words[i], text) == 0) {
-			*to = i;
-			return;
-		}
-	for (int i = 0; words[i]; i++)
-		n += (size_t)snprintf(expected + n, sizeof(expected) - n, "%s%s",
-				      i == 0         ? ""
-				      : words[i + 1] ? ", "
-						     : " or ",
-				      words[i]);
-	config_errors_add(e, PROGRAM ": --%s %s: expected %s", flag, text, expected);
+	if (bridge_config_set_word(c, key, text, &why) == 0)
+		return;
+	config_errors_add(e, PROGRAM ": --%s %s: %s", flag, text, why);
+	free(why);
 }
 
 /* By one of the config's functions, which know what may be there. NULL is no flag. */
@@ -116,14 +107,6 @@ static void set(struct bridge_config *c,
 /* The second pass: the flags onto the config. */
 static void apply(struct bridge_options *o, int argc, char **argv, struct config_errors *e)
 {
-	static const char *const framings[] = {
-		[FRAMING_QGS] = "qgs", [FRAMING_NONE] = "none", NULL
-	};
-	static const char *const levels[] = { [CONFIG_LOG_ERROR] = "error",
-					      [CONFIG_LOG_WARNING] = "warning",
-					      [CONFIG_LOG_INFO] = "info",
-					      [CONFIG_LOG_DEBUG] = "debug",
-					      NULL };
 	const char *mode = NULL, *group = NULL;
 	struct bridge_config *c = o->config;
 	int option;
@@ -139,9 +122,9 @@ static void apply(struct bridge_options *o, int argc, char **argv, struct config
 		else if (option == OPTION_GROUP)
 			group = optarg;
 		else if (option == OPTION_FRAMING)
-			set_word(&c->qgs.framing, "framing", optarg, framings, e);
+			set_word(c, "qgs.framing", "framing", optarg, e);
 		else if (option == OPTION_LOG_LEVEL)
-			set_word(&c->log.level, "log-level", optarg, levels, e);
+			set_word(c, "log.level", "log-level", optarg, e);
 		else if (option == OPTION_CHECK)
 			o->action = BRIDGE_CHECK;
 		else if (option == OPTION_DUMP)

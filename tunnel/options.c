@@ -130,19 +130,15 @@ static void set_text(char **to, const char *text)
 	*to = xstrdup(text);
 }
 
-/* One of words, by its place. */
-static bool set_word(int *to, const char *flag, const char *text, const char *const *words)
+/* One of the words of the setting that the flag stands for. */
+static bool set_word(struct tunnel_config *c, const char *key, const char *flag, const char *text)
 {
-	for (int i = 0; words[i]; i++) {
-		if (strcmp(words[i], text) == 0) {
-			*to = i;
-			return true;
-		}
-	}
-	fprintf(stderr, PROGRAM ": --%s %s: expected %s", flag, text, words[0]);
-	for (int i = 1; words[i]; i++)
-		fprintf(stderr, "%s%s", words[i + 1] ? ", " : " or ", words[i]);
-	fputc('\n', stderr);
+	char *why = NULL;
+
+	if (tunnel_config_set_word(c, key, text, &why) == 0)
+		return true;
+	relay_options_complain("--%s %s: %s", flag, text, why);
+	free(why);
 	return false;
 }
 
@@ -206,18 +202,6 @@ static char **text_of(struct tunnel_config *c, int option)
 /* False: what is wrong has been said. */
 static bool apply(struct options *o, int option, const char *value)
 {
-	static const char *const transports[] = { [TRANSPORT_AUTO] = "auto",
-						  [TRANSPORT_DIRECT] = "direct",
-						  [TRANSPORT_WEBSOCKET] = "websocket",
-						  NULL };
-	static const char *const levels[] = { [CONFIG_LOG_ERROR] = "error",
-					      [CONFIG_LOG_WARNING] = "warning",
-					      [CONFIG_LOG_INFO] = "info",
-					      [CONFIG_LOG_DEBUG] = "debug",
-					      NULL };
-	static const char *const formats[] = {
-		[CONFIG_LOG_TEXT] = "text", [CONFIG_LOG_JSON] = "json", NULL
-	};
 	struct tunnel_config *c = o->config;
 
 	if (relay_options_has(option))
@@ -232,15 +216,15 @@ static bool apply(struct options *o, int option, const char *value)
 	case 'l':
 		return add_local(c, value);
 	case OPTION_TRANSPORT:
-		return set_word(&c->transport, "transport", value, transports);
+		return set_word(c, "transport", "transport", value);
 	case OPTION_METRICS:
 		return set_metrics(c, value);
 	case OPTION_INSTANCE:
 		return set_instance(c, value);
 	case OPTION_LOG_LEVEL:
-		return set_word(&c->log.level, "log-level", value, levels);
+		return set_word(c, "log.level", "log-level", value);
 	case OPTION_LOG_FORMAT:
-		return set_word(&c->log.format, "log-format", value, formats);
+		return set_word(c, "log.format", "log-format", value);
 	case OPTION_ONCE:
 		o->once = true;
 		return true;
