@@ -3,9 +3,9 @@
  *
  * Theory of operation
  *
- * In. The carrier is read into the worker's input buffer, INPUT_TURN bytes at most a turn, and fed
- * to nghttp2, whose callbacks (session_h2.c, message.c) tell streams and users. Nothing is sent and
- * the session is never ended inside them: they mark, submit, and schedule a flush.
+ * In. What the carrier has is fed to nghttp2 (session_input.c), whose callbacks (session_h2.c,
+ * message.c) tell streams and users. Nothing is sent and the session is never ended inside them:
+ * they mark, submit, and schedule a flush.
  *
  * Out. One flush at the end of a turn sends all that the turn produced (session_send.c).
  *
@@ -15,7 +15,7 @@
  * stalled stream does not slow the others before the session's own bound.
  *
  * The session may be told whose memory that is (budget.h). Without any left the carrier is not
- * read, HUNGER_MS at a time, and its peer's silence proves nothing meanwhile; its own would, to the
+ * read for a moment, and its peer's silence proves nothing meanwhile; its own would, to the
  * peer: so it goes on to send PINGs. A tunnel may hold RESERVE whatever others have left: it is
  * read for as long as its own streams are, or slow readers in one would be the end of all others.
  *
@@ -27,7 +27,6 @@
  * when the carrier fails, it goes to ENDED from anywhere. LINGER waits for the peer's end of the
  * carrier: closing a socket with bytes unread resets it, and the peer might never see why.
  *
- * Longer than other files: a session's phases, its time and its input decide over each other.
  */
 #include "tunnel/session.h"
 
@@ -42,11 +41,7 @@
 #include "relay/tls.h"
 #include "tunnel/session_private.h"
 
-#define INPUT_TURN ((size_t)256 * 1024)
-#define INPUT_SMALL 8192 /* a read this short has emptied the carrier, for now */
 #define LINGER_MS 1000
-#define HUNGER_MS 20
-#define RESERVE WORKER_SCRATCH /* and one read more */
 #define FIRST_PING_MS 1000
 #define RETIRE_MS 1000                 /* the shutdown notice is known to the peer by then */
 #define TIME_SLACK (TIMER_TICK_MS + 5) /* how late timer and clock may be */
@@ -203,9 +198,9 @@ static void flush(struct deferred *d)
 				      : REASON_TUNNEL_LOST);
 }
 
-/* Receiving */
+/* The carrier */
 
-static void lost(struct session *s, ssize_t error)
+void session_lost(struct session *s, ssize_t error)
 {
 	const char *text = error == -ECONNABORTED ? "the peer closed it without TLS's close_notify"
 			   : error ? strerror((int)-error) : "the peer closed it without a word";
@@ -230,103 +225,6 @@ static void lost(struct session *s, ssize_t error)
 	end(s, why);
 }
 
-static void want_input(struct session *s)
-{
-	conduit_want(s->carrier, READY_READ | (s->blocked ? READY_WRITE : 0));
-}
-
-static void on_hunger(struct timer *t)
-{
-	struct session *s = (struct session *)((char *)t - offsetof(struct session, hunger));
-
-	if (s->phase != PHASE_ENDED)
-		want_input(s);
-}
-
-static bool take_memory(struct session *s)
-{
-	if (budget_take(s->budget, WORKER_SCRATCH))
-		return true;
-	if (s->limits.peer != SESSION_PEER_AGENT || s->held >= RESERVE)
-		return false;
-	budget_charge(s->budget, WORKER_SCRATCH);
-	return true;
-}
-
-/* For one read. False: there is no room, the session is starving. */
-static bool take_room(struct session *s)
-{
-	s->starving = s->phase == PHASE_OPEN && !take_memory(s);
-	if (!s->starving) {
-		s->spare = s->phase == PHASE_OPEN ? WORKER_SCRATCH : 0;
-		return true;
-	}
-	conduit_want(s->carrier, s->blocked ? READY_WRITE : READY_ABORT);
-	timer_set(s->worker, &s->hunger, HUNGER_MS, on_hunger);
-	return false;
-}
-
-static void give_spare(struct session *s)
-{
-	budget_give(s->budget, s->spare);
-	s->spare = 0;
-}
-
-void session_keep(struct session *s, size_t bytes)
-{
-	assert(!s->budget || s->spare >= bytes);
-	s->spare -= s->budget ? bytes : 0;
-}
-
-bool session_count_memory(struct session *s, struct quota *memory,
-			  void (*put)(struct quota *memory))
-{
-	s->budget = budget_new(memory, put);
-	s->spare = 0; /* inside input, this was nobody's */
-	return s->budget;
-}
-
-/* Reads what the carrier has. False: the session has ended. */
-static bool input(struct session *s)
-{
-	s->inputs++;
-	/* a GOAWAY in here would undo these openings, though the peer still takes them */
-	if (s->flushed != s->opened && !s->blocked)
-		flush(&s->flush);
-	if (s->phase == PHASE_ENDED)
-		return false;
-	for (size_t turn = 0; turn < INPUT_TURN && take_room(s);) {
-		ssize_t n = conduit_read(s->carrier, s->worker->input, WORKER_SCRATCH), r;
-
-		if (n <= 0)
-			give_spare(s);
-		if (n == -EAGAIN)
-			break;
-		if (n <= 0) {
-			lost(s, n);
-			return false;
-		}
-		s->last_rx = worker_now(s->worker);
-		turn += (size_t)n;
-		if (s->phase == PHASE_OPEN) {
-			r = nghttp2_session_mem_recv(s->h2, s->worker->input, (size_t)n);
-			if (r < 0)
-				session_begin_close(s, REASON_PROTOCOL, "%s",
-						    nghttp2_strerror((int)r));
-		}
-		give_spare(s);
-		if (session_is_stuffed(s)) {
-			conduit_want(s->carrier, READY_WRITE);
-			break;
-		}
-		if (n < INPUT_SMALL)
-			break;
-	}
-	if (s->phase == PHASE_OPEN)
-		session_schedule(s);
-	return true;
-}
-
 static void on_carrier(struct conduit *c, unsigned events)
 {
 	struct session *s = c->user;
@@ -337,9 +235,9 @@ static void on_carrier(struct conduit *c, unsigned events)
 		session_schedule(s);
 	}
 	if (events & READY_ABORT && s->starving)
-		lost(s, -ECONNRESET);
-	else if (events & (READY_READ | READY_ABORT))
-		input(s);
+		session_lost(s, -ECONNRESET);
+	else if (events & (READY_READ | READY_ABORT) && !s->unfed)
+		session_input(s);
 }
 
 /* Time */
@@ -383,10 +281,10 @@ static void on_time(struct timer *t)
 	uint64_t now = worker_now(s->worker);
 
 	/* when this process slept, the proof of life may lie unread in the carrier */
-	if (s->phase == PHASE_OPEN && is_dead(s) && !session_is_stuffed(s) && !input(s))
+	if (s->phase == PHASE_OPEN && is_dead(s) && !session_is_stuffed(s) && !session_input(s))
 		return;
 	if (s->phase != PHASE_OPEN) {
-		if (s->timer.at <= now) /* not when input() has only just begun to close */
+		if (s->timer.at <= now) /* not when session_input() has only just begun to close */
 			end(s, s->why);
 		return;
 	}
@@ -438,6 +336,7 @@ static void end(struct session *s, enum reason why)
 	s->phase = PHASE_ENDED;
 	kill_streams(s);
 	worker_undefer(&s->flush);
+	session_drop_input(s);
 	timer_cancel(s->worker, &s->timer);
 	timer_cancel(s->worker, &s->hunger);
 	conduit_close(s->carrier, orderly                ? REASON_EOF
@@ -464,6 +363,7 @@ struct session *session_new(struct conduit *carrier, enum session_role role,
 	if (s->limits.streams_total == 0)
 		s->limits.streams_total = STREAMS_TOTAL_MAX;
 	s->role = role;
+	s->scan.skip = role == SESSION_SERVER ? NGHTTP2_CLIENT_MAGIC_LEN : 0;
 	s->flush.run = flush;
 	s->timer.fire = on_time;
 	s->reapable.free = free_session;

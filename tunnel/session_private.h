@@ -1,7 +1,8 @@
 /*
  * session_private: what session.c, stream.c and message.c share. Nobody else includes it.
  *
- *   session.c       life: the carrier's input, time, endings
+ *   session.c       life: the carrier's end, time, endings
+ *   session_input.c receiving
  *   session_send.c  sending
  *   session_h2.c    nghttp2's callbacks and options
  *   stream.c        a CONNECT stream as a conduit (received.c: its unread bytes)
@@ -16,6 +17,7 @@
 #include "relay/timer.h"
 #include "relay/worker.h"
 #include "tunnel/budget.h"
+#include "tunnel/frame_scan.h"
 #include "tunnel/message.h"
 #include "tunnel/session.h"
 #include "tunnel/stream.h"
@@ -55,6 +57,13 @@ struct session {
 	uint8_t *rest; /* what the carrier did not take, or NULL */
 	size_t rest_start, rest_end;
 	bool blocked; /* the carrier takes nothing until READY_WRITE */
+
+	/* Receiving. */
+	struct frame_scan scan;
+	uint8_t *unfed; /* of a read, what waits for the next turn, or NULL */
+	size_t unfed_start, unfed_end;
+	size_t turn_read; /* bytes, in this turn */
+	struct deferred resume;
 
 	/* Streams. */
 	struct stream *streams; /* all that point here */
@@ -107,6 +116,12 @@ void session_begin_close(struct session *s, enum reason why, const char *fmt, ..
 
 /* session_h2.c: makes s->h2 and submits SETTINGS. 0 or an error of nghttp2's. */
 int session_h2_new(struct session *s);
+
+/* Reads what the carrier has, as much as a turn may. False: the session has ended. */
+bool session_input(struct session *s);
+void session_drop_input(struct session *s); /* nothing of it is wanted any more */
+/* The carrier is over: 0, its EOF, or -errno. Ends the session. */
+void session_lost(struct session *s, ssize_t error);
 
 /* session_send.c. 1: all is sent; 0: more to do, later (blocked, or scheduled again); or -errno. */
 int session_send(struct session *s);

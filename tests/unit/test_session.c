@@ -1406,6 +1406,99 @@ static void test_client_by_hand(void)
 	server_sees = SESSION_PEER_RELAY;
 }
 
+/* ---- much in one read ---- */
+
+#define FLOOD 2000
+#define COSTLY_A_TURN 128 /* session_input.c: of what was just read, and of the rest at its end */
+
+static unsigned flood_opened;
+
+static enum reason on_flood(struct session *s, struct conduit *stream, const char *authority,
+			    const struct client_words *words)
+{
+	flood_opened++;
+	return REASON_FORBIDDEN;
+}
+
+static size_t add_frame(uint8_t *to, uint8_t kind, uint32_t id, const void *body, size_t len)
+{
+	const uint8_t head[5] = { 0, 0, (uint8_t)len, kind, NGHTTP2_FLAG_END_HEADERS };
+
+	id = htonl(id);
+	memcpy(to, head, 5);
+	memcpy(to + 5, &id, 4);
+	memcpy(to + 9, body, len);
+	return 9 + len;
+}
+
+/* In one write, so that a read gets as much as it takes. */
+static void type_flood(int fd)
+{
+	const uint8_t cancel[4] = { 0, 0, 0, 8 };
+	uint8_t block[100], *all = malloc(MIB);
+	size_t block_len = connect_block(block, "kbs.acme"), len = 24;
+	int size = MIB;
+
+	CHECK(all);
+	CHECK_INT(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)), 0);
+	memcpy(all, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 24);
+	len += add_frame(all + len, NGHTTP2_SETTINGS, 0, "", 0);
+	all[len - 5] = 0; /* the flag is another one's there */
+	for (uint32_t id = 1; id < 2 * FLOOD; id += 2) {
+		len += add_frame(all + len, NGHTTP2_HEADERS, id, block, block_len);
+		len += add_frame(all + len, NGHTTP2_RST_STREAM, id, cancel, 4);
+	}
+	CHECK(len < WORKER_SCRATCH);
+	type(fd, all, len);
+	free(all);
+}
+
+/*
+ * Thousands of streams, opened and reset, lie in one read: each turn takes a few, so others have
+ * theirs in between; all are heard in the end, or none is kept when the session ends before.
+ */
+static void test_flood(bool ends_before)
+{
+	struct session_events events = agent_events;
+	struct session_limits known = defaults;
+	struct quota_limits limits;
+	struct quota memory = { 0 };
+	unsigned turns = 0;
+
+	quota_limits_init(&limits);
+	atomic_store(&limits.memory, 1 * MIB);
+	quota_init(&memory, &limits, NULL);
+	memory_put = 0;
+	flood_opened = 0;
+	start_with(NULL, NULL);
+	events.request = NULL;
+	events.accept = on_flood;
+	known.peer = SESSION_PEER_CLIENT;
+	agent.s = session_new(carrier[1], SESSION_SERVER, &known, &events, &agent);
+	CHECK(session_count_memory(agent.s, &memory, on_memory_put));
+	type_flood(carrier_fd[0]);
+	while (flood_opened < (ends_before ? FLOOD / 4 : FLOOD)) {
+		unsigned before = flood_opened;
+
+		turn();
+		CHECK(flood_opened - before <= COSTLY_A_TURN / 2); /* opened, and reset */
+		CHECK(++turns < 2 * FLOOD); /* each of them gets further */
+	}
+	if (ends_before) {
+		unsigned before_end = flood_opened;
+
+		CHECK(memory.memory > 0); /* the rest's */
+		session_close(agent.s, REASON_SHUTDOWN, NULL);
+		turn();
+		CHECK_INT(flood_opened, before_end);
+	}
+	CHECK(ends_before || !agent.ended);
+	conduit_close(carrier[0], REASON_EOF);
+	stop();
+	CHECK_INT(memory.memory, 0);
+	CHECK_INT(memory_put, 1);
+}
+
 /* Through real splices: socket, splice, stream, stream, splice, socket. */
 static struct splice *joined[2];
 static enum reason joined_end[2];
@@ -1646,6 +1739,8 @@ int main(void)
 	TEST(test_answers_by_hand);
 	TEST(test_relay_by_hand);
 	TEST(test_client_by_hand);
+	TEST(test_flood, false);
+	TEST(test_flood, true);
 	TEST(test_spliced);
 	TEST(test_hostile);
 	return 0;
