@@ -5,6 +5,11 @@
  * listen() with one exit for errors, whose text names the address, the step and what to do. Paths
  * are bind_path's; bind_listen binds to them where they are, bind_listen_with has them made aside.
  * Names are resolved in this process's own network namespace, whatever the socket's.
+ *
+ * SO_REUSEPORT is looked at when a socket binds, and when it begins to listen: its own, and that of
+ * those in its way. So a new one and those that are leaving have it for that moment only. The
+ * kernel remembers, and would let others of this user bind there, who may have all sockets anyway
+ * (takeover.h).
  */
 #include "relay/bind.h"
 
@@ -13,6 +18,7 @@
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -23,6 +29,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <linux/filter.h>
 #include <linux/vm_sockets.h>
 
 #include "relay/bind_path.h"
@@ -64,6 +71,15 @@ static const char *hint(int error)
 	}
 }
 
+static void let_overlap(int fd, const struct bind_access *access, int on)
+{
+	if (!access->n_leaving)
+		return;
+	setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));
+	for (size_t i = 0; i < access->n_leaving; i++)
+		setsockopt(access->leaving[i], SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));
+}
+
 static int listen_at(const struct address *a, const struct bind_access *access,
 		     const struct sockaddr *sa, socklen_t len, ino_t *netns, char **why)
 {
@@ -78,12 +94,15 @@ static int listen_at(const struct address *a, const struct bind_access *access,
 		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	if (sa->sa_family == AF_INET6)
 		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero));
-	if (bind(fd, sa, len) == 0 && listen(fd, BIND_BACKLOG) == 0) {
+	let_overlap(fd, access, 1);
+	error = bind(fd, sa, len) == 0 && listen(fd, BIND_BACKLOG) == 0 ? 0 : errno;
+	let_overlap(fd, access, 0);
+	if (!error) {
 		*netns = inode;
 		return fd;
 	}
-	error = errno;
 	close(fd);
+	errno = error;
 	return complain(a, why, "%s%s", strerror(error), hint(error));
 }
 
@@ -233,6 +252,20 @@ void bind_identify(const struct address *a, struct bind_file *file)
 	*file = (struct bind_file){ 0 };
 	if (file_of(a, &un) && lstat(un.sun_path, &st) == 0)
 		*file = (struct bind_file){ .dev = st.st_dev, .ino = st.st_ino };
+}
+
+void bind_begin_no_more(int fd)
+{
+	/* what such a filter sees begins with the TCP header */
+	struct sock_filter drop_syn[] = {
+		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, offsetof(struct tcphdr, th_flags)),
+		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, TH_SYN, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, 0),
+		BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
+	};
+	const struct sock_fprog program = { sizeof(drop_syn) / sizeof(*drop_syn), drop_syn };
+
+	setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program));
 }
 
 bool bind_is_there(const struct address *a, const struct bind_file *file)

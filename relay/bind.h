@@ -31,6 +31,13 @@ struct bind_access {
 	 * neither it nor what is below may be a symbolic link. 0: links are followed.
 	 */
 	size_t beneath;
+	/*
+	 * TCP: sockets of ours at its port whose address overlaps (0.0.0.0 and 127.0.0.1), and
+	 * which are about to go. All listen afterwards, or these alone; meanwhile the narrower
+	 * address gets who connects.
+	 */
+	const int *leaving;
+	size_t n_leaving;
 };
 
 /*
@@ -55,6 +62,12 @@ int bind_listen_with(const struct address *a, const struct bind_access *access,
 		     struct bind_file *file, ino_t *netns, char **why);
 /* Which file a path that bind_listen has just bound is; none (ino 0) where there is no path. */
 void bind_identify(const struct address *a, struct bind_file *file);
+/*
+ * TCP: handshakes that are under way come to their end here, and no other begins: whoever knocks is
+ * not answered, tries again within a second or two, and finds what listens at the address then. For
+ * a socket that is about to be closed, and that no other process has.
+ */
+void bind_begin_no_more(int fd);
 /* Removes the path if it still is that file. The socket is closed by the caller, afterwards. */
 void bind_withdraw(const struct address *a, const struct bind_file *file);
 /*

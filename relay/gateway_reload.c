@@ -363,6 +363,7 @@ static void take_effect(struct change *c, const struct relay_config *config)
 	g->settings = c->settings;
 	g->sockets = c->sockets;
 	g->audit = c->audit;
+	sockets_yield(sockets, c->sockets);
 	give_orders(c);
 	settings_unref(settings);
 	sockets_close(sockets);

@@ -46,6 +46,14 @@ struct sockets *sockets_open(const struct sockets *before, const struct relay_co
 bool sockets_have(const struct sockets *s, const struct address *a);
 /* Puts them all. NULL is fine; returns NULL. */
 struct sockets *sockets_close(struct sockets *s);
+/*
+ * before is about to be closed, and now is what it is to be. Where an address of now overlaps one
+ * that goes, nobody new comes to the old socket any more; blocks then for SOCKETS_YIELD_MS, in
+ * which handshakes that have begun there end, and are accepted: the round trip of a client far
+ * away.
+ */
+#define SOCKETS_YIELD_MS 250
+void sockets_yield(const struct sockets *before, const struct sockets *now);
 /* Another process listens on them, too: closing them here leaves Unix paths as they are. */
 void sockets_give_away(struct sockets *s);
 

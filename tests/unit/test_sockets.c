@@ -126,18 +126,81 @@ static void test_all_or_nothing(void)
 	sockets_close(a);
 }
 
+/* Has a connection to this address come in there? */
+static bool comes_to(const struct listening *l, const char *host, unsigned at)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons((uint16_t)at) };
+	int c = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), got;
+
+	CHECK_INT(inet_pton(AF_INET, host, &to.sin_addr), 1);
+	CHECK_INT(connect(c, (struct sockaddr *)&to, sizeof(to)), 0);
+	got = accept(l->fd, NULL, NULL);
+	close(c);
+	if (got >= 0)
+		close(got);
+	return got >= 0;
+}
+
+static void has_no_reuseport(const struct listening *l)
+{
+	int on = -1;
+	socklen_t len = sizeof(on);
+
+	CHECK_INT(getsockopt(l->fd, SOL_SOCKET, SO_REUSEPORT, &on, &len), 0);
+	CHECK_INT(on, 0);
+}
+
+/* From one address to another at the same port: both listen, and either can go. */
+static void overlap(const char *from, const char *to, unsigned at, bool to_new)
+{
+	char a_text[64], b_text[64], *why;
+	struct sockets *a, *b;
+
+	snprintf(a_text, sizeof(a_text), "tcp:%s:%u", from, at);
+	snprintf(b_text, sizeof(b_text), "tcp:%s:%u", to, at);
+	a = open_all(NULL, CONFIG("x", a_text));
+	b = open_all(a, CONFIG("y", b_text));
+	has_no_reuseport(a->at[0]);
+	has_no_reuseport(b->at[0]);
+	CHECK(comes_to(to_new ? b->at[0] : a->at[0], "127.0.0.1", at));
+	sockets_close(b); /* thrown away */
+	CHECK(comes_to(a->at[0], "127.0.0.1", at));
+	why = refused(a, CONFIG("y", b_text, "none", "unix:/nowhere/at/all"));
+	free(why);
+	has_no_reuseport(a->at[0]);
+	CHECK(comes_to(a->at[0], "127.0.0.1", at));
+	b = open_all(a, CONFIG("y", b_text));
+	sockets_close(a);
+	CHECK(comes_to(b->at[0], "127.0.0.1", at));
+	sockets_close(b);
+}
+
 static void test_overlap(void)
 {
-	struct sockets *probe = open_all(NULL, CONFIG("x", "tcp:127.0.0.1:0")), *a;
-	char narrow[64], wide[64], *why;
+	struct sockets *probe = open_all(NULL, CONFIG("x", "tcp:127.0.0.1:0")), *a, *b;
+	const unsigned at = port(probe->at[0]);
+	char narrow[64], other[64], wide[64], *why;
 
-	snprintf(narrow, sizeof(narrow), "tcp:127.0.0.1:%u", port(probe->at[0]));
-	snprintf(wide, sizeof(wide), "tcp:0.0.0.0:%u", port(probe->at[0]));
 	sockets_close(probe);
-	a = open_all(NULL, CONFIG("x", narrow));
-	why = refused(a, CONFIG("x", wide));
-	CHECK(strstr(why, "the relay itself listens at tcp:127.0.0.1"));
+	overlap("127.0.0.1", "0.0.0.0", at, false);
+	overlap("0.0.0.0", "127.0.0.1", at, true);
+	overlap("[::]", "0.0.0.0", at, true);
+	overlap("0.0.0.0", "[::]", at, false);
+	overlap("[::]", "127.0.0.1", at, true);
+	snprintf(narrow, sizeof(narrow), "tcp:127.0.0.1:%u", at);
+	snprintf(other, sizeof(other), "tcp:127.0.0.2:%u", at);
+	snprintf(wide, sizeof(wide), "tcp:0.0.0.0:%u", at);
+	/* one in the place of two, and back; not if one of the two stays */
+	a = open_all(NULL, CONFIG("x", narrow, "y", other));
+	why = refused(a, CONFIG("x", narrow, "z", wide));
+	CHECK(strstr(why, "listener x at tcp:127.0.0.1"));
+	CHECK(strstr(why, "only one of them can be"));
 	free(why);
+	b = open_all(a, CONFIG("z", wide));
+	sockets_close(a);
+	a = open_all(b, CONFIG("x", narrow, "y", other));
+	sockets_close(b);
+	CHECK(comes_to(a->at[0], "127.0.0.1", at) && comes_to(a->at[1], "127.0.0.2", at));
 	sockets_close(a);
 }
 
