@@ -10,14 +10,13 @@
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #include "relay/admin_relay.h"
 #include "relay/audit.h"
 #include "relay/gateway.h"
 #include "relay/history.h"
+#include "relay/named.h"
 #include "relay/quota.h"
 #include "relay/reach.h"
 #include "relay/registry.h"
@@ -63,32 +62,6 @@ static void add(struct problems *out, enum problem_severity severity, const char
 
 /* ---- services ---- */
 
-static int by_name(const void *a, const void *b)
-{
-	return strcasecmp(*(const char *const *)a, *(const char *const *)b);
-}
-
-/* Those that the config names, as services or for listeners, each once. NULL: out of memory. */
-static const char **named(const struct relay_config *c, size_t *n)
-{
-	const char **name = calloc(c->n_services + c->n_listeners + 1, sizeof(char *));
-	size_t all = 0;
-
-	*n = 0;
-	if (!name)
-		return NULL;
-	for (size_t i = 0; i < c->n_services; i++)
-		name[all++] = c->services[i].name;
-	for (size_t i = 0; i < c->n_listeners; i++)
-		if (c->listeners[i].service)
-			name[all++] = c->listeners[i].service;
-	qsort(name, all, sizeof(char *), by_name);
-	for (size_t i = 0; i < all; i++)
-		if (*n == 0 || strcasecmp(name[i], name[*n - 1]) != 0)
-			name[(*n)++] = name[i];
-	return name;
-}
-
 static void say_down(struct problems *out, const char *name, const struct reach *r)
 {
 	if (!r->by_tunnel)
@@ -105,23 +78,42 @@ static void say_down(struct problems *out, const char *name, const struct reach 
 		    "%s: no tunnel offers it.", name);
 }
 
+/* Its agents may still come: clients wait for them. */
+static bool is_awaited(struct named_service *s, const struct reach *r)
+{
+	s->met = s->met || r->tunnels;
+	return r->by_tunnel && named_is_awaited(s, settings_now());
+}
+
 static void find_services(const struct gateway *g, struct problems *out)
 {
-	size_t n, down = 0, partly = 0;
-	const char **name = named(g->settings->config, &n);
+	struct named *named = g->settings->named;
+	size_t down = 0, partly = 0, awaited = 0;
 	struct reach r;
 
-	for (size_t i = 0; i < n; i++) {
-		if (!reach_of(g, name[i], &r))
+	for (size_t i = 0; i < named->n; i++) {
+		const char *name = named->at[i].name;
+		bool early;
+
+		if (!reach_of(g, name, &r))
 			continue;
-		if (!reach_is_good(&r) && ++down <= NAMED_MAX)
-			say_down(out, name[i], &r);
+		early = is_awaited(&named->at[i], &r);
+		if (!reach_is_good(&r) && early && ++awaited <= NAMED_MAX)
+			add(out, PROBLEM_NOTICE, "service-awaited",
+			    "Agents come by themselves, within half a minute of a start.",
+			    "%s: no tunnel offers it yet.", name);
+		if (!early && !reach_is_good(&r) && ++down <= NAMED_MAX)
+			say_down(out, name, &r);
 		if (reach_is_good(&r) && r.live < r.targets && ++partly <= NAMED_MAX)
 			add(out, PROBLEM_NOTICE, "target-down",
 			    "Clients are served by the others. The log says why it failed.",
-			    "%s: %zu of its %zu targets that are addresses do not answer.", name[i],
+			    "%s: %zu of its %zu targets that are addresses do not answer.", name,
 			    r.targets - r.live, r.targets);
 	}
+	if (awaited > NAMED_MAX)
+		add(out, PROBLEM_NOTICE, "service-awaited",
+		    "The table of services begins with all of them.",
+		    "%zu further services have no tunnel yet.", awaited - NAMED_MAX);
 	if (down > NAMED_MAX)
 		add(out, PROBLEM_CRITICAL, "service-down",
 		    "The table of services begins with all of them.",
@@ -129,7 +121,6 @@ static void find_services(const struct gateway *g, struct problems *out)
 	if (partly > NAMED_MAX)
 		add(out, PROBLEM_NOTICE, "target-down", "The table of services has them all.",
 		    "Targets of %zu further services do not answer.", partly - NAMED_MAX);
-	free(name);
 }
 
 /* ---- limits ---- */

@@ -17,6 +17,7 @@
 #include "relay/fileprint.h"
 #include "relay/identity.h"
 #include "relay/log.h"
+#include "relay/named.h"
 #include "relay/tls.h"
 #include "relay/trust.h"
 #include "relay/why.h"
@@ -191,9 +192,10 @@ struct settings *settings_new(struct relay_config *c, const struct settings *bef
 	s->files = settings_files(c);
 	s->credentials = credentials_new(c);
 	s->permits = permits_new(c);
+	s->named = named_new(c, before ? before->named : NULL, settings_now());
 	s->trusts = calloc(c->n_listeners + 1, sizeof(*s->trusts));
 	s->tls = calloc(c->n_listeners + 1, sizeof(*s->tls));
-	good = s->credentials && s->permits && s->trusts && s->tls &&
+	good = s->credentials && s->permits && s->named && s->trusts && s->tls &&
 	       make_destinations(s, before) && load_owners(s, before, why);
 	for (size_t i = 0; good && i < c->n_listeners; i++)
 		good = load_listener(s, i, why);
@@ -221,6 +223,7 @@ struct settings *settings_unref(struct settings *s)
 	trust_unref(s->owners);
 	credentials_free(s->credentials);
 	permits_free(s->permits);
+	named_free(s->named);
 	relay_config_unref(s->config);
 	free(s->trusts);
 	free(s->tls);

@@ -20,6 +20,8 @@
 struct client;
 struct destination;
 struct identity;
+struct named;
+struct named;
 struct tls_context;
 struct trust;
 
@@ -31,6 +33,7 @@ struct settings {
 	struct credentials *credentials;
 	struct permits *permits;
 	struct trust *owners; /* the relay's own CA for owners; NULL: there is none */
+	struct named *named;  /* its services, for the main thread */
 	bool revokes;         /* with a revocation list of its own */
 	bool tells_clients;   /* some service's targets are sent PROXY headers */
 	/* By index of config->listeners, as many; NULL in it: none there. */

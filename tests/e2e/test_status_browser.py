@@ -90,7 +90,7 @@ def test_it_follows(world, page):
     relay = start(world, services=[{"name": "kbs.acme"}])
     page.look(400, 500)
     show(page, relay.page)
-    assert "no tunnel offers it" in text(page, "#problems")
+    assert "no tunnel offers it yet" in text(page, "#problems")
     page.run("window.kept = document.querySelector('#services tbody tr');"
              "document.querySelector('#filter').value = 'typing';"
              "document.querySelector('#filter').focus();"
@@ -98,7 +98,7 @@ def test_it_follows(world, page):
     world.agent(relay, {"kbs": svc.address})
     wait_for(lambda: "reachable" in text(page, "#services tbody") and
              "unreachable" not in text(page, "#services tbody"), "the tunnel on the page")
-    assert "no tunnel offers it" not in text(page, "#problems")
+    assert "no tunnel offers it yet" not in text(page, "#problems")
     c = http_connect(dial(relay.listeners["front"]), "kbs.acme")
     wait_for(lambda: text(page, ".facts dd") == "1", "the stream on the page")
     c.close()
