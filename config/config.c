@@ -13,6 +13,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "config/flag.h"
 #include "config/load.h"
 #include "config/schema.h"
 #include "config/xalloc.h"
@@ -162,6 +163,11 @@ const char *relay_config_differs(const struct relay_config *a, const struct rela
 bool relay_config_same_service(const struct service_config *a, const struct service_config *b)
 {
 	return table_equal(&relay_service_table, a, b);
+}
+
+int relay_config_set_word(struct relay_config *c, const char *key, const char *text, char **why)
+{
+	return flag_set_word(&relay_table, c, key, text, why);
 }
 
 void relay_config_dump(const struct relay_config *c, FILE *to)

@@ -315,7 +315,10 @@ static const char *read_arguments(int argc, char **argv)
 {
 	static const struct option options[] = {
 		{ "config", required_argument, NULL, 'c' },
+		/* the daemon's own, which mean nothing here */
 		{ "no-sandbox", no_argument, NULL, 's' },
+		{ "takeover", no_argument, NULL, 's' },
+		{ "log-level", required_argument, NULL, 's' },
 		{ 0 },
 	};
 	const char *path = NULL;

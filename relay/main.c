@@ -6,6 +6,7 @@
  */
 #include <getopt.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "config/config.h"
@@ -21,7 +22,7 @@
 enum { EXIT_USAGE = 2 };
 
 static const char usage[] =
-	"Usage: attest-relay --config FILE [--takeover] [--no-sandbox]\n"
+	"Usage: attest-relay --config FILE [--takeover] [--no-sandbox] [--log-level LEVEL]\n"
 	"       attest-relay --config FILE --check-config | --dump-config\n"
 	"       attest-relay doctor --config FILE [--json]\n"
 	"       attest-relay token new\n"
@@ -41,6 +42,7 @@ static const char usage[] =
 	"sockets:\n"
 	"                       no client is turned away\n"
 	"      --no-sandbox     keep all rights; for finding faults\n"
+	"      --log-level LEVEL  error, warning, info or debug, until the next reload\n"
 	"      --json           for doctor: print JSON\n"
 	"  -h, --help           this text\n"
 	"  -V, --version        the version\n"
@@ -94,6 +96,7 @@ static int command(int argc, char **argv)
 struct arguments {
 	const char *path;
 	bool check, dump, no_sandbox, takeover;
+	const char *log_level; /* NULL: the config's */
 };
 
 /* -1, or the status to end with: it has been said why. */
@@ -105,6 +108,7 @@ static int read_arguments(int argc, char **argv, struct arguments *a)
 		{ "dump-config", no_argument, NULL, 'd' },
 		{ "no-sandbox", no_argument, NULL, 's' },
 		{ "takeover", no_argument, NULL, 't' },
+		{ "log-level", required_argument, NULL, 'l' },
 		{ "help", no_argument, NULL, 'h' },
 		{ "version", no_argument, NULL, 'V' },
 		{ 0 },
@@ -128,6 +132,9 @@ static int read_arguments(int argc, char **argv, struct arguments *a)
 		case 't':
 			a->takeover = true;
 			break;
+		case 'l':
+			a->log_level = optarg;
+			break;
 		case 'h':
 			fputs(usage, stdout);
 			return 0;
@@ -146,6 +153,18 @@ static int read_arguments(int argc, char **argv, struct arguments *a)
 	return EXIT_USAGE;
 }
 
+/* Until a reload. 0, or the status to end with. */
+static int set_level(struct relay_config *config, const char *word)
+{
+	char *why = NULL;
+
+	if (!word || relay_config_set_word(config, "log.level", word, &why) == 0)
+		return 0;
+	fprintf(stderr, "attest-relay: --log-level %s: %s\n", word, why ? why : "out of memory");
+	free(why);
+	return EXIT_USAGE;
+}
+
 int main(int argc, char **argv)
 {
 	struct arguments a = { 0 };
@@ -161,8 +180,10 @@ int main(int argc, char **argv)
 	config = load(a.path);
 	if (!config)
 		return 1;
-	r = 0;
-	if (a.dump)
+	r = set_level(config, a.log_level);
+	if (r)
+		fputs("Try attest-relay --help.\n", stderr);
+	else if (a.dump)
 		relay_config_dump(config, stdout);
 	else if (a.check)
 		fprintf(stderr, "%s: good\n", a.path);

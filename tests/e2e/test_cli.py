@@ -39,6 +39,17 @@ def write(path, text):
     return str(path)
 
 
+def test_log_level_of_the_relay(world):
+    """A flag as the other two programs have it, above the file's."""
+    path = world.relay().path
+    p = run(RELAY, "--config", path, "--log-level", "debug", "--dump-config")
+    assert p.returncode == 0 and yaml.safe_load(p.stdout)["log"]["level"] == "debug"
+    p = run(RELAY, "doctor", "--config", path, "--log-level", "debug", "--takeover")
+    assert p.returncode < 2  # it takes the daemon's options
+    p = run(RELAY, "--config", path, "--log-level", "loud")
+    assert p.returncode == 2 and "--log-level loud: expected error, warning, info or debug" in p.stderr
+
+
 LIBRARIES = ["OpenSSL", "libevent", "nghttp2", "json-c", "libyaml", "libsystemd", "libseccomp"]
 
 
