@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "check.h"
+#include "tests/unit/check.h"
 #include "relay/peer.h"
 
 #define SIZE 64
