@@ -6,8 +6,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "tests/unit/check.h"
 #include "relay/peer.h"
+#include "tests/unit/check.h"
 
 #define SIZE 64
 
