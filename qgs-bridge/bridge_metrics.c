@@ -14,6 +14,7 @@
 #include "relay/process.h"
 #include "relay/worker.h"
 #include "tunnel/pool.h"
+#include "tunnel/tunnel_metrics.h"
 
 static void by_reason(struct exposition *e, const char *name, const char *help,
 		      const uint64_t counts[REASONS])
@@ -61,11 +62,8 @@ static void write_pool(const struct bridge *b, struct exposition *e)
 		       counts.sessions_made);
 	exposition_one(e, "relay_failures_total", "counter", "Attempts that failed, sessions lost.",
 		       counts.sessions_failed);
-	exposition_head(e, "certificate_expires_timestamp_seconds", "gauge",
-			"When the first certificate in a file in use ends.");
-	if (b->config->relay.certificate && pool_expires(b->pool) != UINT64_MAX)
-		exposition_sample(e, pool_expires(b->pool), "file", b->config->relay.certificate,
-				  EXPOSITION_END);
+	tunnel_metrics_certificates(e, pool_tls(b->pool), b->config->relay.certificate,
+				    b->config->relay.ca_file);
 }
 
 enum unit { COUNT, MILLISECONDS };

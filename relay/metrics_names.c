@@ -148,10 +148,12 @@ static void note_end(struct ends *ends, const char *file, uint64_t at)
 	}
 }
 
-static void put_ends(struct exposition *e, struct ends *ends)
+/* what: of what they are, or NULL. */
+static void put_ends(struct exposition *e, struct ends *ends, const char *what)
 {
 	for (size_t i = 0; i < ends->n; i++)
-		exposition_sample(e, ends->of[i].at, "file", ends->of[i].file, EXPOSITION_END);
+		exposition_sample(e, ends->of[i].at, "file", ends->of[i].file,
+				  what ? "what" : EXPOSITION_END, what, EXPOSITION_END);
 	ends->n = 0;
 }
 
@@ -165,15 +167,16 @@ void metrics_files(struct exposition *e, const struct gateway *g)
 
 	exposition_head(e, "certificate_expires_timestamp_seconds", "gauge",
 			"When the first certificate in a file in use ends.");
-	for (size_t i = 0; ends.of && i < c->n_listeners; i++) {
+	for (size_t i = 0; ends.of && i < c->n_listeners; i++)
 		if (s->tls[i])
 			note_end(&ends, c->tls.certificate, tls_context_expires(s->tls[i]));
+	put_ends(e, &ends, "certificate");
+	for (size_t i = 0; ends.of && i < c->n_listeners; i++)
 		if (s->trusts[i])
 			note_end(&ends, c->listeners[i].client_ca, trust_expires(s->trusts[i]));
-	}
 	if (ends.of && s->owners)
 		note_end(&ends, c->enrolment.ca, trust_expires(s->owners));
-	put_ends(e, &ends);
+	put_ends(e, &ends, "ca");
 	exposition_head(e, "crl_next_update_timestamp_seconds", "gauge",
 			"When the first revocation list in a file in use should be replaced.");
 	for (size_t i = 0; ends.of && i < c->n_listeners; i++)
@@ -182,7 +185,7 @@ void metrics_files(struct exposition *e, const struct gateway *g)
 				 trust_next_update(s->trusts[i]));
 	if (ends.of && s->owners)
 		note_end(&ends, crl, trust_next_update(s->owners));
-	put_ends(e, &ends);
+	put_ends(e, &ends, NULL);
 	free(ends.of);
 	free(crl);
 }

@@ -49,6 +49,11 @@ struct tls_context *tls_context_unref(struct tls_context *t); /* NULL is fine */
 int tls_context_has_name(const struct tls_context *t, const char *name);
 /* When the first of its certificates ends, in seconds since 1970. UINT64_MAX: it has none. */
 uint64_t tls_context_expires(const struct tls_context *t);
+/*
+ * Client: when the first of the CAs that it trusts ends, of those that have not; if all have, when
+ * the last did. A bundle may keep CAs that are over. UINT64_MAX: it has none, or no memory.
+ */
+uint64_t tls_context_ca_expires(const struct tls_context *t);
 
 /* A handshake under way. */
 struct tls_handshake;

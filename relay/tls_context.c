@@ -114,6 +114,24 @@ uint64_t tls_context_expires(const struct tls_context *t)
 	return first;
 }
 
+uint64_t tls_context_ca_expires(const struct tls_context *t)
+{
+	STACK_OF(X509) *all = X509_STORE_get1_all_certs(SSL_CTX_get_cert_store(t->ssl));
+	uint64_t now = (uint64_t)time(NULL), first = UINT64_MAX, last = 0;
+	int n = sk_X509_num(all); /* -1: NULL */
+
+	for (int i = 0; i < n; i++) {
+		uint64_t end = end_of(sk_X509_value(all, i));
+
+		if (end > now && end < first)
+			first = end;
+		if (end > last)
+			last = end;
+	}
+	sk_X509_pop_free(all, X509_free);
+	return first < UINT64_MAX || n < 1 ? first : last;
+}
+
 const char *tls_context_alpn(const struct tls_context *t, const SSL *ssl)
 {
 	const unsigned char *name;

@@ -617,9 +617,9 @@ const char *pool_via(const struct pool *p)
 	return p->via;
 }
 
-uint64_t pool_expires(const struct pool *p)
+const struct tls_context *pool_tls(const struct pool *p)
 {
-	return tls_context_expires(p->tls);
+	return p->tls;
 }
 
 struct pool_counts pool_counts(const struct pool *p)

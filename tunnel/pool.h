@@ -81,6 +81,6 @@ struct pool_counts {
 };
 struct pool_counts pool_counts(const struct pool *p);
 /* As tls_context_expires: of our own certificate. */
-uint64_t pool_expires(const struct pool *p);
+const struct tls_context *pool_tls(const struct pool *p);
 
 #endif

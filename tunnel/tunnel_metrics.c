@@ -17,6 +17,7 @@
 #include "tunnel/agent.h"
 #include "tunnel/link.h"
 #include "tunnel/local.h"
+#include "tunnel/pool.h"
 #include "tunnel/session.h"
 
 /* ---- relays ---- */
@@ -184,17 +185,26 @@ static void write_times(struct exposition *e, const struct counters *c)
 	}
 }
 
-static void write_certificate(struct exposition *e, const struct tunnel_metrics *m)
+static void write_end(struct exposition *e, const char *what, const char *file, uint64_t at)
 {
-	uint64_t at;
+	if (file && at != UINT64_MAX)
+		exposition_sample(e, at, "file", file, "what", what, EXPOSITION_END);
+}
 
-	if (!m->config->certificate || (!m->tls && !m->local))
-		return;
-	at = m->tls ? tls_context_expires(*m->tls) : pool_expires(m->local->pool);
+void tunnel_metrics_certificates(struct exposition *e, const struct tls_context *t,
+				 const char *certificate, const char *ca_file)
+{
 	exposition_head(e, "certificate_expires_timestamp_seconds", "gauge",
 			"When the first certificate in a file in use ends.");
-	if (at != UINT64_MAX)
-		exposition_sample(e, at, "file", m->config->certificate, EXPOSITION_END);
+	write_end(e, "certificate", certificate, tls_context_expires(t));
+	write_end(e, "ca", ca_file, tls_context_ca_expires(t));
+}
+
+static void write_certificates(struct exposition *e, const struct tunnel_metrics *m)
+{
+	if (m->tls || m->local)
+		tunnel_metrics_certificates(e, m->tls ? *m->tls : pool_tls(m->local->pool),
+					    m->config->certificate, m->config->ca_file);
 }
 
 void tunnel_metrics_write(const struct tunnel_metrics *m, struct evbuffer *out)
@@ -219,6 +229,6 @@ void tunnel_metrics_write(const struct tunnel_metrics *m, struct evbuffer *out)
 	write_streams(&e, c);
 	write_limits(&e, m);
 	write_times(&e, c);
-	write_certificate(&e, m);
+	write_certificates(&e, m);
 	process_write(&e);
 }

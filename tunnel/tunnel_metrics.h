@@ -7,6 +7,7 @@
 
 struct agent;
 struct evbuffer;
+struct exposition;
 struct local;
 struct tls_context;
 struct tunnel_config;
@@ -25,5 +26,9 @@ struct tunnel_metrics {
 
 /* All of them; docs/metrics.md says what they are. */
 void tunnel_metrics_write(const struct tunnel_metrics *m, struct evbuffer *out);
+
+/* When what is shown to relays ends, and what they are verified by; either file may be NULL. */
+void tunnel_metrics_certificates(struct exposition *e, const struct tls_context *t,
+				 const char *certificate, const char *ca_file);
 
 #endif

@@ -280,6 +280,35 @@ def test_ends_of_files(world):
         3590 < after[ca.crl] - before[ca.crl] < 3600 + DEADLINE)
 
 
+def test_ends_of_authorities(world):
+    """What a program verifies others by ends, too: each program has its own, beside what it shows."""
+    ca = Authority(world.folder, "clients")
+    node = Node(world)
+    agent_port = free_port()
+    trusted = world.path("trusted.pem")
+    with open(trusted, "w") as f:
+        for path in (world.certificates.ca, ca.pem):
+            with open(path) as one:
+                f.write(one.read())
+    world.agent(node.relay, {"other": world.add(Service(handler=echo)).address}, ca_file=trusted,
+                metrics=f"tcp:127.0.0.1:{agent_port}")
+    node.relay.reload(listeners=[*node.relay.config["listeners"], {
+        "name": "certified", "doors": ["connect"], "client_ca": ca.pem,
+        "address": f"tcp:127.0.0.1:{free_port()}"}])
+
+    def ends(port, program):
+        name = f"{program}_certificate_expires_timestamp_seconds"
+        return {k.removeprefix(name): int(v) for k, v in fetch_metrics(port).items()
+                if k.startswith(name) and 'what="ca"' in k}
+    ours = world.certificates.ca
+    assert ends(agent_port, "attest_tunnel") == {
+        f'{{file="{trusted}",what="ca"}}': min(end_of(ours), end_of(ca.pem))}
+    assert ends(node.bridge.metrics_port, "qgs_bridge") == {f'{{file="{ours}",what="ca"}}': end_of(ours)}
+    of_relay = ends(node.relay.metrics_port, "attest_relay")
+    assert of_relay[f'{{file="{ca.pem}",what="ca"}}'] == end_of(ca.pem)
+    assert not any(node.relay.config["tls"]["certificate"] in k for k in of_relay)
+
+
 # ---- the process ----
 
 def process_of(program, port):

@@ -718,6 +718,45 @@ static void test_alpn(void)
 	}
 }
 
+/* A bundle of CAs that end so many seconds from now. */
+static uint64_t ca_end(const long *ends, size_t n)
+{
+	FILE *bundle = fopen(path_of("bundle.pem"), "w");
+	struct tls_context *t;
+	uint64_t at;
+
+	CHECK(bundle);
+	for (size_t i = 0; i < n; i++) {
+		char name[16];
+		struct issued it;
+
+		snprintf(name, sizeof(name), "ends-%zu", i);
+		it = issue(name, NULL, NULL, NULL, -20000, ends[i]);
+		CHECK(PEM_write_X509(bundle, it.certificate));
+		issued_free(it);
+	}
+	fclose(bundle);
+	t = client_context("bundle.pem", our_alpn);
+	at = tls_context_ca_expires(t);
+	tls_context_unref(t);
+	return at - (uint64_t)time(NULL);
+}
+
+static bool is_about(uint64_t seconds, int64_t expected)
+{
+	int64_t off = (int64_t)seconds - expected;
+
+	return off > -60 && off < 60;
+}
+
+static void test_ca_ends(void)
+{
+	CHECK(is_about(ca_end((long[]){ 9000, 5000, 7000 }, 3), 5000));
+	CHECK(is_about(ca_end((long[]){ -9000, 5000, 7000 }, 3), 5000)); /* one is over: let be */
+	CHECK(is_about(ca_end((long[]){ -9000, -5000, -7000 }, 3), -5000));
+	CHECK(tls_context_ca_expires(sc) == UINT64_MAX);
+}
+
 static void test_contexts(void)
 {
 	char *why;
@@ -831,6 +870,7 @@ int main(void)
 	sc = server_context("relay");
 	cc = client_context("ca.pem", our_alpn);
 	test_contexts();
+	test_ca_ends();
 	test_alpn();
 	test_verify();
 	test_client_certificate(TLS1_2_VERSION);
