@@ -350,6 +350,8 @@ bool relay_config_same_service(const struct service_config *a, const struct serv
 /* One that lives on without its config. */
 struct service_config *service_config_copy(const struct service_config *s);
 struct service_config *service_config_free(struct service_config *s); /* NULL is fine */
+struct listener_config *listener_config_copy(const struct listener_config *l);
+struct listener_config *listener_config_free(struct listener_config *l); /* NULL is fine */
 /* One of the words of a setting, "log.level". 0 or -EINVAL and *why what was expected. */
 int relay_config_set_word(struct relay_config *c, const char *key, const char *text, char **why);
 /* Effective values as YAML that loads again to the same. Token hashes are shown: only hashes. */

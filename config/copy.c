@@ -106,3 +106,19 @@ struct service_config *service_config_free(struct service_config *s)
 	free(s);
 	return NULL;
 }
+
+struct listener_config *listener_config_copy(const struct listener_config *l)
+{
+	struct listener_config *copy = xcalloc(1, sizeof(*copy));
+
+	table_copy(&relay_listener_table, copy, l);
+	return copy;
+}
+
+struct listener_config *listener_config_free(struct listener_config *l)
+{
+	if (l)
+		table_free(&relay_listener_table, l);
+	free(l);
+	return NULL;
+}

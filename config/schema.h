@@ -83,6 +83,7 @@ struct table {
 
 extern const struct table relay_table;
 extern const struct table relay_service_table; /* of one of its services */
+extern const struct table relay_listener_table;
 extern const struct table tunnel_table;
 
 /* Where values come from, and where errors go. */

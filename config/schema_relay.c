@@ -186,7 +186,7 @@ static const struct field listener_fields[] = {
 	  .help = "the proxies from which a PROXY header is taken" },
 };
 
-static const struct table listener_table = { .what = "listener",
+const struct table relay_listener_table = { .what = "listener",
 					     TABLE(listener_fields),
 					     .size = sizeof(struct listener_config),
 					     .line = offsetof(struct listener_config, line) };
@@ -679,7 +679,7 @@ static const struct field relay_fields[] = {
 	  .offset = offsetof(struct relay_config, listeners),
 	  .count = offsetof(struct relay_config, n_listeners),
 	  .max = 1024,
-	  .table = &listener_table,
+	  .table = &relay_listener_table,
 	  .help = "where clients and tunnels connect" },
 	{ .key = "owners",
 	  .type = FIELD_STRUCTS,

@@ -289,7 +289,7 @@ static inline const struct settings *gateway_settings(const struct worker *w)
 /* The relay's own TLS at a listener; NULL: none there. */
 static inline struct tls_context *gateway_tls(const struct listener *l)
 {
-	return settings_tls(l->settings, (size_t)(l->config - l->settings->config->listeners));
+	return l->tls;
 }
 
 static inline uint64_t gateway_next_id(struct gateway *g)

@@ -28,6 +28,7 @@
 #include "relay/opening.h"
 #include "relay/proxied.h"
 #include "relay/sockets.h"
+#include "relay/tls.h"
 #include "relay/worker.h"
 
 static struct listener *of(struct acceptor *a)
@@ -125,6 +126,7 @@ struct listener *listener_new(struct gateway *g, struct worker *w, struct settin
 			      const struct listener_config *config, struct listening *socket)
 {
 	struct listener *l = calloc(1, sizeof(*l));
+	struct tls_context *tls;
 
 	if (!l)
 		return NULL;
@@ -132,8 +134,9 @@ struct listener *listener_new(struct gateway *g, struct worker *w, struct settin
 	l->acceptor = (struct acceptor){ .worker = w, .fd = -1 };
 	l->gateway = g;
 	l->worker = w;
-	l->settings = settings_ref(s);
-	l->config = config;
+	l->config = listener_config_copy(config);
+	tls = settings_tls(s, (size_t)(config - s->config->listeners));
+	l->tls = tls ? tls_context_ref(tls) : NULL;
 	l->socket = sockets_hold(socket);
 	l->name = strdup(config->name);
 	return l->name ? l : listener_unref(l);
@@ -162,13 +165,15 @@ void listener_stop(struct listener *l)
 void listener_become(struct listener *l, struct listener *now)
 {
 	const bool moves = l->socket != now->socket;
-	struct settings *before = l->settings;
+	struct listener_config *config = l->config;
+	struct tls_context *tls = l->tls;
 
 	if (moves)
 		listener_stop(l); /* whoever is in its queue comes in as it was */
-	l->settings = settings_ref(now->settings);
 	l->config = now->config;
-	settings_unref(before);
+	l->tls = now->tls;
+	now->config = config; /* gone with it */
+	now->tls = tls;
 	if (moves) {
 		l->socket = sockets_hold(now->socket);
 		listener_start(l);
@@ -187,7 +192,8 @@ struct listener *listener_unref(struct listener *l)
 		return NULL;
 	figure_put(l->figure);
 	sockets_put(l->socket);
-	settings_unref(l->settings);
+	tls_context_unref(l->tls);
+	listener_config_free(l->config);
 	free(l->name);
 	free(l);
 	return NULL;

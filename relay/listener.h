@@ -25,6 +25,7 @@ struct figure;
 struct gateway;
 struct listening;
 struct settings;
+struct tls_context;
 struct worker;
 
 struct listener {
@@ -32,9 +33,9 @@ struct listener {
 	char *name;
 	struct gateway *gateway;
 	struct worker *worker;
-	struct figure *figure; /* its thread's; NULL: it has not started yet */
-	struct settings *settings; /* those in effect, or the last that had it; a reference */
-	const struct listener_config *config; /* in them */
+	struct figure *figure;          /* its thread's; NULL: it has not started yet */
+	struct listener_config *config; /* its own: what came by it may outlast any config */
+	struct tls_context *tls;        /* the relay's own TLS there; a reference, or NULL */
 	struct acceptor acceptor;
 	struct listening *socket; /* shared by the workers; NULL: it has stopped */
 	struct listener *next;
@@ -49,7 +50,7 @@ void listener_start(struct listener *l);
 void listener_stop(struct listener *l);
 /*
  * After a reload this one takes the place of now, which has its name but does not listen yet: it
- * has now's settings, and its socket if that is another one.
+ * has now's config, and its socket if that is another one.
  */
 void listener_become(struct listener *l, struct listener *now);
 /* Turns away who may not come in: reset, counted and logged. fd is consumed; counts are not. */

@@ -1,12 +1,16 @@
 /*
- * A service's destination is had again if nothing of it has changed, outlives its config, and keeps
- * none: many that came one at a time would keep as many whole configs.
+ * What streams hold for as long as they last: their service's destination and the listener that
+ * they came by. A destination is had again if nothing of it has changed. Both outlive their config,
+ * and keep none: many that came and went one at a time would keep as many whole configs.
  */
 #include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "relay/destination.h"
+#include "relay/listener.h"
+#include "relay/settings.h"
+#include "relay/sockets.h"
 #include "tests/unit/check.h"
 
 #define MANY 4000
@@ -78,6 +82,27 @@ static void test_outlives_its_config(void)
 	destination_unref(d);
 }
 
+static void test_listener_keeps_no_config(void)
+{
+	struct listening socket = { .refs = 1, .fd = -1 };
+	char *text = many_services(), *why;
+	size_t before = allocated();
+	struct relay_config *c = parse(text);
+	struct settings *s = settings_new(c, NULL, &why);
+	struct listener *l;
+
+	CHECK(s);
+	relay_config_unref(c);
+	l = listener_new(NULL, NULL, s, &s->config->listeners[0], &socket);
+	CHECK(l && allocated() - before > 4 * SMALL);
+	settings_unref(s);
+	CHECK(allocated() - before < SMALL);
+	CHECK_STR(l->config->name, "a");
+	CHECK(l->config->doors == DOOR_SNI && l->config->address.port == 1 && !l->tls);
+	listener_unref(l);
+	free(text);
+}
+
 static void test_keeps_no_config(void)
 {
 	char *text = many_services();
@@ -99,5 +124,6 @@ int main(void)
 {
 	test_outlives_its_config();
 	test_keeps_no_config();
+	test_listener_keeps_no_config();
 	return 0;
 }
