@@ -16,6 +16,7 @@ struct budget {
 	struct quota *memory;
 	void (*put)(struct quota *memory);
 	unsigned refs;
+	size_t kept;
 };
 
 struct budget *budget_new(struct quota *memory, void (*put)(struct quota *memory))
@@ -57,4 +58,23 @@ void budget_give(struct budget *b, size_t bytes)
 {
 	if (b && bytes)
 		quota_release(b->memory, bytes);
+}
+
+void budget_keep(struct budget *b, size_t bytes)
+{
+	int64_t change = b ? (int64_t)bytes - (int64_t)b->kept : 0;
+
+	if (!change)
+		return;
+	for (struct quota *q = b->memory; q; q = q->above)
+		quota_keep(q, change);
+	b->kept = bytes;
+}
+
+bool budget_has_room(const struct budget *b, size_t bytes)
+{
+	for (const struct quota *q = b ? b->memory : NULL; q; q = q->above)
+		if (quota_room(q) < bytes)
+			return false;
+	return true;
 }

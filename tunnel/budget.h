@@ -23,4 +23,11 @@ bool budget_take(struct budget *b, size_t bytes) __attribute__((warn_unused_resu
 void budget_charge(struct budget *b, size_t bytes); /* even if there is none left */
 void budget_give(struct budget *b, size_t bytes);
 
+/*
+ * What the session keeps for a peer that takes nothing: so much now. It counts as what streams keep
+ * on their way does (quota_room), and is 0 before the session drops the budget.
+ */
+void budget_keep(struct budget *b, size_t bytes);
+bool budget_has_room(const struct budget *b, size_t bytes);
+
 #endif

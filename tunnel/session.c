@@ -321,6 +321,7 @@ static void free_session(struct reapable *r)
 
 	nghttp2_session_del(s->h2);
 	message_deinit(&s->message);
+	budget_keep(s->budget, 0);
 	budget_drop(s->budget);
 	free(s->rest);
 	free(s);

@@ -57,6 +57,7 @@ struct session {
 	uint8_t *rest; /* what the carrier did not take, or NULL */
 	size_t rest_start, rest_end;
 	bool blocked; /* the carrier takes nothing until READY_WRITE */
+	bool little;  /* inside a flush: there is no room for what the carrier may not take */
 
 	/* Receiving. */
 	struct frame_scan scan;

@@ -12,6 +12,11 @@
  * WORKER_SCRATCH and one frame, and everything else waits at its source; but for frames without
  * DATA, which nghttp2 keeps. They are answers to what the peer sends: when there are ANSWERS_MAX of
  * them and the carrier takes nothing, the peer is not read (session_is_stuffed).
+ *
+ * Memory: rest, and what the carrier keeps itself, is of the session's budget, but for a little.
+ * Where that has no room, a client's frames go out one at a time, and none is longer than that: so
+ * clients that read nothing get no more, and all go on. Agents are exempt: they are few, and behind
+ * each are many.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -24,6 +29,7 @@
 #define FRAME_MIN ((size_t)16384) /* what every peer takes: one TLS record with the header */
 #define REST_SMALL ((size_t)32 * 1024)
 #define ANSWERS_MAX 16384 /* frames waiting, some 160 bytes each */
+#define FRAME_LITTLE (WORKER_LITTLE - 64) /* a TLS record's head comes on top */
 
 bool session_is_stuffed(const struct session *s)
 {
@@ -33,6 +39,8 @@ bool session_is_stuffed(const struct session *s)
 ssize_t session_payload_max(nghttp2_session *h2, uint8_t type, int32_t id, int32_t session_window,
 			    int32_t stream_window, uint32_t frame_max, void *session)
 {
+	if (((struct session *)session)->little)
+		return FRAME_LITTLE - FRAME_HEAD;
 	return (frame_max + FRAME_HEAD >= FRAME_MAX ? FRAME_MAX : FRAME_MIN) - FRAME_HEAD;
 }
 
@@ -44,7 +52,7 @@ int session_data_out(nghttp2_session *h2, nghttp2_frame *frame, const uint8_t *h
 
 	memcpy(s->worker->output + s->out, header, FRAME_HEAD);
 	s->out += FRAME_HEAD + len;
-	return s->out + FRAME_MAX > WORKER_SCRATCH ? NGHTTP2_ERR_PAUSE : 0;
+	return s->little || s->out + FRAME_MAX > WORKER_SCRATCH ? NGHTTP2_ERR_PAUSE : 0;
 }
 
 /* 0, or -errno when the carrier is dead. What it does not take goes to rest. */
@@ -118,7 +126,7 @@ static int gather(struct session *s)
 	int r = 0;
 
 	s->out = 0;
-	while (s->out + FRAME_MAX <= WORKER_SCRATCH) {
+	while (s->out + FRAME_MAX <= WORKER_SCRATCH && !(s->little && s->out)) {
 		size_t before = s->out;
 		const uint8_t *frame;
 		ssize_t n = nghttp2_session_mem_send(s->h2, &frame);
@@ -147,14 +155,36 @@ static int gather(struct session *s)
 	return r < 0 ? r : all;
 }
 
-int session_send(struct session *s)
+static bool is_client(const struct session *s)
+{
+	return s->role == SESSION_SERVER && s->limits.peer <= SESSION_PEER_CLIENT;
+}
+
+/* Bytes that the carrier keeps. Counted of clients, who are many, and wait until they are gone. */
+static size_t carrier_held(const struct session *s)
+{
+	const struct conduit *c = s->carrier;
+
+	return s->budget && is_client(s) && c->ops->held ? c->ops->held(c) : 0;
+}
+
+static void account(struct session *s)
+{
+	size_t rest = s->rest ? s->rest_end : 0;
+
+	if (rest > REST_SMALL) /* it may be the buffer itself */
+		rest = rest > WORKER_SCRATCH ? rest : WORKER_SCRATCH;
+	budget_keep(s->budget, (rest > WORKER_LITTLE ? rest : 0) + carrier_held(s));
+}
+
+static int send_all(struct session *s)
 {
 	size_t turn = 0;
 
 	for (;;) {
 		int r = write_rest(s);
 
-		if (r == -EAGAIN) {
+		if (r == -EAGAIN || (r == 0 && carrier_held(s))) {
 			s->blocked = true;
 			conduit_want(s->carrier,
 				     READY_WRITE | (session_is_stuffed(s) ? 0 : READY_READ));
@@ -169,8 +199,18 @@ int session_send(struct session *s)
 		r = gather(s);
 		if (r < 0)
 			return r;
-		if (r > 0 && !s->rest)
+		if (r > 0 && !s->rest && !carrier_held(s))
 			return 1;
 		turn += WORKER_SCRATCH;
 	}
+}
+
+int session_send(struct session *s)
+{
+	int r;
+
+	s->little = is_client(s) && !budget_has_room(s->budget, WORKER_SCRATCH + WORKER_BUFFER);
+	r = send_all(s);
+	account(s);
+	return r;
 }

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from h2_client import H2Client
+from h2_client import H2Client, over_tls
 from harness import DOMAIN, Task, data, sanitizer, wait_for
 from streams import (Conn, Service, TlsConn, TlsHttpConn, dial, echo, http_connect,
                      roundtrip)
@@ -221,6 +221,30 @@ def test_layers(world, relay, stalled, come):
         assert got == way.until
         way.writer.close()
         conn.close()
+    relay.wait_quiet()
+    nothing_left(relay)
+
+
+@pytest.mark.parametrize("how", ["plain", "tls"])
+def test_sessions(world, relay, stalled, how):
+    """HTTP/2 clients that read nothing, with more windows open than their sockets hold."""
+    clients, streams, ways, reply = [], [], [], PAYLOAD[:65535]
+    for _ in range(60):
+        conn = dial(relay.listeners["doors"])
+        clients.append(H2Client(over_tls(conn, world.certificates) if how == "tls" else conn))
+        for _ in range(10):
+            streams.append(clients[-1].connect("stall.near", end=True))
+            end = stalled.accept()
+            ways.append(Way(end, end, 0))
+            ways[-1].until = len(reply)
+    still(relay, ways)
+    most = SOURCE // PART + 2 * 5 * 64 * KB
+    assert most / 2 < memory_of(relay, "source") <= most
+    others_are_well(world, relay)
+    for s in streams:
+        assert s.read_all() == reply
+    for c in clients:
+        c.close()
     relay.wait_quiet()
     nothing_left(relay)
 
