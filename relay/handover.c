@@ -4,8 +4,9 @@
  * Theory of operation: the sockets are the gateway's and the admin's; a list of them is made
  * whenever it is needed. One heir at a time; when it is ready, both are told that the sockets are
  * somebody else's too, which leaves Unix paths in place when they are closed here. In systemd's
- * store each has the name of inherit.h, and is put there once; those of socket units (fd:NAME)
- * never, systemd has them anyway.
+ * store each has the name of inherit.h, and is put there once; those of socket units of this
+ * service (fd:NAME) never, systemd has them anyway. One that came from a process of another service
+ * is stored like all others: the socket unit does not know this one.
  */
 #include "relay/handover.h"
 
@@ -151,7 +152,7 @@ static void store_one(struct handover *h, const struct handed *what)
 	char name[INHERIT_NAME_MAX];
 	struct stored *s;
 
-	if (what->address->kind == ADDRESS_FD || !inherit_name(what->address, what->file, name))
+	if (inherit_by_unit(what->address) || !inherit_name(what->address, what->file, name))
 		return;
 	s = find(h, name);
 	if (!s) {

@@ -220,6 +220,14 @@ int inherit_take(const struct address *a, struct bind_file *file, bool *mismatch
 	return -1;
 }
 
+bool inherit_by_unit(const struct address *a)
+{
+	for (size_t n = 0; a->kind == ADDRESS_FD && n < n_all; n++)
+		if (all[n].stays && all[n].from_systemd && strcmp(all[n].name, a->name) == 0)
+			return true;
+	return false;
+}
+
 bool inherit_has(const struct address *a)
 {
 	for (size_t n = 0; n < n_all; n++)
@@ -274,12 +282,17 @@ static void remove_path(const struct inherited *i)
 	free(why);
 }
 
-/* From systemd's store and from a predecessor, too: then its path is in use. */
+/* From systemd and from a predecessor, too: then its path is in use. */
 static bool came_twice(const struct inherited *i)
 {
-	for (size_t n = 0; n < n_all; n++)
+	const char *unit = strncmp(i->name, "fd,", 3) == 0 ? i->name + 3 : NULL;
+
+	for (size_t n = 0; n < n_all; n++) {
 		if (all[n].taken >= 0 && strcmp(all[n].name, i->name) == 0)
 			return true;
+		if (unit && all[n].stays && strcmp(all[n].name, unit) == 0)
+			return true;
+	}
 	return false;
 }
 

@@ -38,6 +38,11 @@ bool inherit_add(const char *name, int fd);
  * -1: none; *mismatch: there was one of this name, but it is something else, and was closed.
  */
 int inherit_take(const struct address *a, struct bind_file *file, bool *mismatch);
+/*
+ * Is the one taken for fd:NAME there because a socket unit belongs to this service: will systemd
+ * hand it to the next run, too? False of one that another process has handed on.
+ */
+bool inherit_by_unit(const struct address *a);
 bool inherit_is_lent(const struct bind_file *file);
 /* Is there one at this address, that nobody has taken? */
 bool inherit_has(const struct address *a);
