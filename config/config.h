@@ -157,7 +157,7 @@ struct tenant_limits {
 	uint64_t parked;
 	uint64_t opens_per_second; /* streams */
 	uint64_t bytes_per_second; /* both ways together; 0: no limit */
-	uint64_t memory;           /* of HTTP/2 sessions: bytes that wait in them for readers */
+	uint64_t memory;           /* bytes that wait for readers, in sessions and streams */
 };
 
 struct owner_config {

@@ -252,7 +252,7 @@ static const struct field own_limit_fields[] = {
 	TENANT_NUMBER(parked, 0, "0", "streams that wait for a tunnel"),
 	TENANT_NUMBER(opens_per_second, 0, "0", "streams opened in a second"),
 	TENANT_SIZE(bytes_per_second, 0, "0", "both ways together"),
-	TENANT_SIZE(memory, 0, "0", "for bytes that wait for readers in its tunnels"),
+	TENANT_SIZE(memory, 0, "0", "for bytes that wait for readers in its tunnels and streams"),
 };
 
 static const struct field client_limit_fields[] = {
@@ -510,7 +510,7 @@ static const struct field per_source_fields[] = {
 	TENANT_NUMBER(parked, 1, "256", "streams that wait for a tunnel"),
 	TENANT_NUMBER(opens_per_second, 1, "5000", "streams opened in a second"),
 	TENANT_SIZE(bytes_per_second, 0, "0", "both ways together; 0: no limit"),
-	TENANT_SIZE(memory, MIB, "128MiB", "for bytes that wait for readers in HTTP/2 clients"),
+	TENANT_SIZE(memory, MIB, "128MiB", "for bytes that wait for readers in its streams"),
 };
 
 static const struct table per_source_table = { .what = "a source's limits",
@@ -524,7 +524,8 @@ static const struct field per_owner_fields[] = {
 	TENANT_NUMBER(parked, 1, "512", "streams that wait for a tunnel"),
 	TENANT_NUMBER(opens_per_second, 1, "10000", "streams opened in a second"),
 	TENANT_SIZE(bytes_per_second, 0, "0", "both ways together; 0: no limit"),
-	TENANT_SIZE(memory, MIB, "256MiB", "for bytes that wait for readers in its tunnels"),
+	TENANT_SIZE(memory, MIB, "256MiB",
+		    "for bytes that wait for readers in its tunnels and streams"),
 };
 
 static const struct table per_owner_table = { .what = "an owner's limits",
@@ -599,7 +600,7 @@ static const struct field relay_limit_fields[] = {
 	LIMIT(parked, FIELD_NUMBER, 1, 1048576, "1024", "streams that wait for a tunnel"),
 	LIMIT(tunnels, FIELD_NUMBER, 1, 65536, "1024", "tunnels at a time"),
 	LIMIT(memory, FIELD_SIZE, MIB, 1024 * GIB, "1GiB",
-	      "for bytes that wait for readers in all tunnels and HTTP/2 clients together"),
+	      "for bytes that wait for readers in all tunnels and streams together"),
 	LIMIT(streams_per_tunnel, FIELD_NUMBER, 1, 1048576, "4096",
 	      "streams in one tunnel, or of one HTTP/2 client, at a time"),
 	LIMIT(streams_per_session, FIELD_NUMBER, 1, (1 << 30) - 1, "536870912",
