@@ -19,9 +19,6 @@
  * A reload judges the command line and the file once more. All that can fail comes first: reading,
  * what local listeners need. Then the agent gets the new config, which cannot fail. The config that
  * the program began with is kept: the way out has been made of it.
- *
- * Longer than other files: what the two parts share, and each thing that may happen to both, is
- * here.
  */
 #include "tunnel/tunnel_daemon.h"
 
