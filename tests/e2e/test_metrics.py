@@ -8,9 +8,11 @@ import subprocess
 import time
 
 import pytest
+import yaml
 
 from bridge import Bridge
-from harness import DEADLINE, ROOT, data, fetch_metrics, free_port, need, sum_of, wait_for
+from harness import (DEADLINE, ROOT, Program, Task, binary, data, fetch_metrics, free_port, need,
+                     sum_of, wait_for)
 from node import Node
 from pki import Authority
 from qgs import StandIn, ask
@@ -307,6 +309,60 @@ def test_ends_of_authorities(world):
     of_relay = ends(node.relay.metrics_port, "attest_relay")
     assert of_relay[f'{{file="{ca.pem}",what="ca"}}'] == end_of(ca.pem)
     assert not any(node.relay.config["tls"]["certificate"] in k for k in of_relay)
+
+
+# ---- probes from the first moment on ----
+
+class Prober:
+    """Asks again and again from before the start; refused is an answer, silence is none."""
+
+    def __init__(self, port, path, answers=20):
+        self.port, self.path, self.wanted, self.answers = port, path, answers, []
+        self.task = Task(self.run)
+
+    def run(self):
+        end = time.monotonic() + DEADLINE
+        while len(self.answers) < self.wanted and time.monotonic() < end:
+            c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)
+            try:
+                c.request("GET", self.path)
+                r = c.getresponse()
+                self.answers.append((r.status, r.read().decode()))
+            except ConnectionRefusedError:
+                time.sleep(0.001)
+            finally:
+                c.close()
+
+
+@pytest.mark.parametrize("program, status, says", [
+    ("relay", 200, "ok"),
+    ("tunnel", 503, "relays: none has accepted this agent"),
+    ("bridge", 503, "qgs: "),
+])
+def test_probes_while_it_starts(world, program, status, says):
+    """Whoever gets through has an answer, the first one, too; and what the program waits for is no
+    reason to restart it."""
+    port, at = free_port(), f"unix:{world.path('at.sock')}"
+    probers = [Prober(port, path) for path in ("/livez", "/readyz", "/livez", "/readyz")]
+    if program == "relay":
+        world.relay(metrics=port)
+    elif program == "tunnel":
+        relay = world.relay()
+        relay.stop()
+        world.agent(relay, {"kbs": at}, wait=False, metrics=f"tcp:127.0.0.1:{port}")
+    else:
+        path = world.path("bridge.yaml")
+        with open(path, "w") as f:
+            yaml.safe_dump({"metrics": f"tcp:127.0.0.1:{port}",
+                            "qgs": {"address": f"unix:{world.path('none.sock')}"},
+                            "listeners": [{"name": "quotes", "address": at}]}, f)
+        Program(world, "bridge", [binary("ATTEST_BRIDGE"), "--config", path])
+    for p in probers:
+        p.task.result()
+        assert len(p.answers) == p.wanted
+        for got in p.answers:
+            assert got == (200, "ok\n") if p.path == "/livez" else (
+                got[0] == status and got[1].startswith(says)), got
 
 
 # ---- the process ----
