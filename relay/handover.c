@@ -96,6 +96,7 @@ static void on_ready(void *user, pid_t pid, bool same_unit)
 	log_info("takeover: process %d serves now; this one ends with its streams", (int)pid);
 	h->over = true;
 	let_go(h);
+	gateway_succeeded(h->gateway);
 	if (same_unit)
 		notify_main_pid(pid);
 	h->succeeded(h->user, same_unit);

@@ -269,9 +269,8 @@ static void wake(struct worker *w, void *arg)
 
 	for (o = gw->parked; o; o = next) {
 		next = o->link;
-		if (strcmp(o->service, service) != 0)
-			continue;
-		search_again(o);
+		if (!service || strcmp(o->service, service) == 0)
+			search_again(o);
 	}
 	free(service);
 }
@@ -285,8 +284,8 @@ void opening_wake_all(struct gateway *g, const char *service)
 		/* who parks raises this before it looks for a tunnel for the last time */
 		if (counter_get(&count->value[COUNTER_LIVE_PARKED]) == 0)
 			continue;
-		copy = strdup(service);
-		if (!copy || worker_post(g->workers[i], wake, copy) < 0)
+		copy = service ? strdup(service) : NULL;
+		if (!copy != !service || worker_post(g->workers[i], wake, copy) < 0)
 			free(copy); /* whoever is parked there waits for the time-out */
 	}
 }

@@ -14,7 +14,10 @@
 void opening_new(struct listener *l, struct worker *w, struct conduit *client, enum door door,
 		 const char *upgrade, const struct client *who, const struct route *route);
 
-/* A tunnel offering these services is there: whoever is parked for one tries again. All workers. */
+/*
+ * A tunnel offering this service is there: whoever is parked for it tries again; NULL: whoever is
+ * parked. All workers.
+ */
 void opening_wake_all(struct gateway *g, const char *service);
 
 /* splice_spec.may_pass and passed, where bytes per second are limited. */

@@ -12,7 +12,9 @@
  *   address    dialled; on failure the next target. One that does not answer is tried last.
  *   none left  if a tunnel was asked for and there was none, or only such as take nothing more, the
  *              stream is parked until one comes (opening_wake_all) or the pickup time-out ends;
- *              else the client is refused with the last reason.
+ *              else the client is refused with the last reason. When another process has the
+ *              listeners no tunnel comes here any more: refused at once, so that the client, who
+ *              has to come again, finds that one.
  *
  * An eager service is joined when its agent has reached it; a lazy one at once, since the first
  * byte is what makes its agent try: what that says then comes too late for another target. While it
@@ -395,8 +397,11 @@ static void park(struct opening *o)
 	timer_set(o->worker, &f->timer, left, on_pickup_timeout);
 	/* one may have come while this opening was on its way here: its call was not for us yet */
 	w = wanted(o);
-	if (!registry_has(g->registry, &w))
+	if (!registry_has(g->registry, &w)) {
+		if (atomic_load(&g->succeeded)) /* whom it waits for goes to the other process */
+			opening_refuse(o, REASON_SHUTDOWN);
 		return;
+	}
 	if (asked) /* they are there and take nothing: not again at once */
 		timer_set(o->worker, &f->timer, left < RETRY_MS ? left : RETRY_MS, on_retry);
 	else

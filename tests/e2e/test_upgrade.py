@@ -13,7 +13,7 @@ import pytest
 
 from admin import Admin
 from harness import DEADLINE, DOMAIN, Program, Relay, Task, binary, free_port, wait_for
-from streams import Service, dial, echo
+from streams import Aborted, Service, dial, echo
 from systemd import Systemd
 
 FULL = os.environ.get("ATTEST_UPGRADE_FULL") == "yes"
@@ -215,6 +215,39 @@ def test_half_way_when_its_agent_moves(world, svc):
     assert c.read_exactly(4) == b"ping"
     c.close()
     s.relay.finish()
+
+
+def test_who_waits_for_an_agent_that_is_away(world, svc):
+    """It will come back to the heir: the client is told at once, and finds it there by coming again."""
+    s = Setting(world, svc, timeouts={"drain": "20s", "pickup": "600s"})
+    lasts = s.connect("target")
+    s.agent.stop()
+    s.relay.wait_tunnels(0)
+    said = dial(s.addresses["front"])
+    said.send(b"CONNECT kbs.acme:443 HTTP/1.1\r\nHost: kbs.acme:443\r\n\r\n")
+    door, path = [dial(s.addresses[way]) for way in ("door", "path")]
+    s.relay.wait_metric("live_parked", lambda n: n == 3)
+    halfway = dial(s.addresses["front"])
+    halfway.send(b"CONNECT kbs.acme:443 HTTP/1.1\r\n")
+    wait_for(lambda: s.relay.metric("live_intakes") == 1, "he has not said all yet")
+    heir = s.heir()
+    assert said.read_all().startswith(b"HTTP/1.1 503 ")
+    with pytest.raises(Aborted):
+        door.read_all()
+    assert path.read_all() == b""  # a Unix socket knows no reset
+    halfway.send(b"Host: kbs.acme:443\r\n\r\n")
+    assert halfway.read_all().startswith(b"HTTP/1.1 503 ")
+    assert s.relay.count("kbs.acme.*shutdown") == 4, s.relay.tail()
+    again = [dial(s.addresses[way]) for way in ("door", "path")]
+    world.agent(s.relay, {"kbs": svc.address}, wait=False)
+    for c in again:
+        c.send(b"ping")
+        assert c.read_exactly(4) == b"ping"
+    lasts.send(b"ping")
+    assert lasts.read_exactly(4) == b"ping"
+    lasts.close()
+    s.relay.finish()
+    heir.wait_log("tunnel acme/.* up")
 
 
 def ask(setting):
