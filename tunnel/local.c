@@ -34,6 +34,8 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -407,6 +409,10 @@ static bool listener_bind(struct local_listener *from, char **why)
 
 static void listener_start(struct local_listener *from)
 {
+	int one = 1;
+
+	/* what it accepts inherits this; others than TCP refuse: fine */
+	setsockopt(from->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	acceptor_insist(&from->acceptor, from->local->worker, from->fd, from->address,
 			&acceptor_events);
 }

@@ -1,5 +1,7 @@
 # Local listeners: client -> attest-tunnel --local -> relay (connect door) -> another attest-tunnel
 # -> the service; whose bytes they are, how they end, what is said when there is no way.
+import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -20,6 +22,7 @@ from harness import DEADLINE, DOMAIN, MB, Agent, Task, data, free_port, need, wa
 from h2_client import SESSION_WINDOW
 from streams import Aborted, Service, TlsConn, dial, echo, roundtrip, tls_service
 
+PIDFD_GETFD = 438  # system call
 KBS_HOST = f"kbs.acme.{DOMAIN}"
 
 
@@ -525,6 +528,37 @@ def test_relay_restarted(world, svc):
     roundtrip(silent, data(MB))
     with local.dial() as c:
         roundtrip(c, data(MB))
+
+
+def no_delay(pid, port):
+    """TCP_NODELAY of each connection of the process at this port of its own."""
+    libc, found = ctypes.CDLL(None, use_errno=True), []
+    pidfd = os.pidfd_open(pid)
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            if not os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:"):
+                continue
+            fd = libc.syscall(PIDFD_GETFD, pidfd, int(name), 0)
+            if fd < 0 and ctypes.get_errno() == errno.EPERM:
+                pytest.skip("no right to look at another process's sockets")
+            with socket.socket(fileno=fd) as s:
+                if s.family == socket.AF_INET and s.getsockname()[1] == port and \
+                        not s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    found.append(s.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+    finally:
+        os.close(pidfd)
+    return found
+
+
+def test_small_writes_are_not_held_back(world, svc):
+    """Nagle's algorithm and delayed ACKs would add 40 ms to each answer in two writes."""
+    relay = world.relay()
+    world.agent(relay, {"kbs": svc.address})
+    local = Local(world, relay, {"kbs.acme": None})
+    with local.dial() as c:
+        c.send(b"x")
+        assert c.read_exactly(1) == b"x"
+        assert no_delay(local.pid, local.port()) == [1]
 
 
 def test_unix(world, svc):
