@@ -397,7 +397,7 @@ const struct conduit_ops tls_ops = {
 
 const char *tls_conduit_alpn(const struct conduit *c)
 {
-	return tls_context_alpn(of(c)->context, of(c)->ssl);
+	return of(c)->alpn;
 }
 
 struct identity *tls_conduit_identity(const struct conduit *c)

@@ -19,6 +19,8 @@
 
 struct tls_handshake;
 
+#define TLS_ALPN_MAX 32 /* our own names, with their NUL */
+
 struct tls_conduit {
 	struct conduit base; /* first: cast both ways */
 	struct edge edge;     /* the socket's watch */
@@ -26,7 +28,8 @@ struct tls_conduit {
 	struct timer timer;   /* of the handshake, or of closing */
 	struct reapable reapable;
 	SSL *ssl;
-	struct tls_context *context;
+	struct tls_context *context; /* while the handshake is under way */
+	char alpn[TLS_ALPN_MAX];     /* what it agreed on; "": nothing */
 	struct tls_handshake *h; /* while the handshake is under way */
 	uint8_t *out;
 	uint32_t out_start, out_end;

@@ -2,7 +2,7 @@
  * tls_context: certificates and rules for many TLS connections.
  *
  * Theory of operation: a context is made once from files, is immutable afterwards and is shared by
- * all workers through an atomic reference count; every connection holds a reference, so a reload
+ * all workers through an atomic reference count; every handshake holds a reference, so a reload
  * just makes a new one. Nothing is resumed: no tickets and no session cache, so nothing is carried
  * from one tenant's connection to another's. The CAs of a server's clients are in a store of
  * their own, or OpenSSL would complete the server's own chain from it. A context that cannot be

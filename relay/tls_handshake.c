@@ -179,6 +179,12 @@ static void handshake_done(struct tls_conduit *t)
 	}
 	timer_cancel(t->base.worker, &t->timer);
 	t->h = NULL;
+	/*
+	 * CAs and lists of revoked ones are large, and connections outlast many reloads. What the
+	 * context is called for is over: there is no second handshake, and no certificate later.
+	 */
+	snprintf(t->alpn, sizeof(t->alpn), "%s", tls_context_alpn(t->context, t->ssl));
+	t->context = tls_context_unref(t->context);
 	h->done(h->user, &t->base, REASON_NONE, "");
 	free(h);
 }
