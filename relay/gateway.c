@@ -384,12 +384,6 @@ static void stop_listening(struct worker *w, void *arg)
 	gw->gateway->tunnel.advise(w);
 }
 
-void gateway_succeeded(struct gateway *g)
-{
-	atomic_store(&g->succeeded, true);
-	opening_wake_all(g, NULL);
-}
-
 void gateway_drain(struct gateway *g)
 {
 	atomic_store(&g->draining, true);

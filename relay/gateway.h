@@ -183,7 +183,7 @@ struct gateway {
 	atomic_uint_fast64_t moving;               /* openings on their way to another worker */
 	atomic_uint_fast64_t next_id, next_tunnel; /* of streams; of tunnels, in a part of theirs */
 	atomic_bool draining, ending;
-	atomic_bool succeeded; /* another process has the listeners: agents go there */
+	atomic_bool succeeded; /* another process has the listeners, and agents go there */
 	struct admin_relay *admin; /* the main thread's */
 };
 
@@ -204,8 +204,6 @@ bool gateway_start(struct gateway *g);
 #define RELOAD_WAIT_MS 2000
 bool gateway_reload(struct gateway *g, struct relay_config *config, const struct names *names,
 		    char **why);
-/* Another process accepts at all sockets. To be drained next. */
-void gateway_succeeded(struct gateway *g);
 void gateway_drain(struct gateway *g);         /* no new connections */
 bool gateway_is_idle(const struct gateway *g); /* no client is left */
 /* Cuts what is left; waits for the threads. False: one hangs, and may come back to all there is. */

@@ -21,6 +21,7 @@
 #include "relay/inherit.h"
 #include "relay/log.h"
 #include "relay/notify.h"
+#include "relay/opening.h"
 #include "relay/sockets.h"
 
 struct stored {
@@ -96,7 +97,8 @@ static void on_ready(void *user, pid_t pid, bool same_unit)
 	log_info("takeover: process %d serves now; this one ends with its streams", (int)pid);
 	h->over = true;
 	let_go(h);
-	gateway_succeeded(h->gateway);
+	atomic_store(&h->gateway->succeeded, true);
+	opening_wake_all(h->gateway, NULL); /* whoever waits here waits in vain */
 	if (same_unit)
 		notify_main_pid(pid);
 	h->succeeded(h->user, same_unit);

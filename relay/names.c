@@ -143,7 +143,7 @@ static int start(struct inquiry *q)
 	pthread_attr_destroy(&alone);
 	if (r) {
 		atomic_fetch_sub(&threads, 1);
-		inquiry_put(q);
+		atomic_fetch_sub(&q->holders, 1); /* the caller is left */
 	}
 	return -r;
 }

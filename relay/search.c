@@ -11,10 +11,8 @@
  *              the service's other tunnels, SEARCH_TRIES at most. None: the next target.
  *   address    dialled; on failure the next target. One that does not answer is tried last.
  *   none left  if a tunnel was asked for and there was none, or only such as take nothing more, the
- *              stream is parked until one comes (opening_wake_all) or the pickup time-out ends;
- *              else the client is refused with the last reason. When another process has the
- *              listeners no tunnel comes here any more: refused at once, so that the client, who
- *              has to come again, finds that one.
+ *              stream is parked until one comes (opening_wake_all) or the pickup time-out ends, but
+ *              not if another process has the listeners; else it is refused, with the last reason.
  *
  * An eager service is joined when its agent has reached it; a lazy one at once, since the first
  * byte is what makes its agent try: what that says then comes too late for another target. While it
@@ -369,7 +367,7 @@ static void park(struct opening *o)
 	struct gateway *g = opening_gateway(o);
 	struct search *f = o->search;
 	uint64_t waited = worker_now(o->worker) - o->began, left;
-	bool asked = f->tries > 0;
+	bool asked = f->tries > 0, there;
 	const char *setting;
 	enum reason why;
 	struct wanted w;
@@ -397,14 +395,12 @@ static void park(struct opening *o)
 	timer_set(o->worker, &f->timer, left, on_pickup_timeout);
 	/* one may have come while this opening was on its way here: its call was not for us yet */
 	w = wanted(o);
-	if (!registry_has(g->registry, &w)) {
-		if (atomic_load(&g->succeeded)) /* whom it waits for goes to the other process */
-			opening_refuse(o, REASON_SHUTDOWN);
-		return;
-	}
-	if (asked) /* they are there and take nothing: not again at once */
+	there = registry_has(g->registry, &w);
+	if (!there && atomic_load(&g->succeeded)) /* whom it waits for goes to the other process */
+		opening_refuse(o, REASON_SHUTDOWN);
+	else if (there && asked) /* they take nothing: not again at once */
 		timer_set(o->worker, &f->timer, left < RETRY_MS ? left : RETRY_MS, on_retry);
-	else
+	else if (there)
 		on_retry(&f->timer);
 }
 
