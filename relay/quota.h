@@ -68,7 +68,7 @@ void quota_give(struct quota *q, enum quota_kind kind);
 /* One more stream is opened now. False: too many in this second. */
 bool quota_open(struct quota *q, uint64_t now) __attribute__((warn_unused_result));
 
-/* Is there a limit to its bytes in a second? Without, nothing below needs to be asked. */
+/* Is there a limit to its bytes in a second? */
 static inline bool quota_has_rate(const struct quota *q)
 {
 	return q && atomic_load_explicit(&q->limits->bytes_per_second, memory_order_relaxed);

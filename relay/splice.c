@@ -319,12 +319,13 @@ static uint64_t stagger(const struct splice *s, uint64_t now)
 /* False: not now; the timer will ask again. A half that waits for this has something to move. */
 static bool may_fetch(struct splice *s, unsigned i)
 {
-	uint64_t now = worker_now(s->worker), wait;
+	uint64_t now, wait;
 
 	s->most = s->spec->may_pass ? s->spec->may_pass(s, &wait) : SIZE_MAX;
 	s->half[i].paused = s->most == 0;
 	if (s->most)
 		return true;
+	now = worker_now(s->worker);
 	s->active = now;
 	wait += stagger(s, now);
 	if (s->timer.at > now + wait)

@@ -315,6 +315,12 @@ void claim_unpark(struct claim *c)
 	quota_give(&c->tenants->all, QUOTA_PARKED);
 }
 
+bool claim_has_rate(const struct claim *c)
+{
+	return quota_has_rate(&c->source->quota) || quota_has_rate(quota_of(c->client)) ||
+	       quota_has_rate(quota_of(c->owner));
+}
+
 uint64_t claim_may_pass(const struct claim *c, uint64_t now, uint64_t *wait)
 {
 	const struct quota *of[] = { &c->source->quota, quota_of(c->client), quota_of(c->owner) };
@@ -322,8 +328,6 @@ uint64_t claim_may_pass(const struct claim *c, uint64_t now, uint64_t *wait)
 
 	*wait = 0;
 	for (unsigned i = 0; i < sizeof(of) / sizeof(of[0]); i++) {
-		if (!quota_has_rate(of[i]))
-			continue;
 		part = quota_may_pass(of[i], now, &longer);
 		if (part < may)
 			may = part;
@@ -335,11 +339,9 @@ uint64_t claim_may_pass(const struct claim *c, uint64_t now, uint64_t *wait)
 
 void claim_pass(struct claim *c, uint64_t bytes, uint64_t now)
 {
-	struct quota *of[] = { &c->source->quota, quota_of(c->client), quota_of(c->owner) };
-
-	for (unsigned i = 0; i < sizeof(of) / sizeof(of[0]); i++)
-		if (quota_has_rate(of[i]))
-			quota_pass(of[i], bytes, now);
+	quota_pass(&c->source->quota, bytes, now);
+	quota_pass(quota_of(c->client), bytes, now);
+	quota_pass(quota_of(c->owner), bytes, now);
 }
 
 uint64_t claim_room(const struct claim *c)

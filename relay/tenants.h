@@ -71,6 +71,8 @@ enum reason claim_in_vain(struct source *source, uint64_t now, enum reason why,
 enum reason claim_park(struct claim *c, const char **setting);
 void claim_unpark(struct claim *c); /* not parked: nothing */
 
+/* Is there a limit to its bytes in a second? Without, neither of these needs to be asked. */
+bool claim_has_rate(const struct claim *c);
 /* Bytes that may pass now; 0: it is worth asking again in *wait ms. */
 uint64_t claim_may_pass(const struct claim *c, uint64_t now, uint64_t *wait);
 void claim_pass(struct claim *c, uint64_t bytes, uint64_t now);

@@ -632,6 +632,7 @@ static void test_little(bool tcp)
 	CHECK(y.said[0] - (size_t)unread >= CROSSING_LITTLE);
 	CHECK(y.said[0] - (size_t)unread <= CROSSING_LITTLE + WORKER_BUFFER);
 	in_worker(B, on_finish, &y);
+	WAIT(atomic_load(&y.inner_closed) >= 0);
 	leave(&y);
 	make_joined(&y, tcp);
 	talk(&y, BULK / 8, BULK / 8);
