@@ -24,6 +24,7 @@ except ImportError:
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = b"\0\0\0\x04\0\0\0\0\0"
 HOW = ["tls", "plain"]
+PATIENT = "60s"  # clients read only when they are asked to, and do not answer a ping before
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -93,7 +94,7 @@ class Setting:
         self.svc = world.add(Service())
         self.echo = world.add(Service(handler=echo))
         self.relay = world.relay(
-            timeouts={"pickup": "2s", "half_closed": "10s"},
+            timeouts={"pickup": "2s", "half_closed": "10s", "dead": PATIENT},
             services=[{"name": "near.acme", "targets": [self.echo.address]},
                       {"name": "broken.acme", "targets": [f"tcp:127.0.0.1:{free_port()}"]}])
         self.agent = world.agent(self.relay, [
@@ -397,7 +398,7 @@ def test_limits(world, setting):
 
 def test_limit_of_what_waits_for_a_window(world, setting):
     """A stream counts until its client has it whole, wherever its bytes wait meanwhile."""
-    relay = world.relay(limits={"connections": 16})
+    relay = world.relay(limits={"connections": 16}, timeouts={"dead": PATIENT})
     world.agent(relay, {"kbs": setting.svc.address})
     for c in both_workers(relay, lambda: client(relay, world.certificates, "plain")):
         streams, reply = [], data(65535 + 20_000)
@@ -649,7 +650,7 @@ def test_haproxy(setting, guarded, world, certificates, how):
 
 def test_drain(world, setting):
     """SIGTERM: GOAWAY, live streams finish, then the relay ends."""
-    relay = world.relay(timeouts={"drain": "20s"})
+    relay = world.relay(timeouts={"drain": "20s", "dead": PATIENT})
     world.agent(relay, {"echo": setting.echo.address})
     idle = client(relay, world.certificates, "plain")
     idle.ping()
@@ -682,7 +683,7 @@ def test_drain(world, setting):
 @pytest.mark.parametrize("size", [65535, 65535 + 20_000])  # END_STREAM alone; bytes as well
 def test_drain_of_what_waits_for_a_window(world, setting, size):
     """A reply that the service has ended is whole, however late its client reads it."""
-    relay = world.relay(timeouts={"drain": "20s"})
+    relay = world.relay(timeouts={"drain": "20s", "dead": PATIENT})
     world.agent(relay, {"kbs": setting.svc.address})
     both = both_workers(relay, lambda: client(relay, world.certificates, "plain"))
     streams, reply = [], data(size)
