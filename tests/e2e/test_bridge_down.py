@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from bridge import (KINDS, Bridge, Inotify, assert_never_disturbed, connect_error, path_of,
-                    settled, since)
+from bridge import (KINDS, Bridge, Inotify, assert_never_disturbed, connect, connect_error, path_of,
+                    read_all, request, settled, since)
 from harness import need, wait_for
 from qgs import StandIn, ask, asking, vms_asking
 
@@ -252,11 +252,15 @@ def test_away_for_a_moment(world, address):
     """Nobody listens between the old socket and the new one: requests wait."""
     qgs = StandIn(world, listen=address)
     bridge = Bridge(world, qgs, KINDS)
+    clients = [connect(bridge.address(kind)) for kind in KINDS for _ in range(10)]
+    bridge.wait_metric("connections", lambda v: v == 30)
     os.rename(qgs.path, qgs.path + ".away")
-    clients = [asking(bridge.address(kind)) for kind in KINDS for _ in range(10)]
+    for c in clients:  # at once: it waits for a second
+        c.sendall(request())
     bridge.wait_metric("qgs_waiting", lambda v: v == 30)
     os.rename(qgs.path + ".away", qgs.path)
-    assert [c.result()["outcome"] for c in clients] == ["ok"] * 30
+    assert all(len(read_all(c)) > 1000 for c in clients)
+    bridge.wait_metric("requests_total", lambda v: v == 30, reason="eof")
     assert bridge.metric("qgs_downs_total") == 0
 
 
