@@ -47,7 +47,7 @@ static bool grow(struct tls_conduit *t)
 
 	if (!out)
 		return false;
-	if (len)
+	if (t->out)
 		memcpy(out, t->out + t->out_start, len);
 	if (t->little)
 		free(t->out);
