@@ -24,8 +24,9 @@ static struct named *named(struct named *before, uint64_t now, char *const *serv
 	return n;
 }
 
-#define NAMES(...) \
-	((char *const[]){ __VA_ARGS__ }), sizeof((char *[]){ __VA_ARGS__ }) / sizeof(char *)
+#define NAMES(...)                                           \
+	(char *const *)(const char *const[]){ __VA_ARGS__ }, \
+		sizeof((const char *[]){ __VA_ARGS__ }) / sizeof(char *)
 
 static void test_each_once(void)
 {
