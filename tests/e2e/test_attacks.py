@@ -351,10 +351,14 @@ def test_says_which_limit(setting):
         c.send(b"CONNECT kbs.acme:443 HTTP/1.1\r\nHost: kbs.acme\r\n\r\n")
         parked.append(c)
     setting.relay.wait_metric("live_parked", lambda v: v == PARKED)
-    with pytest.raises(Refused) as e:
-        http_connect(setting.dial(OTHER), "kbs.acme")
-    assert "429" in str(e.value) and "source-limit" in str(e.value)
-    setting.relay.wait_log("limits.per_source.parked")
+    start = setting.relay.log_size()
+
+    def is_said():
+        with pytest.raises(Refused) as e:
+            http_connect(setting.dial(OTHER), "kbs.acme")
+        assert "429" in str(e.value) and "source-limit" in str(e.value)
+        return "limits.per_source.parked" in setting.relay.log(start)
+    wait_for(is_said, "the setting's name, once lines are not left out any more", every=0.5)
     close_all(parked)
 
 
