@@ -729,7 +729,7 @@ static uint64_t ca_end(const long *ends, size_t n)
 
 	CHECK(bundle);
 	for (size_t i = 0; i < n; i++) {
-		char name[16];
+		char name[32];
 		struct issued it;
 
 		snprintf(name, sizeof(name), "ends-%zu", i);
