@@ -35,6 +35,7 @@
 #include <unistd.h>
 
 #include "relay/log.h"
+#include "relay/thread.h"
 
 #define NAP_MS 5
 #define RETRY_MS 1000
@@ -460,7 +461,6 @@ struct audit_counts audit_sink_counts(struct audit_sink *s)
 
 void audit_sink_free(struct audit_sink *s)
 {
-	struct timespec until;
 	uint64_t lost;
 
 	if (!s)
@@ -470,9 +470,7 @@ void audit_sink_free(struct audit_sink *s)
 	s->end_at = now_ms() + END_MS;
 	pthread_mutex_unlock(&s->lock);
 	pthread_cond_signal(&s->wake);
-	clock_gettime(CLOCK_MONOTONIC, &until); /* nobody sets this one */
-	until.tv_sec += 2 * END_MS / 1000;
-	if (pthread_clockjoin_np(s->thread, NULL, CLOCK_MONOTONIC, &until) != 0) {
+	if (!thread_join_within(s->thread, 2 * END_MS)) {
 		log_error("audit: %s hangs; %llu records that wait for it are lost", s->path,
 			  (unsigned long long)atomic_load(&s->queued));
 		return; /* the thread may come back to what it uses */

@@ -34,6 +34,7 @@
 #include "relay/edge.h"
 #include "relay/log.h"
 #include "relay/resolver.h"
+#include "relay/thread.h"
 
 #define PIPE_SIZE (1024 * 1024) /* asked for; the kernel may give less (pipe-max-size) */
 #define PIPES_RETRY_MS 1000     /* until the next try to make one, when none is to be had */
@@ -465,13 +466,7 @@ void worker_join(struct worker *w)
 
 bool worker_join_within(struct worker *w, uint64_t ms)
 {
-	struct timespec until;
-
-	/* whoever sets the wall clock, by which pthread_timedjoin_np(3) goes, ends no wait */
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += (time_t)(ms / 1000);
-	if (w->private->started &&
-	    pthread_clockjoin_np(w->private->thread, NULL, CLOCK_MONOTONIC, &until) != 0)
+	if (w->private->started && !thread_join_within(w->private->thread, ms))
 		return false;
 	w->private->started = false;
 	return true;
