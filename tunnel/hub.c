@@ -37,6 +37,7 @@
 #include "relay/tls.h"
 #include "relay/worker.h"
 #include "tunnel/hello.h"
+#include "tunnel/hub_place.h"
 #include "tunnel/hub_state.h"
 #include "tunnel/session.h"
 #include "tunnel/ws.h"
@@ -118,6 +119,7 @@ static void tunnel_free(struct tunnel *t, enum reason why, const char *detail)
 	out_of_service(t, why, detail);
 	ws_opening_cancel(t->upgrade);
 	hub_of(t->worker)->slot[t->slot] = NULL;
+	hub_unplace(t->worker);
 	gateway_target_restored(t->gateway);
 	gateway_connection_over(t->client.source);
 	worker_reap(t->worker, &t->reapable);
@@ -291,22 +293,6 @@ void hub_tune_socket(const struct worker *w, int fd)
 	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
 }
 
-/* Out of memory, before there was a tunnel. */
-static void turn_away(struct listener *l, struct worker *w, struct conduit *c,
-		      const struct client *client)
-{
-	const struct tunnel none = { .gateway = l->gateway,
-				     .worker = w,
-				     .listener = l,
-				     .client = *client,
-				     .began = worker_now(w) };
-
-	tunnel_log_ended(&none, REASON_NO_MEMORY, "out of memory");
-	tunnel_record(&none, AUDIT_SESSION_REFUSED, REASON_NO_MEMORY, "out of memory", NULL);
-	conduit_close(c, REASON_NO_MEMORY);
-	gateway_connection_over(client->source);
-}
-
 static void on_dropped(struct handshake *h)
 {
 	tunnel_close((struct tunnel *)((char *)h - offsetof(struct tunnel, handshake)),
@@ -325,19 +311,25 @@ static bool begin(struct tunnel *t, struct conduit *c)
 	return false;
 }
 
-static void hub_accept(struct listener *l, struct worker *w, struct conduit *c,
-		       const struct client *client)
+static void settle_direct(struct listener *l, struct worker *w, struct conduit *c,
+			  const struct client *client)
 {
 	struct tunnel *t = tunnel_new(l, w, client);
 
 	if (!t) {
-		turn_away(l, w, c, client);
+		hub_turn_away(l, w, c, client, REASON_NO_MEMORY, "out of memory");
 		return;
 	}
 	if (!begin(t, c))
 		return;
 	hub_tune_socket(w, tls_conduit_socket(c));
 	start_session(t, c);
+}
+
+static void hub_accept(struct listener *l, struct worker *w, struct conduit *c,
+		       const struct client *client)
+{
+	hub_place(l, w, c, client, settle_direct);
 }
 
 static void on_upgraded(void *user, struct conduit *c, enum reason why, const char *detail)
@@ -351,8 +343,8 @@ static void on_upgraded(void *user, struct conduit *c, enum reason why, const ch
 		tunnel_free(t, why, detail);
 }
 
-static void hub_upgrade(struct listener *l, struct worker *w, struct conduit *c,
-			const struct client *client)
+static void settle_websocket(struct listener *l, struct worker *w, struct conduit *c,
+			     const struct client *client)
 {
 	static const struct ws_handshake_terms terms = {
 		.path = HELLO_WEBSOCKET_PATH,
@@ -361,7 +353,7 @@ static void hub_upgrade(struct listener *l, struct worker *w, struct conduit *c,
 	struct tunnel *t = tunnel_new(l, w, client);
 
 	if (!t) {
-		turn_away(l, w, c, client);
+		hub_turn_away(l, w, c, client, REASON_NO_MEMORY, "out of memory");
 		return;
 	}
 	t->websocket = true;
@@ -372,6 +364,12 @@ static void hub_upgrade(struct listener *l, struct worker *w, struct conduit *c,
 			       on_upgraded, t);
 	if (!t->upgrade)
 		tunnel_free(t, REASON_NO_MEMORY, "out of memory");
+}
+
+static void hub_upgrade(struct listener *l, struct worker *w, struct conduit *c,
+			const struct client *client)
+{
+	hub_place(l, w, c, client, settle_websocket);
 }
 
 /* ---- what may be taken back ---- */

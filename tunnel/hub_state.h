@@ -7,6 +7,7 @@
 #ifndef TUNNEL_HUB_STATE_H
 #define TUNNEL_HUB_STATE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -63,6 +64,7 @@ struct tunnel {
 struct hub_worker {
 	struct tunnel **slot;
 	uint32_t slots;
+	atomic_uint placed; /* tunnels, and those that are to be; any thread reads it */
 };
 
 static inline struct hub_worker *hub_of(const struct worker *w)
