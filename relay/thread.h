@@ -8,26 +8,30 @@
 #include <time.h>
 
 /*
- * False: it runs on after ms. By a clock that nobody sets: pthread_timedjoin_np(3) goes by the wall
- * clock. ThreadSanitizer does not know pthread_clockjoin_np(3), and would take what the thread did
- * for a race with who has joined it; there is no bound in its builds.
+ * pthread_timedjoin_np(3) goes by the wall clock: whoever sets that ends the wait. But it is the
+ * one that ThreadSanitizer knows; without it, what a thread did is a race with who has joined it.
  */
+#ifdef __SANITIZE_THREAD__
+#define THREAD_JOIN_CLOCK CLOCK_REALTIME
+#define thread_join_until(thread, until) pthread_timedjoin_np(thread, NULL, until)
+#else
+#define THREAD_JOIN_CLOCK CLOCK_MONOTONIC
+#define thread_join_until(thread, until) pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, until)
+#endif
+
+/* False: it runs on after ms. */
 static inline bool thread_join_within(pthread_t thread, uint64_t ms)
 {
-#ifdef __SANITIZE_THREAD__
-	return pthread_join(thread, NULL) == 0;
-#else
 	struct timespec until;
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
+	clock_gettime(THREAD_JOIN_CLOCK, &until);
 	until.tv_sec += (time_t)(ms / 1000);
 	until.tv_nsec += (long)(ms % 1000) * 1000000;
 	if (until.tv_nsec >= 1000000000) {
 		until.tv_nsec -= 1000000000;
 		until.tv_sec++;
 	}
-	return pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &until) == 0;
-#endif
+	return thread_join_until(thread, &until) == 0;
 }
 
 #endif
