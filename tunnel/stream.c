@@ -458,10 +458,18 @@ void stream_on_close(struct stream *st, uint32_t code)
 	session_check_idle(s);
 }
 
+/* What this side ended a session for, and not what became of it. */
+static bool is_a_decision(enum reason why)
+{
+	return why == REASON_REVOKED || why == REASON_EXPIRED || why == REASON_SHUTDOWN;
+}
+
 void stream_lose(struct stream *st)
 {
 	if (!st->base.dead && !(st->eof_in && st->eof_sent && st->gone)) {
 		st->lost = true;
+		if (is_a_decision(st->session->why))
+			st->why = (uint8_t)st->session->why;
 		stream_die(st, NGHTTP2_NO_ERROR, -ECONNRESET);
 	}
 	if (!st->gone) { /* HTTP/2 still has it, until the session is freed */
@@ -566,8 +574,11 @@ enum reason session_stream_reason(const struct conduit *c)
 		return REASON_NONE;
 	if (st->base.dead == -ENOMEM)
 		return REASON_NO_MEMORY;
+	if (st->lost && !serves_client(st))
+		return REASON_TUNNEL_LOST;
+	/* who has it in another worker learns so that it was not the client */
 	if (st->lost)
-		return serves_client(st) ? REASON_RESET : REASON_TUNNEL_LOST;
+		return st->why != REASON_NONE ? (enum reason)st->why : REASON_RESET;
 	if (st->server)
 		return REASON_RESET;
 	if (st->why != REASON_NONE)

@@ -573,6 +573,23 @@ static void test_refused_in_words(enum reason why, enum reason agent_why, bool i
 	server_sees = SESSION_PEER_RELAY;
 }
 
+/* A session that serves a client ends: its streams say why if that was decided on this side. */
+static void test_end_of_a_client(enum reason why, enum reason expected)
+{
+	client_sees = SESSION_PEER_RELAY;
+	server_sees = SESSION_PEER_CLIENT;
+	start();
+	front[0].to_send = 1000;
+	open_stream(0);
+	UNTIL(n_back == 1 && back[0].got == 1000);
+	session_close(agent.s, why, "the end");
+	UNTIL(back[0].error);
+	CHECK_INT(back[0].why, expected);
+	stop();
+	client_sees = SESSION_PEER_AGENT;
+	server_sees = SESSION_PEER_RELAY;
+}
+
 static bool both_done(unsigned n)
 {
 	for (unsigned i = 0; i < n; i++)
@@ -1703,6 +1720,10 @@ int main(void)
 	TEST(test_refused_in_words, REASON_FORBIDDEN, REASON_DIAL_FAILED, false);
 	TEST(test_refused_in_words, REASON_PICKUP_TIMEOUT, REASON_DIAL_FAILED, true);
 	TEST(test_refused_in_words, REASON_TUNNEL_LOST, REASON_DIAL_FAILED, false);
+	TEST(test_end_of_a_client, REASON_REVOKED, REASON_REVOKED);
+	TEST(test_end_of_a_client, REASON_EXPIRED, REASON_EXPIRED);
+	TEST(test_end_of_a_client, REASON_SHUTDOWN, REASON_SHUTDOWN);
+	TEST(test_end_of_a_client, REASON_TUNNEL_DEAD, REASON_RESET);
 	TEST(test_data, 1, 0, 0);
 	TEST(test_data, 1, 32 * MIB, 32 * MIB);
 	TEST(test_data, 7, 3 * MIB, 100001);
