@@ -372,23 +372,20 @@ void link_agreed(struct link_line *line)
 
 /* ---- moving ---- */
 
-int link_move(struct link_line *line, enum hello_move why)
+/* However many retire: a relay asks once, and new clients must not be left to one that ends. */
+void link_move(struct link_line *line, enum hello_move why)
 {
 	struct link *l = line->link;
-	struct link_line *oldest;
 
 	if (line != l->active || is_ending(l))
-		return 204; /* a successor is there already, or none is wanted */
+		return; /* a successor is there already, or none is wanted */
 	if (l->agent->spec->once && why == HELLO_MOVE_DRAIN)
-		return 204; /* to be connected elsewhere would be twice: it ends with this relay */
-	if (retiring_lines(l, &oldest) >= LINK_RETIRING_MAX)
-		return 503; /* it may ask again */
+		return; /* to be connected elsewhere would be twice: it ends with this relay */
 	if (!l->moving)
 		log_info("%s asks for a fresh session (%s)", l->text, hello_move_word(why));
 	l->moving = true;
 	if (!timer_is_set(&l->timer))
 		link_connect(l);
-	return 204;
 }
 
 void link_goaway(struct link_line *line)

@@ -72,8 +72,8 @@ void link_greeted(struct link_line *line);
 /* ... and would have us; or has us. */
 void link_agreed(struct link_line *line);
 void link_accepted(struct link_line *line, const struct hello_accepted *a);
-/* It asks for a fresh session. An HTTP status. */
-int link_move(struct link_line *line, enum hello_move why);
+/* It asks for a fresh session. */
+void link_move(struct link_line *line, enum hello_move why);
 /* It takes no new streams on this one. */
 void link_goaway(struct link_line *line);
 /* It knows that this one retires, or has had its time to. */

@@ -224,7 +224,8 @@ static void on_request(struct session *s, int32_t id, const char *path, const st
 		session_reply(s, id, 204, NULL);
 		on_refused(line, f);
 	} else if (strcmp(path, HELLO_PATH_MOVE) == 0) {
-		session_reply(s, id, link_move(line, hello_decode_move(f)), NULL);
+		session_reply(s, id, 204, NULL);
+		link_move(line, hello_decode_move(f));
 	} else {
 		session_reply(s, id, 404, NULL);
 	}

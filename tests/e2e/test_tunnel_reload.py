@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from admin import Admin
-from harness import DEADLINE, Task, binary, data, fetch_metrics, free_port, wait_for
+from harness import DEADLINE, Program, Task, binary, data, fetch_metrics, free_port, wait_for
 from streams import Aborted, Doors, Refused, Service, dial, echo, roundtrip
 
 
@@ -177,6 +177,26 @@ def test_sessions_of_before_are_bounded(world, one):
     for conn in live:
         conn.close()
     relay.wait_tunnels(1)
+
+
+def test_a_relay_is_replaced_when_many_retire(world, one):
+    """It asks for a fresh session once: followed although 8 retire, or new clients would find nobody."""
+    relay = world.relay(admin={"address": f"unix:{world.path('admin.sock')}"},
+                        timeouts={"drain": "1h"})
+    r = Reloaded(world, relay, [target(one)])
+    live = [begin(relay)]
+    for i in range(8):
+        start = r.reload(services=[target(one), target(one, f"more-{i}")])
+        r.agent.wait_log(f"connected to .*, more-{i}.acme", start=start)
+        live.append(begin(relay))
+    heir = Program(world, "heir", [binary("ATTEST_RELAY"), "--takeover", "--config", relay.path])
+    heir.wait_log("tunnel acme/agent from .* up: kbs.acme")
+    assert asks(relay) == b"one"
+    assert is_cut(live[0])
+    for conn in live[1:]:
+        goes_on(conn)
+        conn.close()
+    relay.finish()
 
 
 def test_a_bad_config(world, one):
