@@ -62,8 +62,12 @@ void tls_flush(struct tls_conduit *t)
 {
 	ssize_t n;
 
-	if (!t->out || t->full)
+	if (!t->out)
 		return;
+	if (t->full) { /* but OpenSSL may have added to a little, and that have grown for it */
+		shrink(t);
+		return;
+	}
 	do
 		n = send(t->fd, t->out + t->out_start, tls_out_len(t), MSG_NOSIGNAL);
 	while (n < 0 && errno == EINTR);

@@ -840,6 +840,30 @@ static void test_key_update(void)
 	close_both(&a, &b);
 }
 
+/* What OpenSSL adds to the little that waits for the socket makes no more of it. */
+static void test_added_to_a_little(void)
+{
+	struct end a = { .hold_shut = true }, b = { .hold_shut = true };
+	struct tls_conduit *t;
+
+	open_both(&a, &b, AF_INET);
+	t = (struct tls_conduit *)a.c;
+	while (!t->full) {
+		a.to_send += 1000;
+		send_some(&a);
+	}
+	CHECK(t->little);
+	CHECK(SSL_key_update(t->ssl, SSL_KEY_UPDATE_NOT_REQUESTED));
+	CHECK_INT(SSL_do_handshake(t->ssl), 1);
+	conduit_want(a.c, 0);
+	CHECK(t->full && t->little);
+	CHECK_INT(a.c->ops->held(a.c), 0);
+	interest(&a);
+	interest(&b);
+	UNTIL(b.received == a.to_send);
+	close_both(&a, &b);
+}
+
 /* A send in the background takes the error of the peer's reset: no edge tells of it any more. */
 static void test_abort_taken_by_send(void)
 {
@@ -898,6 +922,7 @@ int main(void)
 	test_linger_limit();
 	test_move();
 	test_key_update();
+	test_added_to_a_little();
 	test_abort_taken_by_send();
 	tls_context_unref(cc);
 	tls_context_unref(sc);
