@@ -14,9 +14,10 @@
  * them and the carrier takes nothing, the peer is not read (session_is_stuffed).
  *
  * Memory: rest, and what the carrier keeps itself, is of the session's budget, but for a little.
- * Where that has no room, a client's frames go out one at a time, and none is longer than that: so
- * clients that read nothing get no more, and all go on. Agents are exempt: they are few, and behind
- * each are many.
+ * Where that has no room, no more than that little of a client's frames goes out at a time: so
+ * clients that read nothing get no more, and all go on. Answers go out as fast as questions come in
+ * (session_input.c) even then, or they would be what fills the memory. Agents are exempt: they are
+ * few, and behind each are many.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -29,7 +30,7 @@
 #define FRAME_MIN ((size_t)16384) /* what every peer takes: one TLS record with the header */
 #define REST_SMALL ((size_t)32 * 1024)
 #define ANSWERS_MAX 16384 /* frames waiting, some 160 bytes each */
-#define FRAME_LITTLE (WORKER_LITTLE - 64) /* a TLS record's head comes on top */
+#define LITTLE (WORKER_LITTLE - 64) /* a TLS record's head comes on top */
 
 bool session_is_stuffed(const struct session *s)
 {
@@ -39,8 +40,10 @@ bool session_is_stuffed(const struct session *s)
 ssize_t session_payload_max(nghttp2_session *h2, uint8_t type, int32_t id, int32_t session_window,
 			    int32_t stream_window, uint32_t frame_max, void *session)
 {
-	if (((struct session *)session)->little)
-		return FRAME_LITTLE - FRAME_HEAD;
+	const struct session *s = session;
+
+	if (s->little)
+		return (ssize_t)(LITTLE - FRAME_HEAD - s->out);
 	return (frame_max + FRAME_HEAD >= FRAME_MAX ? FRAME_MAX : FRAME_MIN) - FRAME_HEAD;
 }
 
@@ -119,6 +122,12 @@ static int write_rest(struct session *s)
 	return 0;
 }
 
+/* Is there room for another frame in worker->output? Of a little, half is left for the last one. */
+static bool has_place(const struct session *s)
+{
+	return s->little ? s->out <= LITTLE / 2 : s->out + FRAME_MAX <= WORKER_SCRATCH;
+}
+
 /* Gathers frames into worker->output and writes them. 1: nothing more to send; 0; or -errno. */
 static int gather(struct session *s)
 {
@@ -126,7 +135,7 @@ static int gather(struct session *s)
 	int r = 0;
 
 	s->out = 0;
-	while (s->out + FRAME_MAX <= WORKER_SCRATCH && !(s->little && s->out)) {
+	while (has_place(s)) {
 		size_t before = s->out;
 		const uint8_t *frame;
 		ssize_t n = nghttp2_session_mem_send(s->h2, &frame);
@@ -201,7 +210,7 @@ static int send_all(struct session *s)
 			return r;
 		if (r > 0 && !s->rest && !carrier_held(s))
 			return 1;
-		turn += WORKER_SCRATCH;
+		turn += s->little ? FRAME_MIN : WORKER_SCRATCH;
 	}
 }
 

@@ -1448,8 +1448,8 @@ static size_t add_frame(uint8_t *to, uint8_t kind, uint32_t id, const void *body
 	return 9 + len;
 }
 
-/* In one write, so that a read gets as much as it takes. */
-static void type_flood(int fd)
+/* In one write, so that a read gets as much as it takes. reset: nobody waits for the answers. */
+static void type_flood(int fd, bool reset)
 {
 	const uint8_t cancel[4] = { 0, 0, 0, 8 };
 	uint8_t block[100], *all = malloc(MIB);
@@ -1462,8 +1462,13 @@ static void type_flood(int fd)
 	len += add_frame(all + len, NGHTTP2_SETTINGS, 0, "", 0);
 	all[len - 5] = 0; /* the flag is another one's there */
 	for (uint32_t id = 1; id < 2 * FLOOD; id += 2) {
+		size_t at = len;
+
 		len += add_frame(all + len, NGHTTP2_HEADERS, id, block, block_len);
-		len += add_frame(all + len, NGHTTP2_RST_STREAM, id, cancel, 4);
+		if (reset)
+			len += add_frame(all + len, NGHTTP2_RST_STREAM, id, cancel, 4);
+		else
+			all[at + 4] |= NGHTTP2_FLAG_END_STREAM;
 	}
 	CHECK(len < WORKER_SCRATCH);
 	type(fd, all, len);
@@ -1493,7 +1498,7 @@ static void test_flood(bool ends_before)
 	known.peer = SESSION_PEER_CLIENT;
 	agent.s = session_new(carrier[1], SESSION_SERVER, &known, &events, &agent);
 	CHECK(session_count_memory(agent.s, &memory, on_memory_put));
-	type_flood(carrier_fd[0]);
+	type_flood(carrier_fd[0], true);
 	while (flood_opened < (ends_before ? FLOOD / 4 : FLOOD)) {
 		unsigned before = flood_opened;
 
@@ -1514,6 +1519,42 @@ static void test_flood(bool ends_before)
 	stop();
 	CHECK_INT(memory.memory, 0);
 	CHECK_INT(memory_put, 1);
+}
+
+/* No room for more than a little at a time: answers go out no slower than requests come in. */
+static void test_flood_with_little_room(void)
+{
+	struct session_events events = agent_events;
+	struct session_limits known = defaults;
+	struct quota_limits limits;
+	struct quota memory = { 0 };
+	size_t most = 0, waits;
+	uint8_t answers[4096];
+
+	quota_limits_init(&limits);
+	atomic_store(&limits.memory, 1 * MIB);
+	quota_init(&memory, &limits, NULL);
+	quota_charge(&memory, MIB / 2);
+	flood_opened = 0;
+	start_with(NULL, NULL);
+	events.request = NULL;
+	events.accept = on_flood;
+	known.peer = SESSION_PEER_CLIENT;
+	agent.s = session_new(carrier[1], SESSION_SERVER, &known, &events, &agent);
+	CHECK(session_count_memory(agent.s, &memory, on_memory_put));
+	type_flood(carrier_fd[0], false);
+	while (flood_opened < FLOOD) {
+		turn();
+		waits = nghttp2_session_get_outbound_queue_size(agent.s->h2);
+		most = waits > most ? waits : most;
+		CHECK(agent.s->little);
+		while (recv(carrier_fd[0], answers, sizeof(answers), 0) > 0)
+			;
+	}
+	CHECK(most <= 2 * COSTLY_A_TURN);
+	conduit_close(carrier[0], REASON_EOF);
+	stop();
+	CHECK_INT(memory.memory, MIB / 2);
 }
 
 /* Through real splices: socket, splice, stream, stream, splice, socket. */
@@ -1762,6 +1803,7 @@ int main(void)
 	TEST(test_client_by_hand);
 	TEST(test_flood, false);
 	TEST(test_flood, true);
+	TEST(test_flood_with_little_room);
 	TEST(test_spliced);
 	TEST(test_hostile);
 	return 0;
