@@ -255,9 +255,10 @@ static uint64_t ping(struct session *s)
 	return now;
 }
 
+/* While the carrier is not read, the peer's silence proves nothing. */
 static bool is_dead(const struct session *s)
 {
-	return s->limits.dead_ms && !s->starving &&
+	return s->limits.dead_ms && !s->starving && !s->unfed &&
 	       worker_now(s->worker) + TIME_SLACK >= s->last_rx + s->limits.dead_ms;
 }
 

@@ -1521,6 +1521,31 @@ static void test_flood(bool ends_before)
 	CHECK_INT(memory_put, 1);
 }
 
+/*
+ * A read that takes long to be looked at: meanwhile the carrier is not read, and its peer not dead.
+ */
+static void test_flood_takes_long(void)
+{
+	struct session_events events = agent_events;
+	struct session_limits known = defaults;
+
+	flood_opened = 0;
+	start_with(NULL, NULL);
+	events.request = NULL;
+	events.accept = on_flood;
+	known.peer = SESSION_PEER_CLIENT;
+	known.dead_ms = 200;
+	agent.s = session_new(carrier[1], SESSION_SERVER, &known, &events, &agent);
+	type_flood(carrier_fd[0], true);
+	UNTIL(flood_opened > 0);
+	while (worker_now(w) < agent.s->last_rx + known.dead_ms)
+		;
+	UNTIL(flood_opened == FLOOD || agent.ended);
+	CHECK_INT(flood_opened, FLOOD);
+	conduit_close(carrier[0], REASON_EOF);
+	stop();
+}
+
 /* No room for more than a little at a time: answers go out no slower than requests come in. */
 static void test_flood_with_little_room(void)
 {
@@ -1803,6 +1828,7 @@ int main(void)
 	TEST(test_client_by_hand);
 	TEST(test_flood, false);
 	TEST(test_flood, true);
+	TEST(test_flood_takes_long);
 	TEST(test_flood_with_little_room);
 	TEST(test_spliced);
 	TEST(test_hostile);
