@@ -148,7 +148,7 @@ static void read_again(struct program *p)
 	char *why = NULL;
 
 	if ((offers(p) && !setup_refresh(p->setup, &why)) ||
-	    (!p->loop.ending.draining && local_reload(&p->local, p->setup, &why) < 0))
+	    (!p->local.stopping && local_reload(&p->local, p->setup, &why) < 0))
 		log_warning("new connections use what was read before: %s",
 			    why ? why : "out of memory");
 	free(why);

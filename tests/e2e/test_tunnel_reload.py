@@ -1,5 +1,6 @@
 # attest-tunnel reads its config again: all of it or nothing, under live streams and new clients.
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -8,7 +9,8 @@ import pytest
 import yaml
 
 from admin import Admin
-from harness import DEADLINE, Program, Task, binary, data, fetch_metrics, free_port, wait_for
+from harness import (DEADLINE, Program, Task, binary, data, fetch_metrics, free_port, token_hash,
+                     wait_for)
 from streams import Aborted, Doors, Refused, Service, dial, echo, roundtrip
 
 
@@ -197,6 +199,27 @@ def test_a_relay_is_replaced_when_many_retire(world, one):
         goes_on(conn)
         conn.close()
     relay.finish()
+
+
+def test_no_new_listeners_at_the_end(world, one):
+    """--once: what finishes when the session of the services is over is no reason to listen again."""
+    relay = world.relay(services=[{"name": "near.acme", "targets": [one.address]}])
+    ca = world.path("cas.pem")
+    shutil.copy(world.certificates.ca, ca)
+    port = free_port()
+    agent = world.agent(relay, {"kbs": one.address}, extra=["--once"], ca_file=ca, expect=(0, 1),
+                        proxy="none", timeouts={"drain": "1h"},
+                        local=[{"address": f"tcp:127.0.0.1:{port}", "service": "near.acme"}])
+    with dial(f"tcp:127.0.0.1:{port}") as c:
+        c.send(b"?")
+        assert c.read_exactly(3) == b"one"
+        relay.reload(owners=[{"name": "acme", "tokens": [token_hash(world.token("beta")[0])]}])
+        agent.wait_log("connection to .* ended")
+        os.utime(ca)
+        agent.wait_log("reading them again")
+        goes_on(c)
+    agent.finish()
+    assert agent.count("leads to near.acme") == 1
 
 
 def test_a_bad_config(world, one):
