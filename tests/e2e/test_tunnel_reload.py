@@ -193,7 +193,6 @@ def test_a_relay_is_replaced_when_many_retire(world, one):
         live.append(begin(relay))
     heir = Program(world, "heir", [binary("ATTEST_RELAY"), "--takeover", "--config", relay.path])
     heir.wait_log("tunnel acme/agent from .* up: kbs.acme")
-    assert asks(relay) == b"one"
     assert is_cut(live[0])
     for conn in live[1:]:
         goes_on(conn)
