@@ -63,6 +63,9 @@ static void test_audit(void)
 
 int main(void)
 {
+#ifdef __SANITIZE_THREAD__
+	return 77; /* skipped: these builds do go by the clock that is set (relay/thread.h) */
+#endif
 	test_worker();
 	test_audit();
 	return 0;
